@@ -1,0 +1,264 @@
+"""Conversations: what a chat history may look like, and the `Chat` that programs build.
+
+A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare array. This module knows its shapes and
+rules and nothing of the wire or of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmcli.errors import BadInput, quoted
+from lmcli.values import JsonObject
+
+ROLES = ("system", "user", "assistant", "tool")
+ROLE_ALIASES = {"developer": "system"}
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file that the server already holds, such as an uploaded image."""
+
+    name: str
+    identifier: str
+    size_bytes: int
+    file_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallRequest:
+    """An assistant's wish to have a function called."""
+
+    name: str
+    arguments: JsonObject | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallResult:
+    """What the called function gave back."""
+
+    content: str
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+Part = TextPart | FilePart | ToolCallRequest | ToolCallResult
+
+ALLOWED_PARTS: Mapping[str, tuple[type[Part], ...]] = {
+    "system": (TextPart, FilePart),
+    "user": (TextPart, FilePart),
+    "assistant": (TextPart, FilePart, ToolCallRequest),
+    "tool": (ToolCallResult,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn: a role and its parts.
+
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/ChatHistoryData.ts
+    """
+
+    role: str
+    content: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined; tool results count as text."""
+        return "".join(
+            part.text if isinstance(part, TextPart) else part.content
+            for part in self.content
+            if isinstance(part, TextPart | ToolCallResult)
+        )
+
+
+class Chat:
+    """A conversation that grows: `Chat("system prompt")`, then `add_user_message`, `respond(chat)`, `append`.
+
+    Consecutive user messages become one message of several parts, as in the official Python SDK.
+
+    Args:
+        initial_prompt: the system prompt, if there is to be one.
+    """
+
+    def __init__(self, initial_prompt: str | None = None) -> None:
+        self._messages: list[Message] = []
+        if initial_prompt is not None:
+            self.add_system_prompt(initial_prompt)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The turns so far, oldest first."""
+        return tuple(self._messages)
+
+    @classmethod
+    def from_history(cls, history: Chat | Mapping[str, Any] | Sequence[Any] | str) -> Chat:
+        """Read a chat history.
+
+        Shapes: a string (one user message); {"messages": [entry, …]}; [entry, …]; a Chat (copied).
+        An entry is {"role": str, "content": str | part | [str | part, …]} or a (role, content) pair.
+        Raises:
+            BadInput: with the path of what is wrong, such as `messages[3].role`.
+        """
+        chat = cls()
+        if isinstance(history, str):
+            chat.add_user_message(history)
+            return chat
+        entries = history.messages if isinstance(history, Chat) else _entries(history)
+        for index, entry in enumerate(entries):
+            chat.append(read_message(entry, f"messages[{index}]"))
+        return chat
+
+    def copy(self) -> Chat:
+        """A conversation of its own with the same turns."""
+        return Chat.from_history(self)
+
+    def append(self, message: Message | Mapping[str, Any]) -> None:
+        """Add one turn; a user message right after another joins it."""
+        if not isinstance(message, Message):
+            message = read_message(message, f"messages[{len(self._messages)}]")
+        if message.role == "user" and self._messages and self._messages[-1].role == "user":
+            message = Message("user", self._messages.pop().content + message.content)
+        self._messages.append(message)
+
+    def add_system_prompt(self, prompt: str) -> Message:
+        """Add instructions for the model."""
+        return self._add("system", [prompt])
+
+    def add_user_message(self, content: Any, *, images: Iterable[FilePart] = ()) -> Message:
+        """Add what the user says: text or parts first, then images that were uploaded."""
+        return self._add("user", [*_listed(content), *images])
+
+    def add_assistant_response(self, response: object) -> Message:
+        """Add what the model answered: text, or the result of a prediction."""
+        return self._add("assistant", [str(response)])
+
+    def _add(self, role: str, content: list[Any]) -> Message:
+        self.append(Message(role, _parts(content, role, "content")))
+        return self._messages[-1]
+
+
+def _entries(history: object) -> Sequence[Any]:
+    entries = history.get("messages") if isinstance(history, Mapping) else history
+    if isinstance(entries, Sequence) and not isinstance(entries, str | bytes):
+        return entries
+    raise BadInput("messages: expected an array of messages", 'a chat history looks like {"messages": [{"role": …}]}')
+
+
+def read_message(entry: object, at: str) -> Message:
+    """Read one turn of a history; `at` is its path, for the message of an error.
+
+    Raises:
+        BadInput: with the path of what is wrong.
+    """
+    match entry:
+        case Message():
+            return entry
+        case {"role": role, "content": content}:
+            pass
+        case (role, content):
+            pass
+        case {"role": _}:
+            raise BadInput(f"{at}.content: missing")
+        case {}:
+            raise BadInput(f"{at}.role: missing")
+        case _:
+            raise BadInput(f"{at}: expected an object with role and content")
+    name = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
+    if name not in ROLES:
+        raise BadInput(f"{at}.role: unknown role {quoted(role)}", f"roles are {', '.join(ROLES)}")
+    if name == "tool":
+        content = _tool_results(content, entry.get("tool_call_id") if isinstance(entry, Mapping) else None)
+    return Message(name, _parts(_listed(content), name, f"{at}.content"))
+
+
+def _tool_results(content: object, call_id: object) -> object:
+    """Read OpenAI's form of a tool message, where the result is a bare string and its id a key of the message."""
+    if isinstance(content, str):
+        return {"type": "toolCallResult", "content": content, "toolCallId": call_id}
+    return content
+
+
+def _listed(content: Any) -> list[Any]:
+    return list(content) if isinstance(content, list | tuple) else [content]
+
+
+def _parts(content: list[Any], role: str, at: str) -> tuple[Part, ...]:
+    if not content:
+        raise BadInput(f"{at}: empty")
+    parts = tuple(_part(item, role, f"{at}[{index}]") for index, item in enumerate(content))
+    for index, part in enumerate(parts):
+        if not isinstance(part, ALLOWED_PARTS[role]):
+            raise BadInput(f"{at}[{index}]: a {role} message cannot hold this kind of part")
+    return parts
+
+
+def _part(item: object, role: str, at: str) -> Part:
+    if isinstance(item, str):
+        return TextPart(item)
+    if isinstance(item, TextPart | FilePart | ToolCallRequest | ToolCallResult):
+        return item
+    if not isinstance(item, Mapping):
+        raise BadInput(f"{at}: expected text or a part")
+    kind = item.get("type", "toolCallResult" if role == "tool" else None)
+    if kind not in _READERS:
+        raise BadInput(f"{at}.type: unknown part type {quoted(kind)}", f"parts are {', '.join(_READERS)}")
+    return _READERS[kind](item, at)
+
+
+def _text(item: Mapping[str, Any], key: str, at: str) -> str:
+    value = item.get(key)
+    if isinstance(value, str):
+        return value
+    raise BadInput(f"{at}.{key}: expected a string")
+
+
+def _optional_text(item: Mapping[str, Any], key: str, at: str) -> str | None:
+    return None if item.get(key) is None else _text(item, key, at)
+
+
+def _text_part(item: Mapping[str, Any], at: str) -> Part:
+    return TextPart(_text(item, "text", at))
+
+
+def _file_part(item: Mapping[str, Any], at: str) -> Part:
+    size = item.get("sizeBytes", item.get("size_bytes", 0))
+    if not isinstance(size, int):
+        raise BadInput(f"{at}.sizeBytes: expected a whole number")
+    kind = "file_type" if "file_type" in item else "fileType"
+    return FilePart(_text(item, "name", at), _text(item, "identifier", at), size, _text(item, kind, at))
+
+
+def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:
+    at += ".toolCallRequest"
+    request = item.get("toolCallRequest")
+    if not isinstance(request, Mapping):
+        raise BadInput(f"{at}: expected an object")
+    arguments = request.get("arguments")
+    if arguments is not None and not isinstance(arguments, dict):
+        raise BadInput(f"{at}.arguments: expected an object")
+    return ToolCallRequest(_text(request, "name", at), arguments, _optional_text(request, "id", at))
+
+
+def _tool_call_result(item: Mapping[str, Any], at: str) -> Part:
+    return ToolCallResult(
+        _text(item, "content", at), _optional_text(item, "toolCallId", at), _optional_text(item, "name", at)
+    )
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], Part]] = {
+    "text": _text_part,
+    "file": _file_part,
+    "toolCallRequest": _tool_call_request,
+    "toolCallResult": _tool_call_result,
+}

@@ -1,0 +1,247 @@
+"""Prediction and load options ⇄ KV config stacks; camelCase and config keys end here.
+
+A stack is {"layers": [{"layerName": str, "config": {"fields": [{"key": str, "value": any}]}}]}.
+Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/src/KVConfig.ts
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from lmcli.errors import UsageError, quoted
+from lmcli.values import JsonObject, LoadConfig, PredictionConfig
+
+PREDICTION_PREFIX: Final = "llm.prediction."
+PROMPT_TEMPLATE_KEY: Final = PREDICTION_PREFIX + "promptTemplate"
+
+Range = tuple[float | None, float | None]
+Types = type | tuple[type, ...]
+
+
+class Option(NamedTuple):
+    """How one option is written on the wire.
+
+    Attributes:
+        key: the config key after `llm.prediction.`.
+        type: what its value must be.
+        range: the lowest and the highest value allowed.
+        off: for an option with a switch, the value that goes beside `checked: false`; else None.
+    """
+
+    key: str
+    type: Types
+    range: Range = (None, None)
+    off: Any = None
+
+
+NUMBER: Final = (int, float)
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    {
+        "temperature": Option("temperature", NUMBER, (0, None)),
+        "max_tokens": Option("maxPredictedTokens", int, (1, None), off=1),
+        "stop_strings": Option("stopStrings", (list, tuple)),
+        "tool_call_stop_strings": Option("toolCallStopStrings", (list, tuple)),
+        "context_overflow_policy": Option("contextOverflowPolicy", str),
+        "structured": Option("structured", dict),
+        "top_k_sampling": Option("topKSampling", int, (-1, 500)),
+        "repeat_penalty": Option("repeatPenalty", NUMBER, (-1, None), off=1.1),
+        "min_p_sampling": Option("minPSampling", NUMBER, (0, 1), off=0.05),
+        "top_p_sampling": Option("topPSampling", NUMBER, (0, 1), off=0.95),
+        "seed": Option("seed", int, (-1, None), off=-1),
+        "log_probs": Option("logProbs", int, (0, 100), off=0),
+        "presence_penalty": Option("llama.presencePenalty", NUMBER, off=0),
+        "xtc_probability": Option("llama.xtcProbability", NUMBER, (0, 1), off=0),
+        "xtc_threshold": Option("llama.xtcThreshold", NUMBER, (0, 1), off=0),
+        "cpu_threads": Option("llama.cpuThreads", int, (1, None)),
+        "prompt_template": Option("promptTemplate", dict),
+        "raw_tools": Option("tools", dict),
+        "tool_choice": Option("toolChoice", dict),
+        "tool_naming": Option("toolNaming", str),
+        "draft_model": Option("speculativeDecoding.draftModel", str),
+        "speculative_decoding_num_draft_tokens_exact": Option(
+            "speculativeDecoding.numDraftTokensExact", int, (1, None)
+        ),
+        "speculative_decoding_min_draft_length_to_consider": Option(
+            "speculativeDecoding.minDraftLengthToConsider", int, (0, None)
+        ),
+        "speculative_decoding_min_continue_drafting_probability": Option(
+            "speculativeDecoding.minContinueDraftingProbability", NUMBER, (0, 1)
+        ),
+        "reasoning_parsing": Option("reasoning.parsing", dict),
+        "enable_thinking": Option("reasoning.enableThinking", bool),
+        "reasoning_budget": Option("reasoning.budgetTokens", int, (0, None), off=1024),
+        "user_max_image_dimension_pixels": Option("vision.userMaxImageDimensionPixels", int, (1, None), off=1024),
+        "ignore_model_preferred_max_image_dimension": Option("vision.ignoreModelPreferredMaxImageDimension", bool),
+    }
+)
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "context_overflow_policy": ("stopAtLimit", "truncateMiddle", "rollingWindow"),
+        "tool_naming": ("passThrough", "removeSpecial", "snakeCase", "camelCase"),
+    }
+)
+_OPTION_OF_KEY: Mapping[str, str] = {PREDICTION_PREFIX + option.key: name for name, option in OPTIONS.items()}
+
+# A template with nothing around the messages: how a server without `completeRawText` is told not to format.
+RAW_TEMPLATE: Final = {
+    "type": "jinja",
+    "stopStrings": [],
+    "jinjaPromptTemplate": {"template": "{% for message in messages %}{{ message['content'] }}{% endfor %}"},
+}
+
+
+def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> PredictionConfig:
+    """Read options under the SDK's names, camelCase or snake_case.
+
+    Raises:
+        UsageError: an unknown option, or a value that it cannot have.
+    """
+    if options is None:
+        return PredictionConfig()
+    if isinstance(options, PredictionConfig):
+        return options
+    known = {_snake(name): value for name, value in options.items()}
+    for name in known:
+        if name not in OPTIONS and name != "raw":
+            near = get_close_matches(name, OPTIONS, n=1)
+            raise UsageError(f"unknown prediction option {quoted(name)}", *(f"did you mean {n}?" for n in near))
+    values: JsonObject = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    return PredictionConfig(**values)
+
+
+def prediction_stack(config: PredictionConfig, *, unformatted: bool = False) -> JsonObject:
+    """Write prediction options as a stack of one layer; what is None is left out.
+
+    Args:
+        config: the options.
+        unformatted: add the layer that asks for the prompt to be used without the model's chat template.
+
+    Raises:
+        UsageError: a value is out of range or of the wrong type.
+    """
+    values = {
+        PREDICTION_PREFIX + OPTIONS[name].key: _write(name, value)
+        for name in OPTIONS
+        if (value := getattr(config, name)) is not None
+    } | dict(config.raw)
+    layers = [_layer("apiOverride", values)]
+    if unformatted:
+        layers.append(_layer("completeModeFormatting", {PROMPT_TEMPLATE_KEY: RAW_TEMPLATE}))
+    return {"layers": layers}
+
+
+def load_stack(config: LoadConfig) -> JsonObject:
+    """Write load options as a stack of one layer.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    values: JsonObject = {}
+    if config.context_length is not None:
+        if config.context_length < 1:
+            raise UsageError(f"context length must be at least 1, not {config.context_length}")
+        values["llm.load.contextLength"] = config.context_length
+    if (ratio := config.gpu_ratio) is not None:
+        if ratio not in ("max", "off") and not (isinstance(ratio, NUMBER) and 0 <= ratio <= 1):
+            raise UsageError(f"gpu ratio must be between 0 and 1, 'max' or 'off', not {quoted(ratio)}")
+        values["llm.load.llama.acceleration.offloadRatio"] = ratio
+    return {"layers": [_layer("apiOverride", values)]}
+
+
+def read_stack(stack: Any) -> JsonObject:
+    """Collapse a stack into one mapping of keys to values; a later layer wins.
+
+    Shapes: as `prediction_stack` writes; anything of another form is passed over, as real servers do.
+    """
+    layers = stack.get("layers") if isinstance(stack, Mapping) else None
+    values: JsonObject = {}
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, Mapping):
+            values.update(read_fields(layer.get("config")))
+    return values
+
+
+def read_fields(config: Any) -> JsonObject:
+    """Read {"fields": [{"key": str, "value": any}]} into a mapping."""
+    entries = config.get("fields") if isinstance(config, Mapping) else None
+    return {
+        entry["key"]: entry["value"]
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, Mapping) and isinstance(entry.get("key"), str) and "value" in entry
+    }
+
+
+def write_fields(values: Mapping[str, Any]) -> JsonObject:
+    """Write a mapping of config keys as {"fields": [{"key": str, "value": any}]}."""
+    return {"fields": [{"key": key, "value": value} for key, value in values.items()]}
+
+
+def read_prediction_config(values: Mapping[str, Any]) -> PredictionConfig:
+    """Read collapsed config values back into options; what is switched off, unknown or invalid is left out."""
+    return PredictionConfig(**dict(_readable(values.items())))
+
+
+def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
+    """Read the load options that have a name here from collapsed config values."""
+    return LoadConfig(
+        context_length=values.get("llm.load.contextLength"),
+        gpu_ratio=values.get("llm.load.llama.acceleration.offloadRatio"),
+    )
+
+
+def _readable(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
+    for key, wire_value in items:
+        name = _OPTION_OF_KEY.get(key)
+        if name is None:
+            continue
+        value = wire_value
+        if OPTIONS[name].off is not None:
+            if not isinstance(value, Mapping) or not value.get("checked"):
+                continue
+            value = value.get("value")
+        if isinstance(value, list):
+            value = tuple(value)
+        try:
+            _check(name, value)
+        except UsageError:
+            continue
+        yield name, value
+
+
+def _write(name: str, value: Any) -> Any:
+    off = OPTIONS[name].off
+    if value is False and off is not None:
+        return {"checked": False, "value": off}
+    _check(name, value)
+    if isinstance(value, tuple):
+        value = list(value)
+    return value if off is None else {"checked": True, "value": value}
+
+
+def _check(name: str, value: Any) -> None:
+    option = OPTIONS[name]
+    label = name.replace("_", " ")
+    expected = option.type if isinstance(option.type, tuple) else (option.type,)
+    if type(value) not in expected:  # exact: to isinstance, True is a number
+        raise UsageError(f"{label} cannot be {quoted(value)}")
+    if isinstance(value, list | tuple) and not all(isinstance(item, str) and item for item in value):
+        raise UsageError(f"{label} must be texts that are not empty")
+    choices = CHOICES.get(name)
+    if choices and value not in choices:
+        raise UsageError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}")
+    low, high = option.range
+    if low is not None and not value >= low:
+        raise UsageError(f"{label} must be at least {low}, not {value}")
+    if high is not None and not value <= high:
+        raise UsageError(f"{label} must be at most {high}, not {value}")
+
+
+def _layer(name: str, values: Mapping[str, Any]) -> JsonObject:
+    return {"layerName": name, "config": write_fields(values)}
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()

@@ -1,0 +1,136 @@
+"""JSON text ⇄ envelopes: one envelope is one text on the socket.
+
+Pure: text in, record out. Which envelope may come when is `protocol`'s business, what is inside is `payloads`'.
+Source of the kinds and their keys: lmstudio-js 6ec11db, lms-communication/src/Transport.ts
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from lmcli.errors import RemoteProtocolError, quoted
+
+
+class _Absent:
+    """The mark of a key that is not there; the wire tells an absent value from null."""
+
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT: Final = _Absent()
+
+
+class Envelope(NamedTuple):
+    """One text on the socket, either way.
+
+    Attributes:
+        type: the kind, such as `channelSend`; a kind that is not in `KINDS` is carried, not understood.
+        id: the number of the call, channel or subscription that it belongs to.
+        endpoint: what is called or opened, in the kinds that begin something.
+        body: what it carries: a packet, parameter, result or error. ABSENT where there is none. For a kind with no
+            body key (`communicationWarning`, an unknown one) the whole object.
+    """
+
+    type: str
+    id: int | None = None
+    endpoint: str | None = None
+    body: Any = ABSENT
+
+
+class Kind(NamedTuple):
+    """The keys of one kind of envelope: its number, its body, and whether it names an endpoint."""
+
+    id_key: str | None = None
+    body_key: str | None = None
+    has_endpoint: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "rpcCall": Kind("callId", "parameter", has_endpoint=True),
+    "rpcResult": Kind("callId", "result"),
+    "rpcError": Kind("callId", "error"),
+    "channelCreate": Kind("channelId", "creationParameter", has_endpoint=True),
+    "channelSend": Kind("channelId", "message"),
+    "channelAck": Kind("channelId", "ackId"),
+    "channelClose": Kind("channelId"),
+    "channelError": Kind("channelId", "error"),
+    "signalSubscribe": Kind("subscribeId", "creationParameter", has_endpoint=True),
+    "signalUnsubscribe": Kind("subscribeId"),
+    "signalUpdate": Kind("subscribeId", "patches"),
+    "signalError": Kind("subscribeId", "error"),
+    "writableSignalSubscribe": Kind("subscribeId", "creationParameter", has_endpoint=True),
+    "writableSignalUnsubscribe": Kind("subscribeId"),
+    "writableSignalUpdate": Kind("subscribeId", "patches"),
+    "writableSignalError": Kind("subscribeId", "error"),
+    "keepAlive": Kind(),
+    "keepAliveAck": Kind(),
+    "communicationWarning": Kind(),
+}
+_UNKNOWN: Final = Kind()
+
+
+def decode(data: bytes | str) -> Envelope:
+    """Read one text from the socket.
+
+    Raises:
+        RemoteProtocolError: not JSON, not an object, no string `type`, or a known kind without its number.
+    """
+    return from_object(loads(data))
+
+
+def loads(data: bytes | str) -> Any:
+    """Read JSON, also where a JavaScript server cut an emoji in two and sent half a surrogate pair.
+
+    Raises:
+        RemoteProtocolError: it is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass  # most often garbage, sometimes a lone surrogate: orjson refuses it, the standard library does not
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(data, limit=60)}") from error
+
+
+def from_object(value: object) -> Envelope:
+    """Read one envelope from decoded JSON.
+
+    Raises:
+        RemoteProtocolError: as for `decode`.
+    """
+    if not isinstance(value, dict) or not isinstance(kind_name := value.get("type"), str):
+        raise RemoteProtocolError(f"the server sent something that is no envelope: {quoted(value, limit=60)}")
+    kind = KINDS.get(kind_name, _UNKNOWN)
+    if kind.id_key is None:
+        return Envelope(kind_name, body=value)
+    number = value.get(kind.id_key)
+    if type(number) is not int:
+        raise RemoteProtocolError(f"the server sent {kind_name} without a {kind.id_key}")
+    endpoint = value.get("endpoint") if kind.has_endpoint else None
+    if kind.has_endpoint and not isinstance(endpoint, str):
+        raise RemoteProtocolError(f"the server sent {kind_name} without an endpoint")
+    return Envelope(kind_name, number, endpoint, value.get(kind.body_key, ABSENT) if kind.body_key else ABSENT)
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Write one envelope as JSON text; an ABSENT body leaves its key out."""
+    kind = KINDS[envelope.type]
+    value: dict[str, Any] = {"type": envelope.type}
+    if kind.has_endpoint:
+        value["endpoint"] = envelope.endpoint
+    if kind.id_key is not None:
+        value[kind.id_key] = envelope.id
+    if envelope.body is not ABSENT:
+        if kind.body_key is None:
+            value.update(envelope.body)
+        else:
+            value[kind.body_key] = envelope.body
+    return orjson.dumps(value)

@@ -1,0 +1,233 @@
+"""Values ⇄ what envelopes carry: packets, parameters, results.
+
+Unknown keys are ignored and optional ones may be missing, so that newer and older servers are both understood;
+a required key that is missing or of another type is a `RemoteProtocolError`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
+from lmcli.client.config import write_fields
+from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+
+Record = TypeVar("Record", Stats, ModelInfo, ModelInstance, Quantization)
+
+
+def fragment(body: Any) -> Fragment:
+    """Read the piece of text inside a `fragment` packet.
+
+    Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str}}.
+    Units: tokens_count in model tokens; content may be empty and may end inside a grapheme.
+    Raises:
+        RemoteProtocolError: `content` is missing or a value has another type.
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionFragment.ts
+    """
+    try:
+        piece = body["fragment"]
+        value = Fragment(
+            piece["content"],
+            piece.get("tokensCount", 1),
+            piece.get("containsDrafted", False),
+            piece.get("reasoningType", "none"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
+    if type(value.content) is str and type(value.tokens_count) is int and type(value.reasoning_type) is str:
+        return value
+    raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
+
+
+def write_fragment(value: Fragment) -> JsonObject:
+    """Write a `fragment` packet with every key that either official SDK requires."""
+    return {
+        "type": "fragment",
+        "fragment": {
+            "content": value.content,
+            "tokensCount": value.tokens_count,
+            "containsDrafted": value.contains_drafted,
+            "reasoningType": value.reasoning_type,
+            "isStructural": False,
+        },
+    }
+
+
+def progress(body: Any) -> float:
+    """Read the share done from a progress packet, held to 0.0 … 1.0.
+
+    Raises:
+        RemoteProtocolError: it is no number.
+    """
+    value = body.get("progress") if isinstance(body, dict) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return min(max(float(value), 0.0), 1.0)
+    raise RemoteProtocolError(f"the server sent progress without a number: {quoted(body, limit=80)}")
+
+
+def prediction_end(body: Any) -> PredictionEnd:
+    """Read a `success` packet.
+
+    Shapes: {"stats": {…}, "modelInfo": {…}, "loadModelConfig": KV, "predictionConfig": KV}; the KVs may be missing.
+    Raises:
+        RemoteProtocolError: stats or model info are missing or malformed.
+    """
+    packet = _object(body, "success")
+    return PredictionEnd(
+        stats=read(Stats, packet.get("stats")),
+        model_info=read(ModelInstance, packet.get("modelInfo")),
+        load_config=_object(packet.get("loadModelConfig", {}), "loadModelConfig"),
+        prediction_config=_object(packet.get("predictionConfig", {}), "predictionConfig"),
+    )
+
+
+def write_prediction_end(
+    stats: Stats, model: ModelInstance, load_values: Mapping[str, Any], prediction_values: Mapping[str, Any]
+) -> JsonObject:
+    """Write a `success` packet; the configurations are mappings of config keys to values."""
+    return {
+        "type": "success",
+        "stats": write(stats),
+        "modelInfo": write(model),
+        "loadModelConfig": write_fields(load_values),
+        "predictionConfig": write_fields(prediction_values),
+    }
+
+
+def write_history(messages: Iterable[Message]) -> JsonObject:
+    """Write a conversation in the wire's form, where content is always an array of parts."""
+    return {"messages": [{"role": m.role, "content": [_write_part(p) for p in m.content]} for m in messages]}
+
+
+def read_history(body: Any) -> Sequence[Message]:
+    """Read a conversation from the wire; consecutive messages of one role are kept apart.
+
+    Raises:
+        BadInput: with the path of what is wrong.
+        RemoteProtocolError: there is no array of messages.
+    """
+    entries = _object(body, "history").get("messages")
+    if not isinstance(entries, list):
+        raise RemoteProtocolError("history: no array of messages")
+    return [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+
+
+def file_part(body: Any, name: str) -> FilePart:
+    """Read the answer to an upload; the name is the client's own.
+
+    Raises:
+        RemoteProtocolError: a key is missing or has another type.
+    """
+    match body:
+        case {"identifier": str(identifier), "fileType": str(file_type), "sizeBytes": int(size)}:
+            return FilePart(name, identifier, size, file_type)
+    raise RemoteProtocolError(f"the server answered an upload with {quoted(body, limit=80)}")
+
+
+def _write_part(part: Part) -> JsonObject:
+    match part:
+        case TextPart(text):
+            return {"type": "text", "text": text}
+        case FilePart(name, identifier, size, kind):
+            return {"type": "file", "name": name, "identifier": identifier, "sizeBytes": size, "fileType": kind}
+        case ToolCallRequest(name, arguments, id_):
+            request = {"id": id_, "type": "function", "name": name, "arguments": arguments}
+            return {"type": "toolCallRequest", "toolCallRequest": _present(request)}
+        case ToolCallResult(content, call_id, name):
+            return _present({"type": "toolCallResult", "content": content, "toolCallId": call_id, "name": name})
+
+
+def _present(value: JsonObject) -> JsonObject:
+    """Leave out what is None: optional keys are absent on the wire, never null."""
+    return {key: item for key, item in value.items() if item is not None}
+
+
+# Null is a value, not an absence, for these keys: the JavaScript SDK drops a model info without them.
+_NULLABLE = frozenset({"device_identifier", "ttl_ms", "last_used_time"})
+
+
+def read(cls: type[Record], body: Any) -> Record:
+    """Read a record whose wire keys are its field names in camelCase.
+
+    Raises:
+        RemoteProtocolError: a required key is missing, or a key has another type.
+    """
+    source = _object(body, cls.__name__)
+    found: JsonObject = {}
+    for name, key, convert, required in _LAYOUTS[cls]:
+        value = source.get(key)
+        if value is None:
+            if required:
+                raise RemoteProtocolError(f"the server left out {key}")
+        elif (converted := convert(value)) is None:
+            raise RemoteProtocolError(f"the server sent {key} as {quoted(value, limit=40)}")
+        else:
+            found[name] = converted
+    return cls(**found)
+
+
+def write(record: Stats | ModelInfo | Quantization) -> JsonObject:
+    """Write a record; None is left out but for the keys where null is a value."""
+    written: JsonObject = {}
+    for name, key, _, _ in _LAYOUTS[type(record)]:
+        value = getattr(record, name)
+        if isinstance(value, Quantization):
+            value = write(value)
+        if value is not None or name in _NULLABLE:
+            written[key] = value
+    return written
+
+
+def camel(name: str) -> str:
+    """`time_to_first_token_sec` → `timeToFirstTokenSec`."""
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
+def _layout(cls: type[Any]) -> tuple[tuple[str, str, Callable[[Any], Any], bool], ...]:
+    return tuple(
+        (field.name, camel(field.name), _CONVERT[_type_name(field.type)], field.default is MISSING)
+        for field in fields(cls)
+    )
+
+
+def _type_name(annotation: Any) -> str:
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return name.removesuffix(" | None").rsplit(".", 1)[-1]
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, also where JavaScript wrote it as 7.0."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) else None
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+_CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "str": lambda value: value if isinstance(value, str) else None,
+        "bool": lambda value: value if isinstance(value, bool) else None,
+        "int": _whole,
+        "float": _number,
+        "Quantization": lambda value: read(Quantization, value),
+    }
+)
+
+
+_LAYOUTS: Mapping[type, tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
+    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization)
+}
+
+
+def _object(body: Any, what: str) -> JsonObject:
+    if isinstance(body, dict):
+        return body
+    raise RemoteProtocolError(f"the server sent no {what} where one was due: {quoted(body, limit=40)}")

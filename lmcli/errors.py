@@ -1,0 +1,182 @@
+"""Everything that can go wrong, each with its exit status.
+
+LmError
+├── UsageError             2   what was typed cannot be meant
+├── PredictionFailed       1   the server reported a failure
+│   └── RequestRejected    1   the server did not accept the request's form
+├── Incomplete             3   an answer began and did not end
+│   ├── ContextFull        3
+│   ├── ModelUnloaded      3
+│   ├── ConnectionLost     3
+│   └── RemoteProtocolError 3  what the server sent makes no sense
+├── Unusable               4   an answer came and is of no use
+├── BadInput              65   the data cannot be read
+├── NoInput               66   nothing came in, or a file is not there
+├── Unavailable           69
+│   ├── CannotConnect     69   no server, or something else at its address
+│   ├── ModelNotFound     69
+│   └── LoadFailed        69
+├── OutputFailed          74   an answer could not be written
+├── TimedOut              75   the server was silent for too long
+├── NotAllowed            77   the API token is missing or refused
+└── BadSetting            78   the environment or a token file holds a bad value
+"""
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The exit statuses of `lm`; the numbers from 64 on are those of BSD's sysexits.h."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    UNUSABLE = 4
+    BAD_INPUT = 65
+    NO_INPUT = 66
+    UNAVAILABLE = 69
+    BUG = 70
+    OUTPUT_FAILED = 74
+    TRY_AGAIN = 75
+    NOT_ALLOWED = 77
+    BAD_SETTING = 78
+
+
+class LmError(Exception):
+    """A failure in one line: lower case, no period, offending values quoted.
+
+    Args:
+        message: what happened.
+        hints: what to type or do about it, one line each.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, message: str, *hints: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hints = hints
+
+
+class UsageError(LmError):
+    """What was typed cannot be meant."""
+
+    exit_code = ExitCode.USAGE
+
+
+class PredictionFailed(LmError):
+    """The server reported that the prediction failed."""
+
+    exit_code = ExitCode.FAILED
+
+
+class RequestRejected(PredictionFailed):
+    """The server did not accept the form of the request and will not answer it."""
+
+
+class Incomplete(LmError):
+    """An answer began and did not end."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class ContextFull(Incomplete):
+    """The model's context is full."""
+
+
+class ModelUnloaded(Incomplete):
+    """The model was unloaded while it was needed."""
+
+
+class ConnectionLost(Incomplete):
+    """The connection ended in the middle of an exchange."""
+
+
+class RemoteProtocolError(Incomplete):
+    """The server sent something that its protocol does not allow."""
+
+
+class Unusable(LmError):
+    """A complete answer of no use: empty, or not of the form that was asked for."""
+
+    exit_code = ExitCode.UNUSABLE
+
+
+class BadInput(LmError):
+    """Input data that cannot be read."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class NoInput(LmError):
+    """Nothing came in, or a file is not there."""
+
+    exit_code = ExitCode.NO_INPUT
+
+
+class Unavailable(LmError):
+    """The server or the model cannot be had."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class CannotConnect(Unavailable):
+    """No server answers, or what answers is not LM Studio."""
+
+
+class ModelNotFound(Unavailable):
+    """No model, or no preset, of that name."""
+
+
+class LoadFailed(Unavailable):
+    """The model is there and could not be loaded."""
+
+
+class OutputFailed(LmError):
+    """An answer or a record could not be written."""
+
+    exit_code = ExitCode.OUTPUT_FAILED
+
+
+class TimedOut(LmError):
+    """The server was silent for longer than allowed; trying again makes sense."""
+
+    exit_code = ExitCode.TRY_AGAIN
+
+
+class NotAllowed(LmError):
+    """The server wants an API token, or refused the one it got."""
+
+    exit_code = ExitCode.NOT_ALLOWED
+
+
+class BadSetting(LmError):
+    """The environment or a token file holds a bad value."""
+
+    exit_code = ExitCode.BAD_SETTING
+
+
+def quoted(value: object, *, limit: int = 200) -> str:
+    """Show a value in a message: quoted, control characters escaped, cut after `limit` characters."""
+    text = str(value)
+    shown = text if len(text) <= limit else text[:limit] + "…"
+    return "'" + escaped(shown) + "'"
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    r"""Show control characters (C0, DEL, C1) and lone surrogates as escapes, all but those in `keep`.
+
+    A model or a file must not be able to drive the terminal that its text is shown on.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if _drives_a_terminal(char) and char not in keep else char
+        for char in text
+    )
+
+
+def _drives_a_terminal(char: str) -> bool:
+    return char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"

@@ -1,0 +1,199 @@
+"""What travels between the wire and the user: frozen values, in snake_case, with units.
+
+Figures keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
+Python SDK writes them, so that a program for one runs with the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+JsonObject = dict[str, Any]
+
+ReasoningType = Literal["none", "reasoning", "reasoningStartTag", "reasoningEndTag"]
+OverflowPolicy = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A piece of text as it arrives; usually one model token.
+
+    `str(fragment)` is its text, so that `print(fragment, end="")` streams.
+
+    Attributes:
+        content: the text; may be empty and may end inside a grapheme.
+        tokens_count: model tokens in it, approximate.
+        contains_drafted: whether a draft model proposed some of it.
+        reasoning_type: `none` for the answer; anything else belongs to the model's reasoning.
+    """
+
+    content: str
+    tokens_count: int = 1
+    contains_drafted: bool = False
+    reasoning_type: str = "none"
+
+    def __str__(self) -> str:
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How much of a model is loaded, 0.0 to 1.0."""
+
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptProgress:
+    """How much of the prompt the model has read, 0.0 to 1.0."""
+
+    progress: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The server's figures on one prediction; a count that the server did not give is None.
+
+    `total_tokens_count` is prompt + predicted; the draft counts obey total = accepted + rejected + ignored.
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionStats.ts
+    """
+
+    stop_reason: str
+    stop_string: str | None = None
+    tokens_per_second: float | None = None
+    num_gpu_layers: float | None = None
+    time_to_first_token_sec: float | None = None
+    total_time_sec: float | None = None
+    prompt_tokens_count: int | None = None
+    predicted_tokens_count: int | None = None
+    total_tokens_count: int | None = None
+    used_draft_model_key: str | None = None
+    total_draft_tokens_count: int | None = None
+    accepted_draft_tokens_count: int | None = None
+    rejected_draft_tokens_count: int | None = None
+    ignored_draft_tokens_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a model's weights were rounded, such as Q4_K_M with 4 bits."""
+
+    name: str
+    bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A downloaded model.
+
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelInfoBase.ts and llm/LLMModelInfo.ts
+    """
+
+    type: str
+    model_key: str
+    display_name: str
+    path: str
+    format: str
+    size_bytes: int
+    max_context_length: int
+    publisher: str = ""
+    indexed_model_identifier: str = ""
+    device_identifier: str | None = None
+    params_string: str | None = None
+    architecture: str | None = None
+    quantization: Quantization | None = None
+    vision: bool = False
+    trained_for_tool_use: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInstance(ModelInfo):
+    """A loaded model: `identifier` is its name among the loaded, `last_used_time` Unix milliseconds."""
+
+    identifier: str
+    instance_reference: str
+    context_length: int
+    ttl_ms: int | None = None
+    last_used_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionConfig:
+    """Sampling options under the SDK's names; what is None is not sent, so presets and app settings hold.
+
+    False switches off an option that has a switch (`max_tokens`, the penalties and samplers).
+    `raw` holds full wire keys (`llm.prediction.…`) for what has no name here; it wins over the names.
+    """
+
+    temperature: float | None = None
+    max_tokens: int | Literal[False] | None = None
+    stop_strings: tuple[str, ...] | None = None
+    tool_call_stop_strings: tuple[str, ...] | None = None
+    context_overflow_policy: OverflowPolicy | None = None
+    structured: JsonObject | None = None
+    top_k_sampling: int | None = None
+    repeat_penalty: float | Literal[False] | None = None
+    min_p_sampling: float | Literal[False] | None = None
+    top_p_sampling: float | Literal[False] | None = None
+    seed: int | Literal[False] | None = None
+    log_probs: int | Literal[False] | None = None
+    presence_penalty: float | Literal[False] | None = None
+    xtc_probability: float | Literal[False] | None = None
+    xtc_threshold: float | Literal[False] | None = None
+    cpu_threads: int | None = None
+    prompt_template: JsonObject | None = None
+    raw_tools: JsonObject | None = None
+    tool_choice: JsonObject | None = None
+    tool_naming: str | None = None
+    draft_model: str | None = None
+    speculative_decoding_num_draft_tokens_exact: int | None = None
+    speculative_decoding_min_draft_length_to_consider: int | None = None
+    speculative_decoding_min_continue_drafting_probability: float | None = None
+    reasoning_parsing: JsonObject | None = None
+    enable_thinking: bool | None = None
+    reasoning_budget: int | Literal[False] | None = None
+    user_max_image_dimension_pixels: int | Literal[False] | None = None
+    ignore_model_preferred_max_image_dimension: bool | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadConfig:
+    """How to load a model: context length in tokens, share of the layers on the GPU (0.0 to 1.0, `max`, `off`)."""
+
+    context_length: int | None = None
+    gpu_ratio: float | Literal["max", "off"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionEnd:
+    """The last thing that a prediction says: its figures, the model, and the configuration in force."""
+
+    stats: Stats
+    model_info: ModelInstance
+    load_config: JsonObject
+    prediction_config: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionResult:
+    """A finished prediction; `str(result)` is its text.
+
+    Attributes:
+        content: all the text that was generated, reasoning and its tags included (as in the SDK).
+        reasoning: the text inside the reasoning tags.
+        answer: the text outside of them.
+        parsed: the object, where structured output was asked for and the text is a JSON object; else `content`.
+    """
+
+    content: str
+    reasoning: str
+    answer: str
+    parsed: str | JsonObject
+    stats: Stats
+    model_info: ModelInstance
+    load_config: JsonObject
+    prediction_config: JsonObject
+
+    def __str__(self) -> str:
+        return self.content
