@@ -4,11 +4,8 @@ A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare 
 rules and nothing of the wire or of files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
 from lmcli.values import JsonObject
@@ -17,15 +14,13 @@ ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
+class TextPart(NamedTuple):
     """A piece of text in a message."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class FilePart:
+class FilePart(NamedTuple):
     """A file that the server already holds, such as an uploaded image."""
 
     name: str
@@ -34,8 +29,7 @@ class FilePart:
     file_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallRequest:
+class ToolCallRequest(NamedTuple):
     """An assistant's wish to have a function called."""
 
     name: str
@@ -43,8 +37,7 @@ class ToolCallRequest:
     id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallResult:
+class ToolCallResult(NamedTuple):
     """What the called function gave back."""
 
     content: str
@@ -62,8 +55,7 @@ ALLOWED_PARTS: Mapping[str, tuple[type[Part], ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One turn: a role and its parts.
 
     Source: lmstudio-js 6ec11db, lms-shared-types/src/ChatHistoryData.ts
@@ -102,7 +94,7 @@ class Chat:
         return tuple(self._messages)
 
     @classmethod
-    def from_history(cls, history: Chat | Mapping[str, Any] | Sequence[Any] | str) -> Chat:
+    def from_history(cls, history: "Chat | Mapping[str, Any] | Sequence[Any] | str") -> "Chat":
         """Read a chat history.
 
         Shapes: a string (one user message); {"messages": [entry, …]}; [entry, …]; a Chat (copied).
@@ -119,7 +111,7 @@ class Chat:
             chat.append(read_message(entry, f"messages[{index}]"))
         return chat
 
-    def copy(self) -> Chat:
+    def copy(self) -> "Chat":
         """A conversation of its own with the same turns."""
         return Chat.from_history(self)
 
@@ -190,7 +182,8 @@ def _tool_results(content: object, call_id: object) -> object:
 
 
 def _listed(content: Any) -> list[Any]:
-    return list(content) if isinstance(content, list | tuple) else [content]
+    is_part = isinstance(content, TextPart | FilePart | ToolCallRequest | ToolCallResult)
+    return list(content) if isinstance(content, list | tuple) and not is_part else [content]
 
 
 def _parts(content: list[Any], role: str, at: str) -> tuple[Part, ...]:

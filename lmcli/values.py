@@ -1,12 +1,16 @@
 """What travels between the wire and the user: frozen values, in snake_case, with units.
 
+What the server fills key by key is a `Record`, the rest are named tuples.
+
 Figures keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
 Python SDK writes them, so that a program for one runs with the other.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+from lmcli.record import Record
 
 JsonObject = dict[str, Any]
 
@@ -14,8 +18,7 @@ ReasoningType = Literal["none", "reasoning", "reasoningStartTag", "reasoningEndT
 OverflowPolicy = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(NamedTuple):
     """A piece of text as it arrives; usually one model token.
 
     `str(fragment)` is its text, so that `print(fragment, end="")` streams.
@@ -36,22 +39,19 @@ class Fragment:
         return self.content
 
 
-@dataclass(frozen=True, slots=True)
-class LoadProgress:
+class LoadProgress(NamedTuple):
     """How much of a model is loaded, 0.0 to 1.0."""
 
     progress: float
 
 
-@dataclass(frozen=True, slots=True)
-class PromptProgress:
+class PromptProgress(NamedTuple):
     """How much of the prompt the model has read, 0.0 to 1.0."""
 
     progress: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+class Stats(Record):
     """The server's figures on one prediction; a count that the server did not give is None.
 
     `total_tokens_count` is prompt + predicted; the draft counts obey total = accepted + rejected + ignored.
@@ -74,16 +74,14 @@ class Stats:
     ignored_draft_tokens_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Quantization:
+class Quantization(Record):
     """How a model's weights were rounded, such as Q4_K_M with 4 bits."""
 
     name: str
     bits: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
+class ModelInfo(Record):
     """A downloaded model.
 
     Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelInfoBase.ts and llm/LLMModelInfo.ts
@@ -106,7 +104,6 @@ class ModelInfo:
     trained_for_tool_use: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInstance(ModelInfo):
     """A loaded model: `identifier` is its name among the loaded, `last_used_time` Unix milliseconds."""
 
@@ -117,8 +114,7 @@ class ModelInstance(ModelInfo):
     last_used_time: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionConfig:
+class PredictionConfig(NamedTuple):
     """Sampling options under the SDK's names; what is None is not sent, so presets and app settings hold.
 
     False switches off an option that has a switch (`max_tokens`, the penalties and samplers).
@@ -154,19 +150,17 @@ class PredictionConfig:
     reasoning_budget: int | Literal[False] | None = None
     user_max_image_dimension_pixels: int | Literal[False] | None = None
     ignore_model_preferred_max_image_dimension: bool | None = None
-    raw: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadConfig:
+class LoadConfig(NamedTuple):
     """How to load a model: context length in tokens, share of the layers on the GPU (0.0 to 1.0, `max`, `off`)."""
 
     context_length: int | None = None
     gpu_ratio: float | Literal["max", "off"] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionEnd:
+class PredictionEnd(NamedTuple):
     """The last thing that a prediction says: its figures, the model, and the configuration in force."""
 
     stats: Stats
@@ -175,8 +169,7 @@ class PredictionEnd:
     prediction_config: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionResult:
+class PredictionResult(NamedTuple):
     """A finished prediction; `str(result)` is its text.
 
     Attributes:

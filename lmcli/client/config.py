@@ -5,7 +5,7 @@ Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/sr
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -182,6 +182,26 @@ def write_fields(values: Mapping[str, Any]) -> JsonObject:
 def read_prediction_config(values: Mapping[str, Any]) -> PredictionConfig:
     """Read collapsed config values back into options; what is switched off, unknown or invalid is left out."""
     return PredictionConfig(**dict(_readable(values.items())))
+
+
+def invalid_fields(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say which collapsed config values their options cannot have, such as `checked` without a number."""
+    for key, value in values.items():
+        name = _OPTION_OF_KEY.get(key)
+        if name is None:
+            continue
+        inner = value
+        if OPTIONS[name].off is not None:
+            if not isinstance(value, Mapping) or type(value.get("checked")) is not bool:
+                yield f"{key} cannot be {quoted(value)}"
+                continue
+            if not value["checked"]:
+                continue
+            inner = value.get("value")
+        try:
+            _check(name, inner)
+        except UsageError as error:
+            yield f"{key}: {error.message}"
 
 
 def read_load_config(values: Mapping[str, Any]) -> LoadConfig:

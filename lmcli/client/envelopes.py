@@ -24,6 +24,7 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
+NO_ID: Final = -1
 
 
 class Envelope(NamedTuple):
@@ -31,14 +32,14 @@ class Envelope(NamedTuple):
 
     Attributes:
         type: the kind, such as `channelSend`; a kind that is not in `KINDS` is carried, not understood.
-        id: the number of the call, channel or subscription that it belongs to.
+        id: the number of the call, channel or subscription that it belongs to; NO_ID where it belongs to none.
         endpoint: what is called or opened, in the kinds that begin something.
         body: what it carries: a packet, parameter, result or error. ABSENT where there is none. For a kind with no
             body key (`communicationWarning`, an unknown one) the whole object.
     """
 
     type: str
-    id: int | None = None
+    id: int = NO_ID
     endpoint: str | None = None
     body: Any = ABSENT
 

@@ -5,16 +5,18 @@ a required key that is missing or of another type is a `RemoteProtocolError`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any, TypeVar
+
+import orjson
 
 from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
 from lmcli.client.config import write_fields
 from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.record import Record
 from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
 
-Record = TypeVar("Record", Stats, ModelInfo, ModelInstance, Quantization)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def fragment(body: Any) -> Fragment:
@@ -96,6 +98,15 @@ def write_prediction_end(
     }
 
 
+def parse_object(text: str) -> str | JsonObject:
+    """The JSON object that a text is, or the text where it is none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if isinstance(value, dict) else text
+
+
 def write_history(messages: Iterable[Message]) -> JsonObject:
     """Write a conversation in the wire's form, where content is always an array of parts."""
     return {"messages": [{"role": m.role, "content": [_write_part(p) for p in m.content]} for m in messages]}
@@ -148,7 +159,7 @@ def _present(value: JsonObject) -> JsonObject:
 _NULLABLE = frozenset({"device_identifier", "ttl_ms", "last_used_time"})
 
 
-def read(cls: type[Record], body: Any) -> Record:
+def read(cls: type[AnyRecord], body: Any) -> AnyRecord:
     """Read a record whose wire keys are its field names in camelCase.
 
     Raises:
@@ -168,12 +179,12 @@ def read(cls: type[Record], body: Any) -> Record:
     return cls(**found)
 
 
-def write(record: Stats | ModelInfo | Quantization) -> JsonObject:
+def write(record: Record) -> JsonObject:
     """Write a record; None is left out but for the keys where null is a value."""
     written: JsonObject = {}
     for name, key, _, _ in _LAYOUTS[type(record)]:
         value = getattr(record, name)
-        if isinstance(value, Quantization):
+        if isinstance(value, Record):
             value = write(value)
         if value is not None or name in _NULLABLE:
             written[key] = value
@@ -186,10 +197,10 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
-def _layout(cls: type[Any]) -> tuple[tuple[str, str, Callable[[Any], Any], bool], ...]:
+def _layout(cls: type[Record]) -> tuple[tuple[str, str, Callable[[Any], Any], bool], ...]:
     return tuple(
-        (field.name, camel(field.name), _CONVERT[_type_name(field.type)], field.default is MISSING)
-        for field in fields(cls)
+        (name, camel(name), _CONVERT[_type_name(annotation)], not cls.has_default(name))
+        for name, annotation in cls.fields.items()
     )
 
 
@@ -222,7 +233,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 )
 
 
-_LAYOUTS: Mapping[type, tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
+_LAYOUTS: Mapping[type[Record], tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
     cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization)
 }
 

@@ -1,0 +1,1 @@
+"""The commands of `lm`: Unix filters around the client."""

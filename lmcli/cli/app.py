@@ -1,0 +1,113 @@
+"""The commands as Typer sees them: signatures from `options`, help texts, and bodies of a line.
+
+A command's module is loaded when the command runs, and only the command that was typed is built.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+import typer
+
+from lmcli.cli.options import (
+    CompleteOptions,
+    Files,
+    ModelsOptions,
+    RespondOptions,
+    ServeOptions,
+    Typed,
+    Words,
+)
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Loudness, Voice
+from lmcli.errors import ExitCode
+
+SUMMARY: Final = """Unix filters for LM Studio.
+
+Text or a chat history comes in on stdin, the answer streams out on stdout as it is generated, everything else goes
+to stderr."""
+
+
+class Command(NamedTuple):
+    """One command: its options, its help, and what its positional arguments are, if it has any.
+
+    The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`.
+    """
+
+    options: type[Typed]
+    help: str
+    words: Any = None
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "respond": Command(
+        RespondOptions,
+        "Answer a prompt or a chat history.\n\nExample: git diff | lm respond 'Write a commit message'",
+        Words,
+    ),
+    "complete": Command(
+        CompleteOptions,
+        "Continue a text, raw: no chat template, byte-exact in and out.\n\n"
+        "Example: lm complete --stop '$' < session.txt",
+        Words,
+    ),
+    "models": Command(ModelsOptions, "List models.\n\nExample: lm models --loaded"),
+    "serve": Command(
+        ServeOptions,
+        "Run a local server that speaks LM Studio's WebSocket API.\n\nExample: lm serve --port 0",
+        Files,
+    ),
+}
+
+
+def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
+    """The application with the named commands."""
+    app = typer.Typer(
+        name="lm",
+        help=SUMMARY,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_version_option)
+    for name in names:
+        app.command(name, help=COMMANDS[name].help)(_body(name, here))
+    return app
+
+
+def _version_option(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),  # noqa: FBT001
+) -> None:
+    """`--version` is answered by the door, before anything is loaded; here it is listed in the help."""
+
+
+def _body(name: str, here: Surroundings) -> Callable[..., ExitCode]:
+    """A function with the signature that Typer reads; it hands what was typed to the command's module."""
+    command = COMMANDS[name]
+
+    def body(**values: Any) -> ExitCode:
+        words: list[str] = values.pop("words", None) or []
+        typed = command.options(**values)
+        voice = Voice(here, _loudness(values), values.get("color", "auto"))
+        run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name}").run
+        return run(typed, words, here, voice)
+
+    annotations: dict[str, Any] = {"words": command.words} if command.words else {}
+    defaults: dict[str, Any] = {"words": None}
+    for option, annotation, default in command.options.options():
+        annotations[option] = annotation
+        defaults[option] = default
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(n, kind, default=defaults[n], annotation=a) for n, a in annotations.items()]
+    body.__annotations__ = annotations
+    vars(body)["__signature__"] = inspect.Signature(parameters)  # what inspect.signature reads first
+    return body
+
+
+def _loudness(values: dict[str, Any]) -> Loudness:
+    if values["quiet"]:
+        return Loudness.QUIET
+    return Loudness.VERBOSE if values["verbose"] else Loudness.NORMAL

@@ -1,0 +1,18 @@
+"""`lm complete`: the raw continuation of a text, byte-exact in and out."""
+
+from collections.abc import Sequence
+
+from lmcli.cli import prediction
+from lmcli.cli.inputs import read_text
+from lmcli.cli.options import CompleteOptions
+from lmcli.cli.request import Request, sampling_config
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.errors import ExitCode
+
+
+def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+    """Read the text, have it continued, deliver the continuation."""
+    text = read_text(words, here, voice, no_stdin=typed.no_stdin)
+    request = Request(text, sampling_config(typed), typed.preset)
+    return prediction.run(prediction.Task("complete", request, typed, typed.output, here, voice))

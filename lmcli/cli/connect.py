@@ -1,0 +1,76 @@
+"""Typed options and the environment → a connection to the server that is meant."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lmcli.cli.options import DEMO_HOST, ServerOptions
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Loudness, Voice
+from lmcli.client.address import LOOPBACK, Address
+from lmcli.client.connection import Connection
+from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token
+from lmcli.errors import BadSetting, UsageError, quoted
+
+TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
+MODEL_VARIABLE: Final = "LM_MODEL"
+_OTHERS_MAY_READ: Final = 0o044
+
+
+@contextmanager
+def connect(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Connection]:
+    """The way to the server, until the block ends; `demo` starts the built-in one for as long.
+
+    Raises:
+        CannotConnect: there is none on this machine.
+        UsageError, BadSetting, NoInput: what was given is no address, token, file or number of seconds.
+    """
+    timeout = timeout_of(typed, here)
+    who = credentials(_token(typed.token_file, here, voice))
+    trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
+    with _server(typed, here) as address, Connection(address, who, timeout=timeout, trace=trace) as connection:
+        yield connection
+
+
+def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
+    """The longest silence in seconds, from the option or the environment; None waits for ever.
+
+    Raises:
+        UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
+    """
+    if typed.timeout is not None:
+        if typed.timeout > 0 and math.isfinite(typed.timeout):
+            return typed.timeout
+        raise UsageError(f"--timeout takes a number of seconds above 0, not {typed.timeout:g}")
+    text = here.setting(TIMEOUT_VARIABLE)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds > 0 and math.isfinite(seconds):
+        return seconds
+    raise BadSetting(f"{TIMEOUT_VARIABLE} is no number of seconds above 0: {quoted(text)}")
+
+
+@contextmanager
+def _server(typed: ServerOptions, here: Surroundings) -> Iterator[Address]:
+    if (typed.host or here.setting(HOST_VARIABLE)) != DEMO_HOST:
+        yield find_server(typed.host, here.environment)
+        return
+    from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
+
+    with background.start() as running:
+        yield Address(LOOPBACK, running.port)
+
+
+def _token(path: Path | None, here: Surroundings, voice: Voice) -> str | None:
+    if path is None:
+        return find_token(None, here.environment)
+    token = find_token(path, here.environment)
+    if path.is_file() and path.stat().st_mode & _OTHERS_MAY_READ:
+        voice.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
+    return token

@@ -1,0 +1,66 @@
+"""The figures of a prediction, for a person and for a file."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from lmcli.cli.output import output_failure
+from lmcli.cli.records import error_record, model_record, stats_record
+from lmcli.errors import ExitCode, LmError
+from lmcli.values import JsonObject, PredictionEnd
+
+_SIGNALLED = 128
+
+
+def stats_text(end: PredictionEnd) -> str:
+    """The figures for a person, one a line."""
+    stats = end.stats
+    rows = {
+        "Model used": end.model_info.display_name,
+        "Prompt tokens": stats.prompt_tokens_count,
+        "Predicted tokens": stats.predicted_tokens_count,
+        "Time to first token (seconds)": _rounded(stats.time_to_first_token_sec, 3),
+        "Tokens per second": _rounded(stats.tokens_per_second, 2),
+        "Stop reason": stats.stop_reason,
+    }
+    return "".join(f"{label}: {'unknown' if value is None else value}\n" for label, value in rows.items())
+
+
+def stats_line(
+    command: str, options: JsonObject, end: PredictionEnd | None, error: LmError | None, signum: int | None
+) -> JsonObject:
+    """The record of one prediction in a stats file; never the prompt or the answer."""
+    status = _SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
+    record: JsonObject = {
+        "command": command,
+        "model": None if end is None else model_record(end.model_info),
+        "options": options,
+        "stats": None if end is None else stats_record(end.stats),
+        "exit_status": int(status),
+    }
+    return record if error is None else record | {"error": error_record(error)}
+
+
+def append_line(path: Path, record: JsonObject) -> None:
+    """Append one record to a file in one write, so that processes that do it at once do not tear lines.
+
+    Raises:
+        OutputFailed: it could not be written whole.
+    """
+    line = orjson.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}) + b"\n"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            written = os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise output_failure(repr(str(path)), error) from error
+    if written != len(line):
+        raise output_failure(repr(str(path)), OSError(0, "no space left on device"))
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,237 @@
+"""What can be typed: the one table of options, from which Typer, help, man pages and completions are made.
+
+A field is an option; a command's options are a class that inherits the groups it has. What was typed is one of these
+classes; what it means is made of it elsewhere (`inputs`, `requests`).
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from typer import Argument, Option
+
+
+class InputForm(StrEnum):
+    """How stdin is read."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSON = "json"
+
+
+class OutputForm(StrEnum):
+    """How stdout is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+    HISTORY = "history"
+
+
+class RawOutputForm(StrEnum):
+    """How stdout is written where there is no conversation."""
+
+    TEXT = "text"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class Overflow(StrEnum):
+    """What the server does when the context is full."""
+
+    STOP = "stop"
+    MIDDLE = "middle"
+    ROLLING = "rolling"
+
+
+class ColorWhen(StrEnum):
+    """When stderr carries colour."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+Words = Annotated[
+    list[str] | None, Argument(metavar="[PROMPT]...", help="Text of the prompt; words are joined by spaces.")
+]
+
+Files = Annotated[list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to serve beside echo.")]
+
+
+class Typed:
+    """The values of a command's options, by name.
+
+    A subclass lists options as annotated class attributes; one that inherits several has those of the last first,
+    which is the order of its help. Plain classes, because a dataclass of thirty fields takes a millisecond to define.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
+
+    @classmethod
+    def options(cls) -> Iterator[tuple[str, Any, Any]]:
+        """Name, annotation and default of each option."""
+        for base in reversed(cls.__mro__):
+            for name, annotation in vars(base).get("__annotations__", {}).items():
+                yield name, annotation, getattr(cls, name)
+
+
+class VoiceOptions(Typed):
+    """How much is said on stderr, and how."""
+
+    progress: Annotated[
+        bool | None,
+        Option(
+            "--progress/--no-progress", help="Show loading and reading progress.  [default: if stderr is a terminal]"
+        ),
+    ] = None
+    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
+    quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
+    verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
+
+
+class ServerOptions(Typed):
+    """Which server, and how to be let in."""
+
+    host: Annotated[
+        str | None,
+        Option(
+            "-H",
+            "--host",
+            metavar="ADDR",
+            help="host:port, http(s):// or ws(s)://…, or demo for the built-in server.  [env: LM_HOST; default: found]",
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        Option(
+            "--token-file", metavar="FILE", help="API token.  [env: LM_API_TOKEN, LMSTUDIO_API_TOKEN hold the token]"
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        Option("--timeout", metavar="SEC", help="Longest silence of the server.  [env: LM_TIMEOUT; default: none]"),
+    ] = None
+
+
+class ModelOptions(Typed):
+    """Which model, and how to load it."""
+
+    model: Annotated[
+        str | None,
+        Option(
+            "-m", "--model", metavar="KEY", help="Model; loaded if it is not.  [env: LM_MODEL; default: the loaded one]"
+        ),
+    ] = None
+    ttl: Annotated[
+        float | None, Option("--ttl", metavar="SEC", help="Unload after this time without use, if this run loads it.")
+    ] = None
+    context_length: Annotated[
+        int | None, Option("--context-length", metavar="N", help="Context in tokens, if this run loads the model.")
+    ] = None
+    gpu: Annotated[
+        str | None, Option("--gpu", metavar="RATIO", help="0 to 1, max or off, if this run loads the model.")
+    ] = None
+
+
+class SamplingOptions(Typed):
+    """How to predict; what is not given is not sent."""
+
+    temperature: Annotated[float | None, Option("-t", "--temperature", metavar="T", help="0 is deterministic.")] = None
+    max_tokens: Annotated[int | None, Option("-l", "--max-tokens", metavar="N", help="Limit of the answer.")] = None
+    top_p: Annotated[float | None, Option("--top-p", metavar="P", help="Nucleus sampling, 0 to 1.")] = None
+    top_k: Annotated[int | None, Option("--top-k", metavar="K", help="Only the K likeliest tokens.")] = None
+    min_p: Annotated[float | None, Option("--min-p", metavar="P", help="Least relative probability, 0 to 1.")] = None
+    repeat_penalty: Annotated[
+        float | None, Option("--repeat-penalty", metavar="X", help="Above 1 discourages repetition.")
+    ] = None
+    seed: Annotated[int | None, Option("--seed", metavar="N", help="Same seed, same text.")] = None
+    stop: Annotated[
+        list[str] | None, Option("--stop", metavar="STR", help="End before this text; may be repeated.")
+    ] = None
+    draft_model: Annotated[
+        str | None, Option("--draft-model", metavar="KEY", help="Small model for speculative decoding.")
+    ] = None
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
+    ] = None
+    preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
+    overflow: Annotated[Overflow, Option("--overflow", help="When the context is full.")] = Overflow.STOP
+
+
+class RunOptions(Typed):
+    """What this run reads besides, and what it leaves behind."""
+
+    no_stdin: Annotated[bool, Option("-n", "--no-stdin", help="Do not read stdin.")] = False
+    stats: Annotated[bool, Option("--stats", help="Print statistics on stderr after the answer.")] = False
+    stats_file: Annotated[
+        Path | None, Option("--stats-file", metavar="FILE", help="Append one JSON line for each prediction.")
+    ] = None
+    dry_run: Annotated[bool, Option("--dry-run", help="Print the request as JSON and send nothing.")] = False
+
+
+class PredictionOptions(VoiceOptions, ServerOptions, ModelOptions, RunOptions, SamplingOptions):
+    """What every prediction has."""
+
+
+class TurnOptions(Typed):
+    """What a turn of a conversation has besides."""
+
+    system: Annotated[str | None, Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
+    system_file: Annotated[
+        Path | None, Option("-S", "--system-file", metavar="FILE", help="File with the system prompt.")
+    ] = None
+    input: Annotated[InputForm, Option("-i", "--input", help="What stdin holds.")] = InputForm.AUTO
+    output: Annotated[OutputForm, Option("-o", "--output", help="What stdout gets.")] = OutputForm.TEXT
+
+
+class RawOptions(Typed):
+    """What a raw continuation has besides."""
+
+    output: Annotated[RawOutputForm, Option("-o", "--output", help="What stdout gets.")] = RawOutputForm.TEXT
+
+
+class ListOptions(Typed):
+    """What a list of models has besides."""
+
+    loaded: Annotated[bool, Option("--loaded", help="Only models that are loaded, by identifier.")] = False
+    json: Annotated[bool, Option("--json", help="One JSON object a line, with everything the server says.")] = False
+
+
+class RespondOptions(PredictionOptions, TurnOptions):
+    """Options of `lm respond`."""
+
+
+class CompleteOptions(PredictionOptions, RawOptions):
+    """Options of `lm complete`."""
+
+
+class ModelsOptions(VoiceOptions, ServerOptions, ListOptions):
+    """Options of `lm models`."""
+
+
+class ServeOptions(Typed):
+    """Options of `lm serve`."""
+
+    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one.")] = 1234
+    host: Annotated[str, Option("--host", metavar="ADDR", help="Beyond loopback only with --require-token.")] = (
+        "127.0.0.1"
+    )
+    require_token: Annotated[
+        Path | None, Option("--require-token", metavar="FILE", help="File with the API token that clients must have.")
+    ] = None
+    tokens_per_second: Annotated[
+        float | None, Option("--tokens-per-second", metavar="X", help="Slow the echo models down.")
+    ] = None
+    load_seconds: Annotated[float, Option("--load-seconds", metavar="SEC", help="Time that a load takes.")] = 0.0
+    prompt_tokens_per_second: Annotated[
+        float | None, Option("--prompt-tokens-per-second", metavar="X", help="Slow the reading of prompts down.")
+    ] = None
+    quiet: Annotated[bool, Option("-q", "--quiet", help="Log nothing but errors.")] = False
+    verbose: Annotated[bool, Option("-v", "--verbose", help="Log every request.")] = False
+
+
+DEMO_HOST: Final = "demo"

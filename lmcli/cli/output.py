@@ -1,0 +1,104 @@
+"""stdout, written so that a reader who leaves, a full disk and a signal are all noticed."""
+
+import os
+import stat
+import time
+from typing import Final
+
+from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
+from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
+from lmcli.errors import LmError, OutputFailed
+
+_PIPE_BYTES: Final = 4096
+"""A pipe that is ready takes this much without blocking. Source: POSIX, PIPE_BUF, its value on Linux."""
+
+
+class ReaderLeft(Exception):
+    """The reader of stdout is gone; not an error of anybody."""
+
+
+class Output:
+    """Writes bytes to a descriptor at once and whole.
+
+    Attributes:
+        is_broken: nothing can be written any more.
+        deadline: after a signal, the moment (on the monotonic clock) after which a slow reader is no longer waited for.
+    """
+
+    def __init__(self, descriptor: int, stops: Stops) -> None:
+        self.is_broken = False
+        self.deadline: float | None = None
+        self._descriptor = descriptor
+        self._stops = stops
+        self._unsent = b""
+
+    @property
+    def interrupts(self) -> tuple[Interrupt, ...]:
+        """What ends a wait for the server: a signal, or the reader of a pipe leaving."""
+        mode = os.fstat(self._descriptor).st_mode
+        has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        breaks = (Interrupt(self._descriptor, on_break_only=True),) if has_reader and not self.is_broken else ()
+        return (*self._stops.interrupts, *breaks)
+
+    def write(self, data: bytes) -> None:
+        """Write all of it.
+
+        Raises:
+            ReaderLeft: there is nobody to read it.
+            Interrupted: a signal came; what is left is written by the next call.
+            OutputFailed: the disk is full, or the like.
+        """
+        if self.is_broken:
+            return
+        self._unsent += data
+        while self._unsent:
+            self._wait()
+            try:
+                written = os.write(self._descriptor, self._unsent[:_PIPE_BYTES])
+            except BlockingIOError:  # whoever shares the pipe made it non-blocking, and filled it first
+                continue
+            except OSError as error:
+                self.is_broken = True
+                if isinstance(error, BrokenPipeError):
+                    raise ReaderLeft from error
+                raise output_failure("standard output", error) from error
+            self._unsent = self._unsent[written:]
+
+    def check(self) -> None:
+        """Notice a reader who left while there was nothing to write.
+
+        Raises:
+            ReaderLeft: nobody will read any more.
+        """
+        if not self.is_broken and is_broken(self._descriptor):
+            self.is_broken = True
+            raise ReaderLeft
+
+    def _wait(self) -> None:
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        woken = wait(self._descriptor, to_write=True, interrupts=self._stops.interrupts, timeout=left)
+        if woken is Woken.INTERRUPTED:
+            raise Interrupted
+        if woken is Woken.TIMED_OUT:
+            self.is_broken = True
+            raise Interrupted
+
+
+def print_bytes(data: bytes, descriptor: int) -> None:
+    """Write to stdout what is complete already; dies of a broken pipe.
+
+    Raises:
+        OutputFailed: it could not be written.
+    """
+    with Stops() as stops:
+        try:
+            Output(descriptor, stops).write(data)
+        except ReaderLeft:
+            die_of_broken_pipe()
+        except Interrupted:
+            die_of(stops.signum or 0)
+
+
+def output_failure(what: str, error: OSError) -> LmError:
+    """The error for what could not be written."""
+    return OutputFailed(f"cannot write to {what}: {(error.strerror or str(error)).lower()}")

@@ -1,0 +1,17 @@
+"""`lm respond`: one turn of an assistant, for a prompt or a chat history."""
+
+from collections.abc import Sequence
+
+from lmcli.cli import prediction
+from lmcli.cli.inputs import read_turn
+from lmcli.cli.options import RespondOptions
+from lmcli.cli.request import Request, sampling_config
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.errors import ExitCode
+
+
+def run(typed: RespondOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+    """Read the conversation, have it continued, deliver the answer."""
+    request = Request(read_turn(typed, words, here, voice), sampling_config(typed), typed.preset)
+    return prediction.run(prediction.Task("respond", request, typed, typed.output, here, voice))

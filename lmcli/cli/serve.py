@@ -1,0 +1,158 @@
+"""`lm serve`: the server in the foreground, until a signal ends it."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import re
+import signal
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted
+from lmcli.server.app import Server
+from lmcli.server.echo import EchoEngine, Pace
+
+# Source: lmstudio-js 6ec11db, lms-shared-types/src/lmstudioAPIToken.ts
+_API_TOKEN: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
+_API_TOKEN_FORM: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
+_LOOPBACK_NAME: Final = "localhost"
+_LOOPBACK: Final = "127.0.0.1"
+_WILDCARDS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_log: Final = logging.getLogger(__name__)
+
+
+def run(
+    *,
+    models: Sequence[str],
+    host: str,
+    port: int,
+    require_token: Path | None,
+    tokens_per_second: float | None,
+    load_seconds: float,
+    prompt_tokens_per_second: float | None,
+    quiet: bool,
+    verbose: bool,
+) -> ExitCode:
+    """Serve until SIGINT or SIGTERM, and then die of it.
+
+    Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
+
+    Raises:
+        UsageError: everybody on the network would be let in.
+        Unavailable: the address cannot be listened on, or the models cannot be run.
+        NoInput: the token file is not there.
+        BadSetting: the token file holds something else.
+    """
+    if models:
+        raise Unavailable("GGUF files need the extra 'local', which is not part of this version yet")
+    if require_token is None and not _is_loopback(host):
+        raise UsageError(
+            f"listening on {quoted(host)} lets everybody on the network in",
+            "add --require-token FILE, or listen on 127.0.0.1",
+        )
+    _log_to_stderr(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    api_tokens = None if require_token is None else read_api_tokens(require_token)
+    pace = Pace(
+        tokens_per_second=tokens_per_second,
+        load_seconds=load_seconds,
+        prompt_tokens_per_second=prompt_tokens_per_second,
+    )
+    server = Server(EchoEngine(pace), api_tokens=api_tokens)
+    ended_by = asyncio.run(_serve(server, _LOOPBACK if host == _LOOPBACK_NAME else host, port))
+    signal.raise_signal(ended_by)
+    return ExitCode.OK  # only where the signal is ignored
+
+
+def read_api_tokens(file: Path) -> Mapping[str, str]:
+    """Read the API tokens that are admitted, one a line, as passkeys by identifier.
+
+    Raises:
+        NoInput: the file cannot be read.
+        BadSetting: a line is no API token, or there is none.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+        mode = file.stat().st_mode
+    except OSError as error:
+        raise NoInput(f"cannot read the token file {quoted(file)}: {error.strerror}") from error
+    if os.name == "posix" and mode & stat.S_IROTH:
+        _log.warning("warning: everybody can read the token file %s", quoted(file))
+    tokens: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.decode("ascii", "replace").strip()
+        if not text:
+            continue
+        found = _API_TOKEN.fullmatch(text)
+        if found is None:
+            raise BadSetting(f"{quoted(file)}, line {number}: not an API token", f"its form is {_API_TOKEN_FORM}")
+        tokens[found[1]] = found[2]
+    if not tokens:
+        raise BadSetting(f"{quoted(file)} holds no API token", f"its form is {_API_TOKEN_FORM}")
+    return tokens
+
+
+async def _serve(server: Server, host: str, port: int) -> signal.Signals:
+    ended = _watch_signals()
+    try:
+        bound = await server.start(host, port)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen on {_address(host, port)}: {error.strerror or error}",
+            "--port 0 takes a free port",
+        ) from error
+    try:
+        _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}")
+        return await ended
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        await server.close()
+
+
+def _watch_signals() -> asyncio.Future[signal.Signals]:
+    """A future that is done when a signal comes."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def end(number: signal.Signals) -> None:
+        if not ended.done():
+            ended.set_result(number)
+
+    for number in _SIGNALS:
+        try:
+            loop.add_signal_handler(number, end, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(end, signal.Signals(n)))
+    return ended
+
+
+def _announce(address: str) -> None:
+    try:
+        print(address, flush=True)  # noqa: T201  the one line that scripts wait for
+    except OSError as error:
+        raise OutputFailed(f"cannot write the address to stdout: {error.strerror}") from error
+    _log.info("serving, Ctrl-C ends")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == _LOOPBACK_NAME
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("lm: %(message)s"))
+    log = logging.getLogger("lmcli")
+    log.addHandler(handler)
+    log.setLevel(level)

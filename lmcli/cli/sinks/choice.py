@@ -1,0 +1,47 @@
+"""Which sinks a prediction feeds: progress on stderr, the answer on stdout. Only those that are used are loaded."""
+
+# ruff: noqa: PLC0415
+
+from lmcli.cli.document import Document
+from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm
+from lmcli.cli.output import Output
+from lmcli.cli.request import Request
+from lmcli.cli.sinks import ProgressSink, Sink
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+
+
+def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings) -> Sink:
+    """The sink for stdout."""
+    is_terminal = here.stdout_is_terminal
+    is_structured = request.config.structured is not None
+    match str(form):
+        case "json":
+            from lmcli.cli.sinks.json import JsonSink
+
+            return JsonSink(output, is_terminal=is_terminal, is_structured=is_structured)
+        case "jsonl":
+            from lmcli.cli.sinks.jsonl import JsonLinesSink
+
+            return JsonLinesSink(output, is_structured=is_structured)
+        case "history" if isinstance(request.subject, Document):
+            from lmcli.cli.sinks.history import HistorySink
+
+            return HistorySink(output, request.subject, is_terminal=is_terminal)
+    from lmcli.cli.sinks.text import TextSink
+
+    return TextSink(output, is_terminal=is_terminal, ends_line=isinstance(request.subject, Document))
+
+
+def progress_sink(typed: PredictionOptions, here: Surroundings, voice: Voice) -> ProgressSink | None:
+    """The sink for stderr, if progress is to be seen."""
+    is_dumb = here.setting("TERM") == "dumb"
+    if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
+        from lmcli.cli.sinks.terminal import TerminalSink
+
+        return TerminalSink(has_color=voice.has_color, shows_pace=not here.stdout_is_terminal)
+    if typed.progress:
+        from lmcli.cli.sinks.lines import LinesSink
+
+        return LinesSink(voice.note)
+    return None

@@ -1,0 +1,30 @@
+"""The answer as one JSON object."""
+
+import orjson
+
+from lmcli.cli.output import Output
+from lmcli.cli.records import Text, error_record, result_record
+from lmcli.cli.sinks import Outcome
+from lmcli.client.session import Value
+
+
+class JsonSink:
+    """Writes one object when the prediction has ended: indented on a terminal, else on one line."""
+
+    def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
+        self._output = output
+        self._layout = orjson.OPT_INDENT_2 if is_terminal else 0
+        self._is_structured = is_structured
+        self._text = Text()
+
+    def burst(self, values: list[Value]) -> None:
+        """Gather."""
+        self._text.add(values)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write the object; with an `error` in it if the answer is not complete."""
+        end = outcome.end
+        record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
+        if outcome.error is not None:
+            record["error"] = error_record(outcome.error)
+        self._output.write(orjson.dumps(record, option=self._layout | orjson.OPT_APPEND_NEWLINE))

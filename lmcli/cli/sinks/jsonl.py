@@ -1,0 +1,46 @@
+"""The answer as a stream of JSON lines: progress, fragments, and a result or an error at the end."""
+
+from typing import Any
+
+import orjson
+
+from lmcli.cli.output import Output
+from lmcli.cli.records import Text, error_record, result_record
+from lmcli.cli.sinks import Outcome
+from lmcli.client.session import Value
+from lmcli.values import Fragment, JsonObject, LoadProgress
+
+
+class JsonLinesSink:
+    """Writes a line for each value; one write for those that arrived together."""
+
+    def __init__(self, output: Output, *, is_structured: bool) -> None:
+        self._output = output
+        self._is_structured = is_structured
+        self._text = Text()
+
+    def burst(self, values: list[Value]) -> None:
+        """Write what has arrived together."""
+        self._text.add(values)
+        if values:
+            self._output.write(b"".join(_line(_event(value)) for value in values))
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write the last line."""
+        end = outcome.end
+        record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
+        if outcome.error is None:
+            self._output.write(_line({"type": "result", **record}))
+        else:
+            self._output.write(_line({"type": "error", **error_record(outcome.error), **record}))
+
+
+def _event(value: Value) -> JsonObject:
+    if isinstance(value, Fragment):
+        return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
+    kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
+    return {"type": kind, "progress": value.progress}
+
+
+def _line(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)

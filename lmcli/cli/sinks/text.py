@@ -1,0 +1,40 @@
+"""The answer as text, each fragment at once."""
+
+from lmcli.cli.output import Output
+from lmcli.cli.sinks import Outcome
+from lmcli.client.session import Value
+from lmcli.errors import escaped
+from lmcli.values import Fragment
+
+_KEPT_ON_A_TERMINAL = "\n\t"
+
+
+class TextSink:
+    """Writes the text of fragments, reasoning left out; one write for those that arrived together.
+
+    Args:
+        output: where to.
+        is_terminal: show control characters escaped, so that a model cannot drive the terminal.
+        ends_line: end with a newline, if the text does not.
+    """
+
+    def __init__(self, output: Output, *, is_terminal: bool, ends_line: bool) -> None:
+        self._output = output
+        self._is_terminal = is_terminal
+        self._ends_line = ends_line or is_terminal
+        self._last = ""
+
+    def burst(self, values: list[Value]) -> None:
+        """Write the text that has arrived together."""
+        text = "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
+        if not text:
+            return
+        if self._is_terminal:
+            text = escaped(text, keep=_KEPT_ON_A_TERMINAL)
+        self._last = text[-1]
+        self._output.write(text.encode())
+
+    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  the text says all
+        """End the line."""
+        if self._ends_line and self._last not in ("", "\n"):
+            self._output.write(b"\n")

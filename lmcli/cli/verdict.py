@@ -1,0 +1,52 @@
+"""Whether an answer is complete: the stop reason, seen with what the user asked for."""
+
+from lmcli.cli.sinks import Outcome
+from lmcli.client.session import Value
+from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
+from lmcli.values import Fragment, PredictionConfig, PredictionEnd
+
+
+class EmptinessSink:
+    """Notices whether there is any answer.
+
+    Attributes:
+        is_empty: nothing but white space and reasoning has come.
+    """
+
+    def __init__(self) -> None:
+        self.is_empty = True
+
+    def burst(self, values: list[Value]) -> None:
+        """Look for text."""
+        if self.is_empty:
+            self.is_empty = not any(
+                isinstance(v, Fragment) and v.reasoning_type == "none" and v.content.strip() for v in values
+            )
+
+    def finish(self, outcome: Outcome) -> None:
+        """Nothing is to be written."""
+
+
+def verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> LmError | None:
+    """What is wrong with an answer that the server calls finished; None if it is complete.
+
+    A limit that the user asked for counts as complete. Stop reasons that are not known count as complete, too.
+    Source of the reasons: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionStats.ts
+    """
+    stats, model = end.stats, end.model_info
+    match stats.stop_reason:
+        case "contextLengthReached":
+            return ContextFull(
+                f"the answer is cut: the context of {model.identifier} is full ({model.context_length} tokens)",
+                "--overflow rolling goes on, -m KEY --context-length N loads the model with more",
+            )
+        case "modelUnloaded":
+            return ModelUnloaded(f"the answer is cut: the model {model.identifier} was unloaded")
+        case "failed":
+            return PredictionFailed("the prediction failed; the server gave no reason")
+        case "userStopped":
+            return Incomplete("the answer is cut: the prediction was stopped on the server")
+        case "maxPredictedTokensReached" if not config.max_tokens and not config.raw:
+            limit = stats.predicted_tokens_count
+            return Incomplete(f"the answer is cut at the server's limit of {limit} tokens", "-l N sets another limit")
+    return Unusable("the answer is empty") if is_empty else None

@@ -1,0 +1,63 @@
+"""Where a server is: what a person writes, and what a socket needs."""
+
+import re
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from lmcli.errors import BadSetting, UsageError, quoted
+
+LOOPBACK: Final = "127.0.0.1"
+HTTP_PORT: Final = 1234
+"""The user-visible server of LM Studio. Source: lms, src/createClient.ts:14"""
+
+_SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
+_SCHEME_PORTS: Final = {False: 80, True: 443}
+_API_PATHS: Final = re.compile(r"/(api/)?v\d+$")
+_FORMS: Final = "an address looks like studio.local, 10.0.0.5:1234, https://host or ws://host:1234"
+
+
+class Address(NamedTuple):
+    """A server's host and port, whether to speak TLS, and a path prefix without a slash at its end."""
+
+    host: str
+    port: int = HTTP_PORT
+    secure: bool = False
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https://' if self.secure else ''}{host}:{self.port}{self.prefix}"
+
+    def websocket_url(self, namespace: str) -> str:
+        """The URL of a namespace, such as ws://127.0.0.1:1234/llm."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.prefix}/{namespace}"
+
+
+def parse_address(text: str, *, source: str | None = None) -> Address:
+    """Read `host`, `host:port`, `http(s)://…` or `ws(s)://…`; an OpenAI-style path such as /v1 is dropped.
+
+    Without a scheme the port defaults to 1234, with one to that of the scheme.
+
+    Args:
+        text: what was written.
+        source: the environment variable that it came from, if it did.
+
+    Raises:
+        UsageError, BadSetting: it is no address; the latter where it came from the environment.
+    """
+    has_scheme = "://" in text
+    try:
+        parts = urlsplit(text if has_scheme else f"ws://{text}")
+        secure = _SCHEMES[parts.scheme.lower()]
+        port = parts.port
+        host = parts.hostname
+    except (ValueError, KeyError):
+        host = None
+    if not host or re.search(r"[\s\x00-\x1f]", text) or parts.username is not None or parts.query or parts.fragment:
+        if source:
+            raise BadSetting(f"{source} is no address: {quoted(text)}", _FORMS)
+        raise UsageError(f"{quoted(text)} is no address", _FORMS)
+    prefix = _API_PATHS.sub("", parts.path.rstrip("/"))
+    default_port = _SCHEME_PORTS[secure] if has_scheme else HTTP_PORT
+    return Address(host, default_port if port is None else port, secure, prefix)

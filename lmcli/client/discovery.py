@@ -1,0 +1,202 @@
+"""Finding the server on this machine, and the credentials that it is greeted with."""
+
+import os
+import re
+import secrets
+import selectors
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
+from lmcli.client.protocol import Credentials
+from lmcli.errors import BadSetting, CannotConnect, NoInput
+
+API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
+"""Where LM Studio listens even while its HTTP server is off.
+Source: lmstudio-js 6ec11db, lms-common/src/apiServerPorts.ts"""
+
+PROBE_SECONDS: Final = 0.5
+HOST_VARIABLE: Final = "LM_HOST"
+TOKEN_VARIABLES: Final = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
+TOKEN_FORM: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
+"""Source: lmstudio-js 6ec11db, lms-shared-types/src/lmstudioAPIToken.ts"""
+
+_GREETING: Final = b"GET /lmstudio-greeting HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+_ANSWER_LIMIT: Final = 64 * 1024
+
+
+def find_server(host: str | None, environment: Mapping[str, str] = os.environ) -> Address:
+    """The server that is meant: the given one, that of LM_HOST, or the first that answers on this machine.
+
+    Raises:
+        UsageError, BadSetting: the given address, or that of LM_HOST, is none.
+        CannotConnect: nothing on this machine answers as LM Studio.
+    """
+    if host:
+        return parse_address(host)
+    if named := environment.get(HOST_VARIABLE):
+        return parse_address(named, source=HOST_VARIABLE)
+    candidates = candidate_ports(environment)
+    port = first_greeting(candidates)
+    if port is not None:
+        return Address(LOOPBACK, port)
+    raise CannotConnect(
+        f"no LM Studio on this machine: nothing answers at {LOOPBACK} on port {', '.join(map(str, candidates))}",
+        "lms server start starts it",
+        "--host HOST:PORT names another one, --host demo needs none",
+    )
+
+
+def candidate_ports(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """The ports to ask, the likeliest first, each once."""
+    configured = _configured_port(environment)
+    ports = (*([configured] if configured else []), *API_PORTS, HTTP_PORT)
+    return tuple(dict.fromkeys(ports))
+
+
+def studio_home(environment: Mapping[str, str]) -> Path:
+    """LM Studio's own folder.
+
+    Source: lmstudio-js 6ec11db, lms-common-server/src/findLMStudioHome.ts:7-34
+    """
+    home = Path(environment.get("HOME") or environment.get("USERPROFILE") or Path.home())
+    pointer = home / ".lmstudio-home-pointer"
+    try:
+        return Path(pointer.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        older = home / ".cache" / "lm-studio"
+        return older if older.is_dir() else home / ".lmstudio"
+
+
+def first_greeting(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> int | None:
+    """Ask all ports of this machine at once who is there; the first in order that is LM Studio.
+
+    Args:
+        ports: in order of preference.
+        within: seconds after which a silent port counts as nobody.
+    """
+    deadline = time.monotonic() + within
+    verdicts: dict[int, bool] = {}
+    with selectors.DefaultSelector() as selector:
+        for port in ports:
+            _ask(selector, port)
+        while selector.get_map() and (remaining := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(remaining):
+                verdict = _advance(selector, key)
+                if verdict is not None:
+                    verdicts[key.data.port] = verdict
+            best = _best(ports, verdicts)
+            if best is not None:
+                break
+        for key in list(selector.get_map().values()):
+            key.data.socket.close()
+    return next((port for port in ports if verdicts.get(port)), None)
+
+
+def credentials(token: str | None = None) -> Credentials:
+    """Who to be: the owner of an API token, or a guest with a random name.
+
+    Raises:
+        BadSetting: the token has not the form of one; its text is not shown.
+    """
+    if token is None:
+        return Credentials(f"guest:{secrets.token_hex(12)}", secrets.token_hex(16))
+    match = TOKEN_FORM.fullmatch(token.strip())
+    if match is None:
+        raise BadSetting("the API token is malformed", "a token looks like sk-lm-XXXXXXXX:XXXXXXXXXXXXXXXXXXXX")
+    return Credentials(*match.groups())
+
+
+def find_token(token_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The API token to use: that of the file, else of the environment; empty counts as none.
+
+    Raises:
+        NoInput: the file is not there or cannot be read.
+        BadSetting: it is no text.
+    """
+    if token_file is not None:
+        try:
+            return token_file.read_text(encoding="utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise BadSetting(f"the token file {str(token_file)!r} is no text") from error
+        except OSError as error:
+            raise NoInput(f"cannot read the token file {str(token_file)!r}: {error.strerror}") from error
+    return next((token for name in TOKEN_VARIABLES if (token := environment.get(name))), None)
+
+
+class _Probe:
+    """One question to one port: connecting, then sent, then the answer as far as it came."""
+
+    def __init__(self, port: int, connection: socket.socket) -> None:
+        self.port = port
+        self.socket = connection
+        self.answer = b""
+
+    @property
+    def is_greeting(self) -> bool:
+        """Whether the answer is complete and says that this is LM Studio; raises ValueError while incomplete."""
+        head, _, body = self.answer.partition(b"\r\n\r\n")
+        if b" 200" not in head.split(b"\r\n", 1)[0]:
+            return False
+        start, end = body.find(b"{"), body.rfind(b"}")
+        value = orjson.loads(body[start : end + 1])
+        return isinstance(value, dict) and value.get("lmstudio") is True
+
+
+def _ask(selector: selectors.BaseSelector, port: int) -> None:
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    connection.setblocking(False)
+    connection.connect_ex((LOOPBACK, port))
+    selector.register(connection, selectors.EVENT_WRITE, _Probe(port, connection))
+
+
+def _advance(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> bool | None:
+    """Take one step with one port; the verdict as soon as there is one."""
+    probe: _Probe = key.data
+    try:
+        if not probe.answer and key.events & selectors.EVENT_WRITE:
+            probe.socket.send(_GREETING)
+            selector.modify(probe.socket, selectors.EVENT_READ, probe)
+            return None
+        data = probe.socket.recv(4096)
+        probe.answer += data
+        complete = not data or len(probe.answer) > _ANSWER_LIMIT
+        verdict = _verdict(probe, complete=complete)
+    except OSError:
+        verdict = False
+    if verdict is not None:
+        selector.unregister(probe.socket)
+        probe.socket.close()
+    return verdict
+
+
+def _verdict(probe: _Probe, *, complete: bool) -> bool | None:
+    try:
+        return probe.is_greeting
+    except ValueError:
+        return False if complete else None
+
+
+def _best(ports: Iterable[int], verdicts: Mapping[int, bool]) -> int | None:
+    """The winner, once everybody before it has said no."""
+    for port in ports:
+        if port not in verdicts:
+            return None
+        if verdicts[port]:
+            return port
+    return None
+
+
+def _configured_port(environment: Mapping[str, str]) -> int | None:
+    """Source: lms, src/localAPIServer.ts:16-57."""
+    try:
+        settings = orjson.loads((studio_home(environment) / ".internal" / "http-server.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    port = settings.get("port") if isinstance(settings, dict) else None
+    return port if isinstance(port, int) and 0 < port < 65536 else None

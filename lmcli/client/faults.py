@@ -1,0 +1,113 @@
+"""What a server's error object says, as a sentence and what to do about it.
+
+Shapes: {"title"?, "rootTitle"?, "cause"?, "suggestion"?, "displayData"?: {"code", …}}; every key may be missing.
+Source: lmstudio-js 6ec11db, lms-shared-types/src/Error.ts and GenericErrorDisplayData.ts
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unavailable, escaped, quoted
+
+_LIST_MODELS = "lm models lists the models that are there"
+
+
+def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
+    """Read an error object.
+
+    Args:
+        error: the object as it came; wrongly typed values count as missing.
+        kind: the class for an error whose code does not tell a better one.
+    """
+    body = error if isinstance(error, Mapping) else {}
+    display = body.get("displayData")
+    if isinstance(display, Mapping):
+        explain = _EXPLANATIONS.get(str(display.get("code")))
+        if explain is not None:
+            return explain(display)
+    title = _text(body, "title") or _text(body, "rootTitle") or "the server gave no reason"
+    cause = _text(body, "cause")
+    message = title if cause is None or cause in title else f"{title}: {cause}"
+    hints = [hint] if (hint := _text(body, "suggestion")) else []
+    if any(sign in message.lower() for sign in ("unloaded", "not loaded")):
+        return ModelUnloaded(message, *hints)
+    return kind(message, *hints)
+
+
+def _model_unloaded(_: Mapping[str, Any]) -> LmError:
+    return ModelUnloaded("the model was unloaded", "run the command again to load it")
+
+
+def _no_model_matching(display: Mapping[str, Any]) -> LmError:
+    query = display.get("query")
+    name = query.get("identifier") or query.get("path") if isinstance(query, Mapping) else None
+    wanted = f" is called {quoted(name)}" if name else ""
+    loaded = _sample(display, "loadedModelsSample", "totalLoadedModels")
+    if not name and not loaded:
+        return ModelNotFound("no model is loaded", "-m KEY loads one", _LIST_MODELS)
+    return ModelNotFound(f"no loaded model{wanted}", f"loaded: {loaded or 'none'}", _LIST_MODELS)
+
+
+def _path_not_found(display: Mapping[str, Any]) -> LmError:
+    known = _sample(display, "availablePathsSample", "totalModels")
+    return ModelNotFound(f"no model {quoted(display.get('path', ''))}", f"there are: {known or 'none'}", _LIST_MODELS)
+
+
+def _identifier_not_found(display: Mapping[str, Any]) -> LmError:
+    loaded = _sample(display, "loadedModelsSample", "totalLoadedModels")
+    return ModelNotFound(
+        f"no loaded model is called {quoted(display.get('identifier', ''))}", f"loaded: {loaded or 'none'}"
+    )
+
+
+def _domain_mismatch(display: Mapping[str, Any]) -> LmError:
+    path, actual, expected = (quoted(display.get(key, "")) for key in ("path", "actualDomain", "expectedDomain"))
+    return ModelNotFound(f"model {path} is of the kind {actual}, not {expected}", _LIST_MODELS)
+
+
+def _feature_missing(display: Mapping[str, Any]) -> LmError:
+    feature, engine = (escaped(str(display.get(key, "?"))) for key in ("feature", "engineName"))
+    since = display.get("supportedVersion")
+    hints = [f"it came with version {escaped(str(since))}"] if since else []
+    return Unavailable(f"the engine {engine} has no {feature}", *hints)
+
+
+def _runtime_missing(_: Mapping[str, Any]) -> LmError:
+    return Unavailable("the server has no engine for this model", "install a runtime in LM Studio: lms runtime get")
+
+
+def _preset_not_found(display: Mapping[str, Any]) -> LmError:
+    sample = display.get("availablePresetsSample")
+    names = [str(p.get("name")) for p in sample if isinstance(p, Mapping)] if isinstance(sample, list) else []
+    known = escaped(", ".join(names)) or "none"
+    return ModelNotFound(
+        f"no preset {quoted(display.get('specifiedFuzzyPresetIdentifier', ''))}", f"there are: {known}"
+    )
+
+
+_EXPLANATIONS: Mapping[str, Callable[[Mapping[str, Any]], LmError]] = MappingProxyType(
+    {
+        "generic.specificModelUnloaded": _model_unloaded,
+        "generic.noModelMatchingQuery": _no_model_matching,
+        "generic.pathNotFound": _path_not_found,
+        "generic.identifierNotFound": _identifier_not_found,
+        "generic.domainMismatch": _domain_mismatch,
+        "generic.engineDoesNotSupportFeature": _feature_missing,
+        "generic.missingRuntimeExtension": _runtime_missing,
+        "generic.presetNotFound": _preset_not_found,
+    }
+)
+
+
+def _text(body: Mapping[str, Any], key: str) -> str | None:
+    value = body.get(key)
+    return escaped(value.strip().rstrip(".")) if isinstance(value, str) and value.strip() else None
+
+
+def _sample(display: Mapping[str, Any], names_key: str, total_key: str) -> str:
+    names = display.get(names_key)
+    shown = [escaped(str(name)) for name in names] if isinstance(names, list) else []
+    total = display.get(total_key)
+    more = f" and {total - len(shown)} more" if isinstance(total, int) and total > len(shown) else ""
+    return ", ".join(shown) + more

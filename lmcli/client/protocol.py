@@ -1,0 +1,202 @@
+"""One greeted namespace as a state machine: envelopes in, events out, texts to send; no socket, no clock.
+
+The rules, and where they come from (lmstudio-js 6ec11db):
+- The first text is the authentication; nothing else may be sent before `success: true` came back, because a server
+  drops what arrives earlier (lms-communication-server/src/AuthenticatedWsServer.ts).
+- Numbers of calls and of channels are given out by the client, two counters, and are never used again.
+- A call ends with `rpcResult` or `rpcError`; a channel with `channelClose` or `channelError`, never both.
+- A `communicationWarning` means that a request of ours was not understood and gets no other answer
+  (lms-communication-server/src/ServerPort.ts). Here it ends the request that it must have been about, with an error
+  instead of a wait for ever. Only `channelUnknown` ends nothing: a cancel that raced the channel's end causes it.
+- Kinds and packets that are not known are passed over: a newer server may send them.
+"""
+
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import orjson
+
+from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
+from lmcli.errors import LmError, NotAllowed, RemoteProtocolError, RequestRejected, escaped
+
+AUTH_VERSION = 1
+
+
+class Credentials(NamedTuple):
+    """Who the client is; one pair for all the sockets of one client. Its text never shows the passkey."""
+
+    identifier: str
+    passkey: str
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+class State(Enum):
+    """What may come next."""
+
+    UNGREETED = auto()
+    WAITING = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Greeted(NamedTuple):
+    """The server let the client in."""
+
+
+class Packet(NamedTuple):
+    """Something arrived on an open channel; `body` is as it came."""
+
+    channel_id: int
+    body: Any
+
+
+class ChannelClosed(NamedTuple):
+    """A channel came to its normal end."""
+
+    channel_id: int
+
+
+class ChannelFailed(NamedTuple):
+    """A channel ended with an error: the server's error object, or ours where it refused the request."""
+
+    channel_id: int
+    error: Any
+
+
+class CallReturned(NamedTuple):
+    """A call was answered; ABSENT for one without a result."""
+
+    call_id: int
+    result: Any
+
+
+class CallFailed(NamedTuple):
+    """A call ended with an error: the server's error object, or ours where it refused the request."""
+
+    call_id: int
+    error: Any
+
+
+Event = Greeted | Packet | ChannelClosed | ChannelFailed | CallReturned | CallFailed
+
+
+class Rejection(RequestRejected):
+    """A request that the server answered with a warning; `endpoint` is what was asked."""
+
+    def __init__(self, warning: str, kind: str, endpoint: str) -> None:
+        super().__init__(f"the server did not understand the request {endpoint}: {escaped(warning)}")
+        self.kind = kind
+        self.endpoint = endpoint
+
+    @property
+    def is_unknown_endpoint(self) -> bool:
+        """Whether the server does not have the endpoint at all; servers before March 2026 send no kind."""
+        if self.kind:
+            return self.kind.endswith(("EndpointUnknown", "EndpointUnhandled"))
+        return self.endpoint in self.message and "endpoint" in self.message.lower()
+
+
+class Protocol:
+    """The client's side of one socket. Verbs give texts to send, `receive` gives what a text means."""
+
+    def __init__(self) -> None:
+        self.state = State.UNGREETED
+        self._last_call = 0
+        self._last_channel = 0
+        self._calls: dict[int, str] = {}
+        self._channels: dict[int, str] = {}
+
+    def authenticate(self, credentials: Credentials) -> bytes:
+        """The first text on a socket."""
+        self._expect(State.UNGREETED)
+        self.state = State.WAITING
+        return orjson.dumps(
+            {
+                "authVersion": AUTH_VERSION,
+                "clientIdentifier": credentials.identifier,
+                "clientPasskey": credentials.passkey,
+            }
+        )
+
+    def call(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
+        """Ask one question; the answer comes as CallReturned or CallFailed with the same number."""
+        self._expect(State.OPEN)
+        self._last_call += 1
+        self._calls[self._last_call] = endpoint
+        return self._last_call, encode(Envelope("rpcCall", self._last_call, endpoint, parameter))
+
+    def open_channel(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
+        """Begin an exchange; its packets carry the same number until ChannelClosed or ChannelFailed."""
+        self._expect(State.OPEN)
+        self._last_channel += 1
+        self._channels[self._last_channel] = endpoint
+        return self._last_channel, encode(Envelope("channelCreate", self._last_channel, endpoint, parameter))
+
+    def cancel(self, channel_id: int) -> bytes | None:
+        """Ask the server to end a channel soon; None where it has ended already."""
+        if channel_id not in self._channels:
+            return None
+        return encode(Envelope("channelSend", channel_id, body={"type": "cancel"}))
+
+    def receive(self, text: bytes | str) -> Event | None:
+        """Say what one text from the server means; None for what needs no attention.
+
+        Raises:
+            RemoteProtocolError: the text is no envelope, or comes before the greeting.
+            NotAllowed: the server refused the credentials.
+        """
+        value = loads(text)
+        if self.state is not State.OPEN:
+            return self._greeting(value)
+        type_, number, _, body = from_object(value)
+        if type_ == "channelSend":
+            return Packet(number, body) if number in self._channels else None
+        return self._rare(type_, number, body)
+
+    def _rare(self, type_: str, number: int, body: Any) -> Event | None:
+        match type_:
+            case "channelClose" if self._channels.pop(number, None):
+                return ChannelClosed(number)
+            case "channelError" if self._channels.pop(number, None):
+                return ChannelFailed(number, body)
+            case "rpcResult" if self._calls.pop(number, None):
+                return CallReturned(number, body)
+            case "rpcError" if self._calls.pop(number, None):
+                return CallFailed(number, body)
+            case "communicationWarning":
+                return self._warned(str(body.get("warning", "")), str(body.get("kind") or ""))
+        return None
+
+    def _greeting(self, value: Any) -> Greeted:
+        self._expect(State.WAITING)
+        if not isinstance(value, dict) or not isinstance(value.get("success"), bool):
+            raise RemoteProtocolError("the server did not answer the authentication")
+        if not value["success"]:
+            self.state = State.CLOSED
+            reason = value.get("error")
+            raise NotAllowed(
+                f"the server refused access: {escaped(reason)}"
+                if isinstance(reason, str)
+                else "the server refused access",
+                "put an API token of LM Studio into the environment variable LM_API_TOKEN",
+            )
+        self.state = State.OPEN
+        return Greeted()
+
+    def _warned(self, warning: str, kind: str) -> Event | None:
+        if kind == "channelUnknown" or (not kind and "unknown channel" in warning.lower()):
+            return None
+        pending = {"channel": self._channels, "rpc": self._calls}
+        families = [f for f in pending if kind.startswith(f)] or list(pending)
+        for family in families:
+            for number, endpoint in pending[family].items():
+                error: LmError = Rejection(warning, kind, endpoint)
+                del pending[family][number]
+                return ChannelFailed(number, error) if family == "channel" else CallFailed(number, error)
+        return None
+
+    def _expect(self, state: State) -> None:
+        if self.state is not state:
+            raise RuntimeError(f"not possible while {self.state.name.lower()}")

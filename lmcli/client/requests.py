@@ -1,0 +1,54 @@
+"""What a channel is opened with: an endpoint and its creation parameter."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lmcli.chat import Message, TextPart
+from lmcli.client.config import load_stack, prediction_stack
+from lmcli.client.payloads import write_history
+from lmcli.values import JsonObject, LoadConfig, PredictionConfig
+
+
+class Opening(NamedTuple):
+    """One request for a channel."""
+
+    endpoint: str
+    parameter: JsonObject
+
+
+def specifier(identifier: str | None) -> JsonObject:
+    """Name a loaded model; None stands for any. Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts."""
+    return {"type": "query", "query": {} if identifier is None else {"identifier": identifier}}
+
+
+def respond(
+    model: str | None, messages: Sequence[Message], config: PredictionConfig, preset: str | None = None
+) -> Opening:
+    """Ask for the next turn of a conversation."""
+    return _prediction("predict", model, {"history": write_history(messages)}, prediction_stack(config), preset)
+
+
+def complete(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> Opening:
+    """Ask for the raw continuation of a text."""
+    return _prediction("completeRawText", model, {"rawPrompt": prompt}, prediction_stack(config), preset)
+
+
+def complete_by_predict(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> Opening:
+    """Ask a server from before July 2026, which has no `completeRawText`, for the same."""
+    history = write_history([Message("user", (TextPart(prompt),))])
+    return _prediction("predict", model, {"history": history}, prediction_stack(config, unformatted=True), preset)
+
+
+def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> Opening:
+    """Ask for a model by key or identifier, loaded if it is not; `ttl` in seconds counts only for a new load."""
+    parameter: JsonObject = {"identifier": key, "loadConfigStack": load_stack(config)}
+    if ttl is not None:
+        parameter["loadTtlMs"] = max(1, round(ttl * 1000))
+    return Opening("getOrLoad", parameter)
+
+
+def _prediction(endpoint: str, model: str | None, prompt: JsonObject, stack: JsonObject, preset: str | None) -> Opening:
+    parameter = {"modelSpecifier": specifier(model), **prompt, "predictionConfigStack": stack}
+    if preset is not None:
+        parameter["fuzzyPresetIdentifier"] = preset
+    return Opening(endpoint, parameter)

@@ -1,0 +1,144 @@
+"""A prediction as Python programs read it: a stream of fragments with callbacks, and its result."""
+
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from lmcli.chat import Message, TextPart
+from lmcli.client.payloads import parse_object
+from lmcli.client.session import Prediction
+from lmcli.errors import Incomplete, LmError
+from lmcli.values import Fragment, PredictionResult, PromptProgress
+
+
+class Callbacks(NamedTuple):
+    """Whom to tell what; called in the thread that reads the stream."""
+
+    on_prompt_processing_progress: Callable[[float], object] | None = None
+    on_first_token: Callable[[], object] | None = None
+    on_prediction_fragment: Callable[[Fragment], object] | None = None
+    on_message: Callable[[Message], object] | None = None
+
+
+class PredictionStream:
+    """Iterate over the fragments, then ask for the `result()`; leaving early cancels on the server.
+
+    Args:
+        prediction: what runs.
+        callbacks: whom to tell. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
+            then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
+        is_structured: whether the text is to be parsed as JSON.
+    """
+
+    def __init__(self, prediction: Prediction, callbacks: Callbacks, *, is_structured: bool) -> None:
+        self._prediction = prediction
+        self._callbacks = callbacks
+        self._is_structured = is_structured
+        self._fragments: list[Fragment] = []
+        self._told: float = -1.0
+        self._is_cancelled = False
+        self._result: PredictionResult | None = None
+        self._error: LmError | None = None
+        self._iterator = self._read()
+
+    def __iter__(self) -> Iterator[Fragment]:
+        return self._iterator
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def result(self) -> PredictionResult:
+        """The finished prediction, without waiting.
+
+        Raises:
+            LmError: the prediction failed.
+            RuntimeError: it is still running.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._result is None:
+            raise RuntimeError("the prediction has no result yet: read the stream to its end, or wait_for_result()")
+        return self._result
+
+    def wait_for_result(self) -> PredictionResult:
+        """Read the stream to its end.
+
+        Raises:
+            LmError: the prediction failed.
+        """
+        for _ in self._iterator:
+            pass
+        return self.result()
+
+    def cancel(self) -> None:
+        """Stop the prediction; what came so far becomes the result, later fragments are dropped."""
+        if self._result is None and not self._is_cancelled:
+            self._is_cancelled = True
+            self._prediction.cancel()
+
+    def close(self) -> None:
+        """Stop the prediction if it still runs, and wait until the server has stopped."""
+        self._iterator.close()
+        if not self._prediction.is_over:
+            self._prediction.abandon()
+
+    def _read(self) -> Generator[Fragment, None, None]:
+        try:
+            for burst in self._prediction:
+                for value in burst:
+                    if self._is_cancelled:
+                        break
+                    if isinstance(value, PromptProgress):
+                        self._tell_progress(value.progress)
+                    elif isinstance(value, Fragment):
+                        self._tell_fragment(value)
+                        yield value
+            self._finish()
+        except LmError as error:
+            self._error = error
+            raise
+        finally:
+            if not self._prediction.is_over:
+                self._prediction.abandon()
+
+    def _tell_progress(self, progress: float) -> None:
+        tell = self._callbacks.on_prompt_processing_progress
+        if tell is None or progress <= self._told:
+            return
+        if self._told < 0 < progress:
+            tell(0.0)
+        self._told = progress
+        tell(progress)
+
+    def _tell_fragment(self, fragment: Fragment) -> None:
+        if not self._fragments:
+            self._tell_progress(1.0)
+            if self._callbacks.on_first_token is not None:
+                self._callbacks.on_first_token()
+        self._fragments.append(fragment)
+        if self._callbacks.on_prediction_fragment is not None:
+            self._callbacks.on_prediction_fragment(fragment)
+
+    def _finish(self) -> None:
+        end = self._prediction.end
+        if end is None:
+            raise Incomplete("the server ended the prediction without a result")
+        content = "".join(f.content for f in self._fragments)
+        is_parsed = self._is_structured and not self._is_cancelled
+        self._result = PredictionResult(
+            content=content,
+            reasoning="".join(f.content for f in self._fragments if f.reasoning_type == "reasoning"),
+            answer="".join(f.content for f in self._fragments if f.reasoning_type == "none"),
+            parsed=parse_object(content) if is_parsed else content,
+            stats=end.stats,
+            model_info=end.model_info,
+            load_config=end.load_config,
+            prediction_config=end.prediction_config,
+        )
+        if self._callbacks.on_message is not None:
+            self._callbacks.on_message(Message("assistant", (TextPart(content),)))

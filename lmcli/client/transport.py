@@ -1,0 +1,244 @@
+"""One socket: websockets' sans-I/O protocol over a socket that this thread alone reads and writes.
+
+There is no queue and no second thread: the socket is read only when the caller asks, so a slow consumer holds the
+server back through TCP, and memory stays flat. Texts that arrived together are handed over together.
+"""
+
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from lmcli.client.address import Address
+from lmcli.client.waiting import Interrupt, Woken, wait
+from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, escaped
+
+BURST_BYTES: Final = 64 * 1024
+CONNECT_SECONDS: Final = 10.0
+PING_AFTER: Final = 30.0
+LOST_AFTER: Final = 30.0
+_DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+class Transport:
+    """A WebSocket to one namespace; `receive` waits, nothing else does for long.
+
+    Attributes:
+        interrupts: what ends a wait in `receive` before a text arrives, see `waiting`.
+        ping_after: seconds of silence before the server is asked for a sign of life.
+        lost_after: seconds that it has to give one.
+    """
+
+    def __init__(self, connection: socket.socket, protocol: ClientProtocol, address: Address) -> None:
+        self.interrupts: Sequence[Interrupt] = ()
+        self.ping_after = PING_AFTER
+        self.lost_after = LOST_AFTER
+        self._socket = connection
+        self._protocol = protocol
+        self._address = address
+        self._texts: list[bytes] = []
+        self._partial: list[bytes] = []
+        self._lost: str | None = None
+
+    @classmethod
+    def open(cls, address: Address, namespace: str, *, timeout: float | None = None) -> "Transport":
+        """Connect, with TLS where the address wants it, and shake hands.
+
+        Args:
+            address: where.
+            namespace: the URL path, such as `llm`.
+            timeout: seconds for connecting and for the handshake each; None stands for ten.
+
+        Raises:
+            CannotConnect: nobody is there, or somebody who does not speak this protocol.
+            TimedOut: the given timeout passed.
+        """
+        patience = CONNECT_SECONDS if timeout is None else timeout
+        try:
+            connection = _connect(address, patience)
+        except TimeoutError as error:
+            if timeout is not None:
+                raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
+            raise CannotConnect(f"cannot reach LM Studio at {address}: no answer") from error
+        except OSError as error:
+            raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", *_tls_hints(error)) from error
+        uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
+        transport = cls(connection, ClientProtocol(uri, max_size=None), address)
+        try:
+            transport._shake_hands(patience)
+        except BaseException:
+            connection.close()
+            raise
+        return transport
+
+    @property
+    def is_open(self) -> bool:
+        """Whether texts can still be sent."""
+        return self._lost is None and self._protocol.state is State.OPEN
+
+    def send(self, text: bytes) -> None:
+        """Send one text, all of it.
+
+        Raises:
+            ConnectionLost: the server is gone, or an interrupt came while it did not take the text.
+        """
+        if not self.is_open:
+            raise self._loss()
+        self._protocol.send_text(text)
+        self._flush()
+
+    def receive(self, *, within: float | None = None) -> list[bytes]:
+        """The texts that are there; waits for the first one. Empty: an interrupt came, or the time was over.
+
+        Args:
+            within: seconds to wait at most.
+
+        Raises:
+            ConnectionLost: the server closed, reset or no longer answers.
+        """
+        heard_at = time.monotonic()
+        deadline = None if within is None else heard_at + within
+        pinged_at: float | None = None
+        while not self._texts:
+            if self._lost is not None:
+                raise self._loss()
+            if self._read():
+                heard_at, pinged_at = time.monotonic(), None
+                continue
+            next_step = heard_at + self.ping_after if pinged_at is None else pinged_at + self.lost_after
+            until = next_step if deadline is None else min(next_step, deadline)
+            woken = wait(self._socket.fileno(), interrupts=self.interrupts, timeout=until - time.monotonic())
+            if woken is Woken.INTERRUPTED or (woken is Woken.TIMED_OUT and until == deadline):
+                return []
+            if woken is Woken.TIMED_OUT and pinged_at is None:
+                pinged_at = time.monotonic()
+                self._protocol.send_ping(b"")
+                self._flush()
+            elif woken is Woken.TIMED_OUT:
+                self._lost = "it no longer answers"
+        texts, self._texts = self._texts, []
+        return texts
+
+    def close(self) -> None:
+        """Say goodbye and let go; never waits for the server."""
+        if self.is_open:
+            self._protocol.send_close()
+            with suppress(OSError):  # the server may have left first
+                self._socket.send(b"".join(self._protocol.data_to_send()))
+        self._lost = self._lost or "it was closed"
+        self._socket.close()
+
+    def _shake_hands(self, patience: float) -> None:
+        self._protocol.send_request(self._protocol.connect())
+        self._flush()
+        deadline = time.monotonic() + patience
+        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
+            if self._lost is not None:
+                raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
+            if not self._read() and wait(self._socket.fileno(), timeout=deadline - time.monotonic()) is Woken.TIMED_OUT:
+                raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake")
+        refusal = self._protocol.handshake_exc
+        if refusal is not None:
+            status = f"HTTP status {refusal.response.status_code}" if isinstance(refusal, InvalidStatus) else refusal
+            raise CannotConnect(f"what answers at {self._address} is not LM Studio: {escaped(str(status))}")
+
+    def _read(self) -> bool:
+        """Take what the socket holds; False if it holds nothing yet."""
+        try:
+            data = self._socket.recv(BURST_BYTES)
+        except OSError as error:
+            if _would_block(error):
+                return False
+            self._lost = _reason(error)
+            return True
+        try:
+            if data:
+                self._protocol.receive_data(data)
+            else:
+                self._protocol.receive_eof()
+                self._lost = "it closed the connection"
+        except WebSocketException as error:
+            self._lost = escaped(str(error))
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):  # the other kind of event is the answer to the handshake
+                self._take(event)
+        if self._protocol.parser_exc is not None and self._lost is None:
+            self._lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
+        self._flush(patient=False)
+        return True
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode in _DATA:
+            if frame.fin and not self._partial:
+                self._texts.append(bytes(frame.data))
+                return
+            self._partial.append(bytes(frame.data))
+            if frame.fin:
+                self._texts.append(b"".join(self._partial))
+                self._partial = []
+        elif frame.opcode is Opcode.CLOSE:
+            reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
+            self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
+
+    def _flush(self, *, patient: bool = True) -> None:
+        """Write what the protocol wants written; impatient where nothing depends on its arrival (pong, close)."""
+        data = memoryview(b"".join(self._protocol.data_to_send()))
+        while data:
+            try:
+                data = data[self._socket.send(data) :]
+            except OSError as error:
+                if not _would_block(error):
+                    self._lost = self._lost or _reason(error)
+                    if patient:
+                        raise self._loss() from error
+                    return
+                woken = wait(self._socket.fileno(), to_write=True, interrupts=self.interrupts)
+                if woken is Woken.INTERRUPTED:
+                    self._lost = "interrupted while sending"
+                    raise self._loss() from error
+
+    def _loss(self) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")
+
+
+def _connect(address: Address, patience: float) -> socket.socket:
+    connection = socket.create_connection((address.host, address.port), timeout=patience)
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.secure:
+            connection = _secured(connection, address.host)
+        connection.setblocking(False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _secured(connection: socket.socket, host: str) -> socket.socket:
+    import ssl  # noqa: PLC0415  10 ms that only wss and https pay
+
+    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+
+
+def _would_block(error: OSError) -> bool:
+    # An SSL socket says "come back later" with classes of its own, whose module is loaded only where TLS is used.
+    return isinstance(error, BlockingIOError) or type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
+
+
+def _reason(error: OSError) -> str:
+    verification = getattr(error, "verify_message", None)
+    text = f"its certificate is not trusted, {verification}" if verification else error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _tls_hints(error: OSError) -> tuple[str, ...]:
+    if hasattr(error, "verify_message"):
+        return ("SSL_CERT_FILE names a file with the certificate authorities to trust",)
+    return ()

@@ -1,0 +1,63 @@
+"""Waiting for a file descriptor, in a way that something else can end.
+
+A blocking read cannot be ended by a signal handler (the interpreter reads again), and an exception thrown out of a
+handler may tear what it lands in. So what blocks waits here, and wakes when an interrupt becomes ready too.
+"""
+
+import select
+from collections.abc import Iterable
+from enum import Enum, auto
+from typing import NamedTuple
+
+
+class Interrupt(NamedTuple):
+    """A descriptor that ends a wait: when it becomes readable, or only when it breaks (the reader of a pipe left)."""
+
+    descriptor: int
+    on_break_only: bool = False
+
+
+class Woken(Enum):
+    """Why a wait ended."""
+
+    READY = auto()
+    INTERRUPTED = auto()
+    TIMED_OUT = auto()
+
+
+def wait(
+    descriptor: int, *, to_write: bool = False, interrupts: Iterable[Interrupt] = (), timeout: float | None = None
+) -> Woken:
+    """Wait until a descriptor can be read (or written), an interrupt is ready, or `timeout` seconds are over."""
+    if not hasattr(select, "poll"):
+        return _wait_on_sockets(descriptor, to_write=to_write, interrupts=interrupts, timeout=timeout)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
+    for interrupt in interrupts:
+        if interrupt.descriptor != descriptor:
+            poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
+    ready = [found for found, _ in poll.poll(None if timeout is None else max(timeout, 0) * 1000)]
+    if not ready:
+        return Woken.TIMED_OUT
+    return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
+
+
+def is_broken(descriptor: int) -> bool:
+    """Whether nobody is left at the other end of a pipe, socket or terminal."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
+
+
+def _wait_on_sockets(
+    descriptor: int, *, to_write: bool, interrupts: Iterable[Interrupt], timeout: float | None
+) -> Woken:
+    """The same for systems without poll, where only sockets can be waited for and a break cannot be seen."""
+    watched = [i.descriptor for i in interrupts if not i.on_break_only]
+    readers, writers = ([], [descriptor]) if to_write else ([descriptor], [])
+    readable, writable, _ = select.select(readers + watched, writers, [], timeout)
+    if not readable and not writable:
+        return Woken.TIMED_OUT
+    return Woken.INTERRUPTED if set(readable) & set(watched) else Woken.READY

@@ -1,0 +1,126 @@
+"""A server that is never the bottleneck: canned frames, as many fragments as the prompt says.
+
+`python fast_server.py` prints its port. A prompt such as "n=1000" gets that many fragments, any other gets one.
+It speaks just enough of the protocol for the clients that are measured: our own, a bare loop, the official SDK.
+"""
+
+import json
+import re
+import socket
+import threading
+from typing import Any
+
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+MODEL = {
+    "type": "llm",
+    "modelKey": "echo",
+    "format": "gguf",
+    "displayName": "Echo",
+    "publisher": "bench",
+    "path": "bench/echo",
+    "sizeBytes": 1,
+    "indexedModelIdentifier": "bench/echo",
+    "deviceIdentifier": None,
+    "vision": False,
+    "trainedForToolUse": False,
+    "maxContextLength": 4096,
+    "identifier": "echo",
+    "instanceReference": "echo",
+    "ttlMs": None,
+    "lastUsedTime": None,
+    "contextLength": 4096,
+}
+BLOCK = 1000
+
+
+def frame(value: Any) -> bytes:
+    """One text frame."""
+    return Frame(Opcode.TEXT, json.dumps(value, separators=(",", ":")).encode()).serialize(mask=False)
+
+
+def packet(channel_id: int, message: dict[str, Any]) -> bytes:
+    """One packet of a channel."""
+    return frame({"type": "channelSend", "channelId": channel_id, "message": message})
+
+
+def fragment(channel_id: int) -> bytes:
+    """One token."""
+    piece = {
+        "content": " token",
+        "tokensCount": 1,
+        "containsDrafted": False,
+        "reasoningType": "none",
+        "isStructural": False,
+    }
+    return packet(channel_id, {"type": "fragment", "fragment": piece})
+
+
+def predict(connection: socket.socket, channel_id: int, count: int) -> None:
+    """Send `count` fragments and the end."""
+    one = fragment(channel_id)
+    block = one * BLOCK
+    for _ in range(count // BLOCK):
+        connection.sendall(block)
+    stats = {"stopReason": "eosFound", "promptTokensCount": 1, "predictedTokensCount": count}
+    config: dict[str, Any] = {"fields": []}
+    end = {"stats": stats, "modelInfo": MODEL, "loadModelConfig": config, "predictionConfig": config}
+    last = packet(channel_id, {"type": "success", **end}) + frame({"type": "channelClose", "channelId": channel_id})
+    connection.sendall(one * (count % BLOCK) + last)
+
+
+def answer(connection: socket.socket, request: dict[str, Any]) -> None:
+    """Answer one envelope."""
+    match request:
+        case {"authVersion": _}:
+            connection.sendall(frame({"success": True}))
+        case {"type": "rpcCall", "callId": call_id, "endpoint": "listLoaded"}:
+            connection.sendall(frame({"type": "rpcResult", "callId": call_id, "result": [MODEL]}))
+        case {"type": "channelCreate", "channelId": channel_id, "endpoint": "getOrLoad"}:
+            info = packet(channel_id, {"type": "alreadyLoaded", "info": MODEL})
+            connection.sendall(info + frame({"type": "channelClose", "channelId": channel_id}))
+        case {"type": "channelCreate", "channelId": channel_id}:
+            asked = re.search(r"n=(\d+)", json.dumps(request))
+            predict(connection, channel_id, int(asked[1]) if asked else 1)
+
+
+def serve(connection: socket.socket) -> None:
+    """Serve one connection until it ends."""
+    protocol = ServerProtocol(max_size=None)
+    with connection:
+        while data := connection.recv(1 << 20):
+            protocol.receive_data(data)
+            for event in protocol.events_received():
+                if isinstance(event, Request):
+                    if event.path == "/lmstudio-greeting":
+                        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"lmstudio":true}')
+                        return
+                    protocol.send_response(protocol.accept(event))
+                elif event.opcode is Opcode.TEXT:
+                    connection.sendall(b"".join(protocol.data_to_send()))
+                    answer(connection, json.loads(event.data))
+            connection.sendall(b"".join(protocol.data_to_send()))
+
+
+def serve_quietly(connection: socket.socket) -> None:
+    """Serve one connection; a client that leaves is no news."""
+    try:
+        serve(connection)
+    except OSError:
+        return
+
+
+def main() -> None:
+    """Listen on a free loopback port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=serve_quietly, args=(connection,), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
