@@ -165,6 +165,12 @@ def quoted(value: object, *, limit: int = 200) -> str:
     return "'" + escaped(shown) + "'"
 
 
+def reason(error: OSError) -> str:
+    """Why the system refused something, in the middle of a sentence."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
 def escaped(text: str, *, keep: str = "") -> str:
     r"""Show control characters (C0, DEL, C1) and lone surrogates as escapes, all but those in `keep`.
 

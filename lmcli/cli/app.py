@@ -69,13 +69,17 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_version_option)
     for name in names:
         app.command(name, help=COMMANDS[name].help)(_body(name, here))
     return app
+
+
+def hint_for(name: str = "") -> str:
+    """Where to read on."""
+    return f"lm {name} --help lists the options" if name else "lm --help lists the commands"
 
 
 def _version_option(
@@ -92,6 +96,9 @@ def _body(name: str, here: Surroundings) -> Callable[..., ExitCode]:
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
+        if command.words is Words and not words and here.stdin_is_terminal:
+            voice.raw(f"Usage: lm {name} [OPTIONS] [PROMPT]...\n\n{command.help}\n\n{hint_for(name)}\n")
+            return ExitCode.USAGE
         run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name}").run
         return run(typed, words, here, voice)
 

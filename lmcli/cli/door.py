@@ -5,7 +5,7 @@ from typing import Final
 
 import typer
 
-from lmcli.cli.app import COMMANDS, build
+from lmcli.cli.app import COMMANDS, build, hint_for
 from lmcli.cli.stops import die_of_broken_pipe
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
@@ -49,4 +49,6 @@ def _run(arguments: Sequence[str], here: Surroundings) -> int:
 
 def _usage_error(error: typer.TyperException) -> LmError:
     message = error.format_message().strip().rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], "lm --help lists the commands, lm COMMAND --help the options")
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else ""
+    return UsageError(message[:1].lower() + message[1:], hint_for(name))

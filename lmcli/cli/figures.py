@@ -8,7 +8,7 @@ import orjson
 
 from lmcli.cli.output import output_failure
 from lmcli.cli.records import error_record, model_record, stats_record
-from lmcli.errors import ExitCode, LmError
+from lmcli.errors import ExitCode, LmError, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
 _SIGNALLED = 128
@@ -57,9 +57,9 @@ def append_line(path: Path, record: JsonObject) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise output_failure(repr(str(path)), error) from error
+        raise output_failure(quoted(path), error) from error
     if written != len(line):
-        raise output_failure(repr(str(path)), OSError(0, "no space left on device"))
+        raise output_failure(quoted(path), OSError(0, "no space left on device"))
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -13,7 +13,7 @@ from lmcli.cli.options import InputForm, RespondOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.client.waiting import Woken, wait
-from lmcli.errors import BadInput, NoInput, UsageError, quoted
+from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
 
 _PATIENCE: Final = 2.0
 _BLOCK: Final = 1 << 20
@@ -50,11 +50,6 @@ def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdi
     return _asked(text, joined(words))
 
 
-def has_input(words: Sequence[str], here: Surroundings, *, no_stdin: bool) -> bool:
-    """Whether there is anything to read at all; if not, help is what the user needs."""
-    return bool(words) or not (no_stdin or here.stdin_is_terminal)
-
-
 def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | None:
     """All of stdin; None where it is a terminal.
 
@@ -71,7 +66,7 @@ def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | No
         while block := os.read(here.stdin, _BLOCK):
             blocks.append(block)
     except OSError as error:
-        raise NoInput(f"cannot read stdin: {(error.strerror or str(error)).lower()}", "-n does not read it") from error
+        raise NoInput(f"cannot read stdin: {reason(error)}", "-n does not read it") from error
     return decoded(b"".join(blocks), "stdin")
 
 
@@ -128,7 +123,7 @@ def read_file(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise NoInput(f"cannot read {quoted(path)}: {(error.strerror or str(error)).lower()}") from error
+        raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
     return decoded(data, quoted(path))
 
 
@@ -177,7 +172,8 @@ def _continued(history: Document, question: str) -> Document:
 def _asked(text: str | None, question: str) -> str:
     if not text:
         if not question:
-            raise NoInput("nothing to ask: stdin is empty", "give the prompt on stdin or as an argument")
+            missing = "there is no prompt" if text is None else "stdin is empty"
+            raise NoInput(f"nothing to ask: {missing}", "give the prompt on stdin or as an argument")
         return question
     if not question:
         return text

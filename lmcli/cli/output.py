@@ -7,7 +7,7 @@ from typing import Final
 
 from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
 from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
-from lmcli.errors import LmError, OutputFailed
+from lmcli.errors import LmError, OutputFailed, reason
 
 _PIPE_BYTES: Final = 4096
 """A pipe that is ready takes this much without blocking. Source: POSIX, PIPE_BUF, its value on Linux."""
@@ -101,4 +101,4 @@ def print_bytes(data: bytes, descriptor: int) -> None:
 
 def output_failure(what: str, error: OSError) -> LmError:
     """The error for what could not be written."""
-    return OutputFailed(f"cannot write to {what}: {(error.strerror or str(error)).lower()}")
+    return OutputFailed(f"cannot write to {what}: {reason(error)}")

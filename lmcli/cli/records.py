@@ -62,8 +62,12 @@ def model_record(model: ModelInstance) -> JsonObject:
 
 
 def stats_record(stats: Stats) -> JsonObject:
-    """The server's figures; those of the first rank always, null where unknown, the others where given."""
+    """The server's figures; those of the first rank always, null where unknown, the others where given.
+
+    The number of GPU layers is left out: the server documents its own figure as wrong.
+    """
     values = stats.as_dict()
+    values.pop("num_gpu_layers")
     return {name: values.pop(name) for name in _ALWAYS} | {k: v for k, v in values.items() if v is not None}
 
 

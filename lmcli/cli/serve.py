@@ -64,6 +64,7 @@ def run(
     )
     server = Server(EchoEngine(pace), api_tokens=api_tokens)
     ended_by = asyncio.run(_serve(server, _LOOPBACK if host == _LOOPBACK_NAME else host, port))
+    signal.signal(ended_by, signal.SIG_DFL)  # asyncio has put its own back
     signal.raise_signal(ended_by)
     return ExitCode.OK  # only where the signal is ignored
 

@@ -21,7 +21,7 @@ from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
-from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted
+from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted, reason
 from lmcli.values import (
     Fragment,
     JsonObject,
@@ -321,5 +321,5 @@ def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
         try:
             return Path(src).read_bytes(), Path(src).name
         except OSError as error:
-            raise NoInput(f"cannot read {quoted(src)}: {error.strerror}") from error
+            raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
     return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name

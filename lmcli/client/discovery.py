@@ -14,7 +14,7 @@ import orjson
 
 from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
 from lmcli.client.protocol import Credentials
-from lmcli.errors import BadSetting, CannotConnect, NoInput
+from lmcli.errors import BadSetting, CannotConnect, NoInput, quoted, reason
 
 API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
 """Where LM Studio listens even while its HTTP server is off.
@@ -123,9 +123,9 @@ def find_token(token_file: Path | None = None, environment: Mapping[str, str] = 
         try:
             return token_file.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as error:
-            raise BadSetting(f"the token file {str(token_file)!r} is no text") from error
+            raise BadSetting(f"the token file {quoted(token_file)} is no text") from error
         except OSError as error:
-            raise NoInput(f"cannot read the token file {str(token_file)!r}: {error.strerror}") from error
+            raise NoInput(f"cannot read the token file {quoted(token_file)}: {reason(error)}") from error
     return next((token for name in TOKEN_VARIABLES if (token := environment.get(name))), None)
 
 

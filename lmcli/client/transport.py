@@ -18,7 +18,7 @@ from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
 from lmcli.client.waiting import Interrupt, Woken, wait
-from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, escaped
+from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, escaped, reason
 
 BURST_BYTES: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0
@@ -234,8 +234,7 @@ def _would_block(error: OSError) -> bool:
 
 def _reason(error: OSError) -> str:
     verification = getattr(error, "verify_message", None)
-    text = f"its certificate is not trusted, {verification}" if verification else error.strerror or str(error)
-    return text[:1].lower() + text[1:]
+    return f"its certificate is not trusted, {verification}" if verification else reason(error)
 
 
 def _tls_hints(error: OSError) -> tuple[str, ...]:

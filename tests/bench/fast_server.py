@@ -98,9 +98,9 @@ def serve(connection: socket.socket) -> None:
                         connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"lmstudio":true}')
                         return
                     protocol.send_response(protocol.accept(event))
-                elif event.opcode is Opcode.TEXT:
+                elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                     connection.sendall(b"".join(protocol.data_to_send()))
-                    answer(connection, json.loads(event.data))
+                    answer(connection, json.loads(bytes(event.data)))
             connection.sendall(b"".join(protocol.data_to_send()))
 
 
