@@ -4,40 +4,30 @@ import asyncio
 import ipaddress
 import logging
 import os
-import re
 import signal
 import stat
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted
+from lmcli.cli.options import ServeOptions
+from lmcli.cli.stops import die_of
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.client.address import LOOPBACK
+from lmcli.client.discovery import TOKEN_FORM
+from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
 from lmcli.server.app import Server
 from lmcli.server.echo import EchoEngine, Pace
 
-# Source: lmstudio-js 6ec11db, lms-shared-types/src/lmstudioAPIToken.ts
-_API_TOKEN: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 _API_TOKEN_FORM: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
-_LOOPBACK: Final = "127.0.0.1"
-_WILDCARDS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
+_WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-def run(
-    *,
-    models: Sequence[str],
-    host: str,
-    port: int,
-    require_token: Path | None,
-    tokens_per_second: float | None,
-    load_seconds: float,
-    prompt_tokens_per_second: float | None,
-    quiet: bool,
-    verbose: bool,
-) -> ExitCode:
+def run(typed: ServeOptions, words: Sequence[str], _: Surroundings, voice: Voice) -> ExitCode:
     """Serve until SIGINT or SIGTERM, and then die of it.
 
     Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
@@ -48,25 +38,23 @@ def run(
         NoInput: the token file is not there.
         BadSetting: the token file holds something else.
     """
-    if models:
+    if words:
         raise Unavailable("GGUF files need the extra 'local', which is not part of this version yet")
-    if require_token is None and not _is_loopback(host):
+    if typed.require_token is None and not _is_loopback(typed.host):
         raise UsageError(
-            f"listening on {quoted(host)} lets everybody on the network in",
+            f"listening on {quoted(typed.host)} lets everybody on the network in",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
-    _log_to_stderr(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    api_tokens = None if require_token is None else read_api_tokens(require_token)
+    _log_through(voice)
+    api_tokens = None if typed.require_token is None else read_api_tokens(typed.require_token)
     pace = Pace(
-        tokens_per_second=tokens_per_second,
-        load_seconds=load_seconds,
-        prompt_tokens_per_second=prompt_tokens_per_second,
+        tokens_per_second=typed.tokens_per_second,
+        load_seconds=typed.load_seconds,
+        prompt_tokens_per_second=typed.prompt_tokens_per_second,
     )
     server = Server(EchoEngine(pace), api_tokens=api_tokens)
-    ended_by = asyncio.run(_serve(server, _LOOPBACK if host == _LOOPBACK_NAME else host, port))
-    signal.signal(ended_by, signal.SIG_DFL)  # asyncio has put its own back
-    signal.raise_signal(ended_by)
-    return ExitCode.OK  # only where the signal is ignored
+    ended_by = asyncio.run(_serve(server, LOOPBACK if typed.host == _LOOPBACK_NAME else typed.host, typed.port))
+    die_of(ended_by)
 
 
 def read_api_tokens(file: Path) -> Mapping[str, str]:
@@ -80,15 +68,15 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
         lines = file.read_bytes().split(b"\n")
         mode = file.stat().st_mode
     except OSError as error:
-        raise NoInput(f"cannot read the token file {quoted(file)}: {error.strerror}") from error
+        raise NoInput(f"cannot read the token file {quoted(file)}: {reason(error)}") from error
     if os.name == "posix" and mode & stat.S_IROTH:
-        _log.warning("warning: everybody can read the token file %s", quoted(file))
+        _log.warning("everybody can read the token file %s", quoted(file))
     tokens: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         text = line.decode("ascii", "replace").strip()
         if not text:
             continue
-        found = _API_TOKEN.fullmatch(text)
+        found = TOKEN_FORM.fullmatch(text)
         if found is None:
             raise BadSetting(f"{quoted(file)}, line {number}: not an API token", f"its form is {_API_TOKEN_FORM}")
         tokens[found[1]] = found[2]
@@ -103,7 +91,7 @@ async def _serve(server: Server, host: str, port: int) -> signal.Signals:
         bound = await server.start(host, port)
     except OSError as error:
         raise Unavailable(
-            f"cannot listen on {_address(host, port)}: {error.strerror or error}",
+            f"cannot listen on {_address(host, port)}: {reason(error)}",
             "--port 0 takes a free port",
         ) from error
     try:
@@ -136,7 +124,7 @@ def _announce(address: str) -> None:
     try:
         print(address, flush=True)  # noqa: T201  the one line that scripts wait for
     except OSError as error:
-        raise OutputFailed(f"cannot write the address to stdout: {error.strerror}") from error
+        raise OutputFailed(f"cannot write the address to stdout: {reason(error)}") from error
     _log.info("serving, Ctrl-C ends")
 
 
@@ -151,9 +139,23 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("lm: %(message)s"))
+class _Spoken(logging.Handler):
+    """Hands log records to the voice."""
+
+    def __init__(self, voice: Voice) -> None:
+        super().__init__()
+        self._voice = voice
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say = self._voice.detail if record.levelno < logging.INFO else self._voice.note
+        if record.levelno >= logging.WARNING:
+            say = self._voice.warning
+        say(record.getMessage())
+        if record.exc_info:
+            self._voice.raw(logging.Formatter().formatException(record.exc_info) + "\n")
+
+
+def _log_through(voice: Voice) -> None:
     log = logging.getLogger("lmcli")
-    log.addHandler(handler)
-    log.setLevel(level)
+    log.addHandler(_Spoken(voice))
+    log.setLevel(logging.DEBUG)

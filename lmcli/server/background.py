@@ -1,0 +1,94 @@
+"""The server inside another program: on a thread of its own, on a free loopback port.
+
+with background.start() as running:
+    connect(running.port)
+"""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from lmcli.server.app import AUTHENTICATION_SECONDS, Server
+from lmcli.server.echo import EchoEngine
+from lmcli.server.engine import Engine
+
+HOST: Final = "127.0.0.1"
+
+
+class Running:
+    """A server that is running; ends with `close` or with the program.
+
+    Attributes:
+        host: the address it listens on.
+        port: the port it listens on.
+    """
+
+    def __init__(self, server: Server, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._listening = threading.Event()
+        self._failure: OSError | None = None
+        self._server = server
+        self._thread = threading.Thread(target=self._run, name="lm serve", daemon=True)
+        self._thread.start()
+        self._listening.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def close(self) -> None:
+        """Stop listening, close all connections, end the thread; a second time does nothing."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            self.port = await self._server.start(self.host, self.port)
+        except OSError as error:
+            self._failure = error
+            return
+        finally:
+            self._listening.set()
+        await self._stop.wait()
+        await self._server.close()
+
+
+def start(
+    engine: Engine | None = None,
+    *,
+    host: str = HOST,
+    port: int = 0,
+    api_tokens: Mapping[str, str] | None = None,
+    authentication_seconds: float = AUTHENTICATION_SECONDS,
+) -> Running:
+    """Start a server; returns when it accepts connections.
+
+    Args:
+        engine: what answers; the built-in echo models if none is given.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        api_tokens: passkeys by identifier, of the API tokens that are admitted; None admits everybody.
+        authentication_seconds: how long a client may take to say who it is.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+    server = Server(engine or EchoEngine(), api_tokens=api_tokens, authentication_seconds=authentication_seconds)
+    return Running(server, host, port)

@@ -1,0 +1,82 @@
+"""The configuration in force: the model's own, then the preset's, then what the client sent."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
+from lmcli.server.failures import Refused, preset_not_found
+from lmcli.values import JsonObject
+
+# Where neither model nor client says anything.
+# Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts
+BASE_VALUES: Final[Mapping[str, Any]] = {
+    PREDICTION_PREFIX + "temperature": 0.8,
+    PREDICTION_PREFIX + "topKSampling": 40,
+    PREDICTION_PREFIX + "topPSampling": {"checked": True, "value": 0.95},
+    PREDICTION_PREFIX + "minPSampling": {"checked": True, "value": 0.05},
+    PREDICTION_PREFIX + "repeatPenalty": {"checked": True, "value": 1.1},
+    PREDICTION_PREFIX + "maxPredictedTokens": {"checked": False, "value": 1000},
+    PREDICTION_PREFIX + "stopStrings": [],
+    PREDICTION_PREFIX + "contextOverflowPolicy": "truncateMiddle",
+    PREDICTION_PREFIX + "structured": {"type": "none"},
+    PREDICTION_PREFIX + "reasoning.parsing": {"enabled": True, "startString": "<think>", "endString": "</think>"},
+}
+REASONING_PARSING_KEY: Final = PREDICTION_PREFIX + "reasoning.parsing"
+
+
+class Preset(NamedTuple):
+    """A configuration that is kept on the server under a name."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "short": Preset("Short", {PREDICTION_PREFIX + "maxPredictedTokens": {"checked": True, "value": 8}}),
+}
+
+_MESSAGE_CONTENT = r"(?:(\w+)\s*\[\s*['\"]content['\"]\s*\]|(\w+)\.content)"
+_BARE_JINJA = re.compile(
+    r"\s*\{%-?\s*for\s+(\w+)\s+in\s+messages\s*-?%\}"
+    rf"\s*\{{\{{-?\s*{_MESSAGE_CONTENT}\s*-?\}}\}}"
+    r"\s*\{%-?\s*endfor\s*-?%\}\s*"
+)
+
+
+def effective(model_values: Mapping[str, Any], preset: str | None, stack: Any) -> JsonObject:
+    """Lay the configurations over each other; a later one wins.
+
+    Raises:
+        Refused: there is no such preset, or an option has a value that it cannot have.
+    """
+    values = {**model_values, **(find_preset(preset).values if preset else {}), **read_stack(stack)}
+    for problem in invalid_fields(values):
+        raise Refused(f"Invalid prediction config: {problem}")
+    return values
+
+
+def find_preset(wanted: str) -> Preset:
+    """Find a preset by identifier or name, whatever the case.
+
+    Raises:
+        Refused: there is none.
+    """
+    for identifier, preset in PRESETS.items():
+        if wanted.casefold() in (identifier.casefold(), preset.name.casefold()):
+            return preset
+    raise preset_not_found(wanted, ((identifier, preset.name) for identifier, preset in PRESETS.items()))
+
+
+def is_unformatted(values: Mapping[str, Any]) -> bool:
+    """Whether the prompt template puts nothing around the messages: the older way to ask for a raw completion.
+
+    Source: lmstudio-python 1.5.0 sends such a template in the layer `completeModeFormatting`.
+    """
+    match values.get(PROMPT_TEMPLATE_KEY):
+        case {"type": "jinja", "jinjaPromptTemplate": {"template": str(template)}}:
+            found = _BARE_JINJA.fullmatch(template)
+            return found is not None and found[1] in (found[2], found[3])
+        case {"type": "manual", "manualPromptTemplate": Mapping() as around}:
+            return not any(around.values())
+    return False

@@ -1,0 +1,225 @@
+"""What the suite stands on: real servers, in a thread or as a process, and a client that speaks bare JSON."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as open_socket
+
+from lmcli.server import background
+from lmcli.server.echo import EchoEngine, Pace
+from lmcli.server.engine import Engine
+
+PATIENCE = 10.0
+"""Seconds after which something that was waited for is not coming."""
+
+GUEST = {"authVersion": 1, "clientIdentifier": "guest:tests", "clientPasskey": "secret"}
+Packet = dict[str, Any]
+
+
+def query(identifier: str | None = "echo") -> Packet:
+    """A model specifier; None is any model."""
+    return {"type": "query", "query": {} if identifier is None else {"identifier": identifier}}
+
+
+def stack(**values: Any) -> Packet:
+    """A config stack of prediction values; a name stands for the key after `llm.prediction.`."""
+    fields = [{"key": f"llm.prediction.{key}", "value": value} for key, value in values.items()]
+    return {"layers": [{"layerName": "apiOverride", "config": {"fields": fields}}]}
+
+
+def user(text: str) -> Packet:
+    """A history of one user message."""
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}
+
+
+def checked(value: Any) -> Packet:
+    """The value of an option with a switch that is on."""
+    return {"checked": True, "value": value}
+
+
+@dataclass
+class Wire:
+    """A connection that says what it is told and shows what comes, both as decoded JSON."""
+
+    socket: ClientConnection
+    _ids: Iterator[int] = field(default_factory=itertools.count)
+
+    def send(self, value: Any) -> None:
+        """Send a value as one text; a string as it is."""
+        self.socket.send(value if isinstance(value, str | bytes) else json.dumps(value))
+
+    def receive(self) -> Packet:
+        """Wait for the next text."""
+        packet: Packet = json.loads(self.socket.recv(timeout=PATIENCE))
+        return packet
+
+    def begin(self, kind: str, endpoint: str, parameter: Packet | None = None) -> int:
+        """Send a call or open a channel; gives its number."""
+        number = next(self._ids)
+        keys = {"rpcCall": ("callId", "parameter"), "channelCreate": ("channelId", "creationParameter")}[kind]
+        body = {} if parameter is None else {keys[1]: parameter}
+        self.send({"type": kind, "endpoint": endpoint, keys[0]: number, **body})
+        return number
+
+    def call(self, endpoint: str, parameter: Packet | None = None) -> Packet:
+        """Call an endpoint; gives the whole `rpcResult` or `rpcError`."""
+        number = self.begin("rpcCall", endpoint, parameter)
+        answer = self.receive()
+        assert answer.get("callId") == number, answer
+        return answer
+
+    def result(self, endpoint: str, parameter: Packet | None = None) -> Any:
+        """Call an endpoint; gives the result."""
+        answer = self.call(endpoint, parameter)
+        assert answer["type"] == "rpcResult", answer
+        return answer["result"]
+
+    def open(self, endpoint: str, parameter: Packet | None = None) -> int:
+        """Open a channel; gives its number."""
+        return self.begin("channelCreate", endpoint, parameter)
+
+    def cancel(self, channel: int) -> None:
+        """Ask for the end of a channel's work."""
+        self.send({"type": "channelSend", "channelId": channel, "message": {"type": "cancel"}})
+
+    def packets(self, channel: int) -> list[Packet]:
+        """Everything that a channel sends, up to its end; an error is the last packet."""
+        found: list[Packet] = []
+        while True:
+            envelope = self.receive()
+            assert envelope.get("channelId") == channel, envelope
+            if envelope["type"] == "channelClose":
+                return found
+            if envelope["type"] == "channelError":
+                return [*found, {"type": "error", **envelope["error"]}]
+            found.append(envelope["message"])
+
+    def stream(self, endpoint: str, parameter: Packet) -> list[Packet]:
+        """Open a channel and wait for its end."""
+        return self.packets(self.open(endpoint, parameter))
+
+    def predict(
+        self, text: str, config: Packet | None = None, *, identifier: str = "echo", **more: Any
+    ) -> list[Packet]:
+        """Run a prediction on one user message."""
+        return self.stream("predict", predicting(text, config, identifier=identifier, **more))
+
+
+def predicting(text: str, config: Packet | None = None, *, identifier: str = "echo", **more: Any) -> Packet:
+    """The parameter of a prediction on one user message."""
+    config = stack() if config is None else config
+    return {"modelSpecifier": query(identifier), "history": user(text), "predictionConfigStack": config, **more}
+
+
+def text_of(packets: Sequence[Packet]) -> str:
+    """The fragments' text."""
+    return "".join(packet["fragment"]["content"] for packet in packets if packet["type"] == "fragment")
+
+
+def stats_of(packets: Sequence[Packet]) -> Packet:
+    """The stats of a prediction that came to its end."""
+    assert packets[-1]["type"] == "success", packets[-1]
+    stats: Packet = packets[-1]["stats"]
+    return stats
+
+
+Connect = Callable[..., Wire]
+StartServer = Callable[..., background.Running]
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Start servers in this process: with the echo models at a pace, or with another engine."""
+    with ExitStack() as cleanup:
+
+        def start(engine: Engine | None = None, *, options: Packet | None = None, **pace: Any) -> background.Running:
+            engine = engine or EchoEngine(Pace(**pace))
+            return cleanup.enter_context(background.start(engine, **(options or {})))
+
+        yield start
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> background.Running:
+    """A server in this process with the echo models, as fast as they go."""
+    return start_server()
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Open connections: to a port or a running server, a namespace, under an identity (None stays unauthenticated)."""
+    with ExitStack() as cleanup:
+
+        def to(server: background.Running | int, namespace: str = "/llm", identity: Packet | None = GUEST) -> Wire:
+            port = server if isinstance(server, int) else server.port
+            socket = open_socket(
+                f"ws://127.0.0.1:{port}{namespace}", max_size=None, compression=None, close_timeout=0.1
+            )
+            wire = Wire(cleanup.enter_context(socket))
+            if identity is not None:
+                wire.send(identity)
+                assert wire.receive() == {"success": True}
+            return wire
+
+        yield to
+
+
+@pytest.fixture
+def wire(server: background.Running, connect: Connect) -> Wire:
+    """An authenticated connection to `/llm` of `server`."""
+    return connect(server)
+
+
+@dataclass
+class Process:
+    """`lm serve` as a process."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+    @property
+    def port(self) -> int:
+        """The port in the address that it printed."""
+        return int(self.address.rsplit(":", 1)[1])
+
+    def end(self, number: int) -> tuple[int, str, str]:
+        """Send a signal and wait; gives the status and what else was printed."""
+        self.process.send_signal(number)
+        stdout, stderr = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, stdout, stderr
+
+
+Serve = Callable[..., Process]
+
+
+def flags(options: Packet) -> list[str]:
+    """Options as they are typed: `{"load_seconds": 1, "quiet": True}` → `--load-seconds 1 --quiet`."""
+    typed: list[str] = []
+    for name, value in options.items():
+        typed += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return typed
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start `lm serve` as a process, with its options by name; one that does not come up has an empty address."""
+    with ExitStack() as cleanup:
+
+        def start(*models: str, **options: Any) -> Process:
+            command = [sys.executable, "-m", "lmcli", "serve", *flags({"port": 0} | options), *models]
+            process = cleanup.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+            cleanup.callback(process.kill)
+            assert process.stdout is not None
+            return Process(process, process.stdout.readline().rstrip("\n"))
+
+        yield start

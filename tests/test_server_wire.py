@@ -1,0 +1,287 @@
+"""The server's side of the wire: HTTP, authentication, envelopes; what happens to a client that errs."""
+
+import http.client
+import json
+from typing import Any
+
+import pytest
+from conftest import GUEST, PATIENCE, Connect, Packet, StartServer, Wire, predicting, query, stats_of, text_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+import lmcli
+from lmcli.client.envelopes import KINDS
+from lmcli.server.app import NAMESPACES
+from lmcli.server.background import Running
+
+TOKEN = {"authVersion": 1, "clientIdentifier": "abcdefgh", "clientPasskey": "0123456789abcdefghij"}
+
+
+def get(port: int, path: str) -> tuple[int, str, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    found = response.status, response.headers["Content-Type"], response.read()
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/lmstudio-greeting", {"lmstudio": True}),
+        ("/lmstudio-greeting?x=1", {"lmstudio": True}),
+        ("/lms-status", {"package": "lmcli", "version": lmcli.__version__}),
+    ],
+)
+def test_greeting_is_answered_over_http(server: Running, path: str, body: Packet) -> None:
+    """Both probes are answered on the port of the WebSockets, as JSON."""
+    status, content_type, content = get(server.port, path)
+    assert (status, content_type, json.loads(content)) == (200, "application/json", body)
+
+
+def test_unknown_page_is_not_found(server: Running) -> None:
+    """A page that is not there is a 404, not an upgrade error."""
+    assert get(server.port, "/v1/models")[0] == 404
+
+
+def test_unknown_namespace_is_refused(server: Running, connect: Connect) -> None:
+    """A WebSocket to an unknown path fails in the handshake and does not hang."""
+    with pytest.raises(InvalidStatus, match="404"):
+        connect(server, "/repository")
+
+
+def test_namespace_ignores_the_query(server: Running, connect: Connect) -> None:
+    """`/llm?x` is `/llm`."""
+    assert connect(server, "/llm?x=1").result("listLoaded")[0]["identifier"] == "echo"
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "not JSON",
+        "[]",
+        b"binary",
+        {"type": "rpcCall", "endpoint": "listLoaded", "callId": 1},
+        {**GUEST, "authVersion": 2},
+        {**GUEST, "clientPasskey": None},
+        {**GUEST, "clientIdentifier": "x" * 257},
+    ],
+)
+def test_malformed_authentication_is_passed_over(server: Running, connect: Connect, junk: Any) -> None:
+    """What is no authentication gets no answer, and does not spoil the real one."""
+    wire = connect(server, identity=None)
+    wire.send(junk)
+    wire.send(GUEST)
+    assert wire.receive() == {"success": True}
+
+
+def test_silent_client_is_sent_away(start_server: StartServer, connect: Connect) -> None:
+    """Who does not say who they are in time is told so, and the connection closes."""
+    wire = connect(start_server(options={"authentication_seconds": 0.05}), identity=None)
+    assert wire.receive() == {"success": False, "error": "No authentication within 0.05 seconds"}
+    with pytest.raises(ConnectionClosed):
+        wire.receive()
+
+
+def is_let_in(wire: Wire, identity: Packet) -> bool:
+    wire.send(identity)
+    return wire.receive() == {"success": True}
+
+
+def test_identifier_belongs_to_its_first_passkey(server: Running, connect: Connect) -> None:
+    """Another passkey is refused while a connection of the client lives, and accepted afterwards."""
+    other = {**GUEST, "clientPasskey": "other"}
+    first = connect(server)
+    intruder = connect(server, identity=None)
+    intruder.send(other)
+    assert intruder.receive() == {"success": False, "error": "Invalid passkey for this client identifier"}
+    with pytest.raises(ConnectionClosed):
+        intruder.receive()
+    second = connect(server, "/system")
+    first.socket.close()
+    late = connect(server, identity=None)
+    late.send(other)
+    assert late.receive()["success"] is False, "the connection to /system still lives"
+    second.socket.close()
+    assert any(is_let_in(connect(server, identity=None), other) for _ in range(100)), "both are gone"
+
+
+@pytest.mark.parametrize(
+    ("identity", "answer"),
+    [
+        (TOKEN, {"success": True}),
+        (GUEST, {"success": False, "error": "This server requires an API token"}),
+        ({**TOKEN, "clientPasskey": "x" * 20}, {"success": False, "error": "Invalid API token"}),
+        ({**TOKEN, "clientIdentifier": "hgfedcba"}, {"success": False, "error": "Invalid API token"}),
+    ],
+)
+def test_api_tokens_are_required(start_server: StartServer, connect: Connect, identity: Packet, answer: Packet) -> None:
+    """With API tokens only their bearers are let in."""
+    tokens = {TOKEN["clientIdentifier"]: TOKEN["clientPasskey"]}
+    wire = connect(start_server(options={"api_tokens": tokens}), identity=None)
+    wire.send(identity)
+    assert wire.receive() == answer
+
+
+def test_calls_and_channels_have_numbers_of_their_own(wire: Wire) -> None:
+    """A call and a channel may have the same number at the same time."""
+    wire.send({"type": "channelCreate", "endpoint": "predict", "channelId": 7, "creationParameter": predicting("a b")})
+    wire.send({"type": "rpcCall", "endpoint": "listLoaded", "callId": 7})
+    kinds = [wire.receive()["type"] for _ in range(8)]
+    assert sorted(kinds) == sorted(["rpcResult", *["channelSend"] * 6, "channelClose"])
+
+
+def test_void_result_is_absent(wire: Wire) -> None:
+    """A call without a result omits the key; null would hang the JavaScript SDK."""
+    missing = {"specifier": query("nope"), "throwIfNotFound": False}
+    assert wire.call("getModelInfo", missing) == {"type": "rpcResult", "callId": 0}
+    assert wire.call("unloadModel", {"identifier": "echo"}) == {"type": "rpcResult", "callId": 1}
+
+
+def test_keep_alive_is_acknowledged(wire: Wire) -> None:
+    """Each `keepAlive` has its `keepAliveAck`."""
+    wire.send({"type": "keepAlive"})
+    assert wire.receive() == {"type": "keepAliveAck"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[1]",
+        b"binary",
+        {"type": "someday"},
+        {"type": "rpcCall", "endpoint": "listLoaded"},
+        {"type": "rpcCall", "endpoint": 5, "callId": 1},
+        {"type": "channelAck", "channelId": 3, "ackId": 0},
+        {"type": "communicationWarning", "warning": "you erred"},
+        {"type": "signalUnsubscribe", "subscribeId": 3},
+    ],
+)
+def test_what_needs_no_answer_gets_none(wire: Wire, text: Any) -> None:
+    """Malformed envelopes, acknowledgements and warnings are passed over in silence."""
+    wire.send(text)
+    wire.send({"type": "keepAlive"})
+    assert wire.receive() == {"type": "keepAliveAck"}
+
+
+def call(endpoint: str, **more: Any) -> Packet:
+    return {"type": "rpcCall", "endpoint": endpoint, "callId": 1, **more}
+
+
+def channel(endpoint: str, parameter: Any) -> Packet:
+    return {"type": "channelCreate", "endpoint": endpoint, "channelId": 1, "creationParameter": parameter}
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind"),
+    [
+        (call("nope"), "rpcEndpointUnknown"),
+        (call("predict"), "rpcEndpointUnknown"),
+        (call("listLoaded", parameter=None), "rpcParameterTypeError"),
+        (call("tokenize"), "rpcParameterTypeError"),
+        (call("tokenize", parameter={"specifier": query(), "inputString": 5}), "rpcParameterTypeError"),
+        (call("tokenize", parameter={"specifier": {"type": "who"}, "inputString": "a"}), "rpcParameterTypeError"),
+        (call("unloadModel", parameter={"identifier": None}), "rpcParameterTypeError"),
+        (channel("nope", {}), "channelEndpointUnknown"),
+        (channel("predict", {}), "channelCreationParameterTypeError"),
+        (channel("predict", predicting("a", fuzzyPresetIdentifier=None)), "channelCreationParameterTypeError"),
+        (channel("predict", predicting("a") | {"history": {"messages": [{"role": "user", "content": "a"}]}}),
+         "channelCreationParameterTypeError"),
+        (channel("predict", predicting("a", {"layers": [{}]})), "channelCreationParameterTypeError"),
+        (channel("getOrLoad", {"identifier": "echo"}), "channelCreationParameterTypeError"),
+        ({"type": "channelSend", "channelId": 9, "message": {"type": "cancel"}}, "channelUnknown"),
+        ({"type": "signalSubscribe", "endpoint": "x", "subscribeId": 0}, "signalEndpointUnknown"),
+        ({"type": "writableSignalSubscribe", "endpoint": "x", "subscribeId": 0}, "writableSignalEndpointUnknown"),
+    ],
+)  # fmt: skip
+def test_wrong_request_gets_a_warning_and_no_answer(wire: Wire, request_: Packet, kind: str) -> None:
+    """What does not exist or has the wrong form is warned about by kind; the connection lives on."""
+    wire.send(request_)
+    wire.send({"type": "keepAlive"})
+    warning = wire.receive()
+    assert (warning["type"], warning["kind"]) == ("communicationWarning", kind)
+    assert wire.receive() == {"type": "keepAliveAck"}
+
+
+def test_wrong_channel_message_gets_a_warning(start_server: StartServer, connect: Connect) -> None:
+    """A channel takes nothing but a cancel; after something else it goes on."""
+    wire = connect(start_server(prompt_tokens_per_second=1))
+    number = wire.open("predict", predicting("a b c"))
+    wire.send({"type": "channelSend", "channelId": number, "message": {"type": "hurry"}})
+    kinds = {wire.receive()["type"] for _ in range(2)}
+    assert kinds == {"channelSend", "communicationWarning"}
+    wire.cancel(number)
+    assert stats_of(wire.packets(number))["stopReason"] == "userStopped"
+
+
+def test_open_channel_number_cannot_be_taken_again(start_server: StartServer, connect: Connect) -> None:
+    """A number is free again only when its channel has ended."""
+    wire = connect(start_server(), "/system")
+    wire.send({"type": "channelCreate", "endpoint": "alive", "channelId": 3})
+    wire.send({"type": "channelCreate", "endpoint": "alive", "channelId": 3})
+    assert wire.receive()["kind"] == "channelAlreadyOpen"
+
+
+def test_number_of_an_ended_channel_is_free(wire: Wire) -> None:
+    """The same number can be used for one channel after the other."""
+    for _ in range(2):
+        wire.send(channel("predict", predicting("a")))
+        assert text_of(wire.packets(1)) == "a"
+
+
+def test_warnings_come_five_times(wire: Wire) -> None:
+    """A client that errs again and again is not talked to for ever."""
+    for _ in range(9):
+        wire.begin("rpcCall", "nope")
+    wire.send({"type": "keepAlive"})
+    kinds = [wire.receive()["type"] for _ in range(6)]
+    assert kinds == ["communicationWarning"] * 5 + ["keepAliveAck"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+ENDPOINTS = sorted({name for namespace in NAMESPACES.values() for name in (*namespace.calls, *namespace.streams)})
+PARAMETERS: st.SearchStrategy[Packet] = st.fixed_dictionaries(
+    {},
+    optional={
+        "specifier": st.just(query()) | JSON,
+        "modelSpecifier": st.just(query()) | JSON,
+        "throwIfNotFound": st.booleans(),
+        "inputString": st.text() | JSON,
+        "identifier": st.text() | JSON,
+        "modelKey": st.sampled_from(["echo", "nope"]),
+        "ttlMs": st.integers(),
+        "history": st.just({"messages": []}) | JSON,
+        "opts": st.just({}),
+        "loadConfigStack": st.just({"layers": []}) | JSON,
+        "predictionConfigStack": st.just({"layers": []}) | JSON,
+    },
+)
+ENVELOPES = st.fixed_dictionaries(
+    {"type": st.sampled_from(sorted(KINDS)), "endpoint": st.sampled_from(ENDPOINTS) | st.text()},
+    optional={
+        "callId": st.integers(0, 3),
+        "channelId": st.integers(0, 3),
+        "subscribeId": st.integers(0, 3),
+        "parameter": PARAMETERS | JSON,
+        "creationParameter": PARAMETERS | JSON,
+        "message": st.just({"type": "cancel"}) | JSON,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(ENVELOPES.map(json.dumps) | JSON.map(json.dumps) | st.text() | st.binary(), max_size=8))
+def test_no_text_ends_a_connection(wire: Wire, texts: list[str | bytes]) -> None:
+    """Whatever a client sends, the connection and the server live on."""
+    for text in texts:
+        wire.send(text)
+    wire.send({"type": "keepAlive"})
+    while wire.receive()["type"] != "keepAliveAck":
+        pass
