@@ -29,6 +29,12 @@ class FilePart(NamedTuple):
     file_type: str
 
 
+class ImagePart(NamedTuple):
+    """An image on this side, to be uploaded before the message is sent: the path of a file, or a data URL."""
+
+    source: str
+
+
 class ToolCallRequest(NamedTuple):
     """An assistant's wish to have a function called."""
 
@@ -45,12 +51,12 @@ class ToolCallResult(NamedTuple):
     name: str | None = None
 
 
-Part = TextPart | FilePart | ToolCallRequest | ToolCallResult
+Part = TextPart | FilePart | ImagePart | ToolCallRequest | ToolCallResult
 
 ALLOWED_PARTS: Mapping[str, tuple[type[Part], ...]] = {
-    "system": (TextPart, FilePart),
-    "user": (TextPart, FilePart),
-    "assistant": (TextPart, FilePart, ToolCallRequest),
+    "system": (TextPart, FilePart, ImagePart),
+    "user": (TextPart, FilePart, ImagePart),
+    "assistant": (TextPart, FilePart, ImagePart, ToolCallRequest),
     "tool": (ToolCallResult,),
 }
 
@@ -182,7 +188,7 @@ def _tool_results(content: object, call_id: object) -> object:
 
 
 def _listed(content: Any) -> list[Any]:
-    is_part = isinstance(content, TextPart | FilePart | ToolCallRequest | ToolCallResult)
+    is_part = isinstance(content, Part)
     return list(content) if isinstance(content, list | tuple) and not is_part else [content]
 
 
@@ -192,19 +198,19 @@ def _parts(content: list[Any], role: str, at: str) -> tuple[Part, ...]:
     parts = tuple(_part(item, role, f"{at}[{index}]") for index, item in enumerate(content))
     for index, part in enumerate(parts):
         if not isinstance(part, ALLOWED_PARTS[role]):
-            raise BadInput(f"{at}[{index}]: a {role} message cannot hold this kind of part")
+            raise BadInput(f"{at}[{index}]: {role} messages cannot hold this kind of part")
     return parts
 
 
 def _part(item: object, role: str, at: str) -> Part:
     if isinstance(item, str):
         return TextPart(item)
-    if isinstance(item, TextPart | FilePart | ToolCallRequest | ToolCallResult):
+    if isinstance(item, Part):
         return item
     if not isinstance(item, Mapping):
         raise BadInput(f"{at}: expected text or a part")
     kind = item.get("type", "toolCallResult" if role == "tool" else None)
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise BadInput(f"{at}.type: unknown part type {quoted(kind)}", f"parts are {', '.join(_READERS)}")
     return _READERS[kind](item, at)
 
@@ -225,11 +231,27 @@ def _text_part(item: Mapping[str, Any], at: str) -> Part:
 
 
 def _file_part(item: Mapping[str, Any], at: str) -> Part:
+    if "path" in item:  # written by `lm` for an image: the identifier was good for one connection only
+        return ImagePart(_text(item, "path", at))
     size = item.get("sizeBytes", item.get("size_bytes", 0))
-    if not isinstance(size, int):
+    if type(size) is not int:
         raise BadInput(f"{at}.sizeBytes: expected a whole number")
     kind = "file_type" if "file_type" in item else "fileType"
     return FilePart(_text(item, "name", at), _text(item, "identifier", at), size, _text(item, kind, at))
+
+
+def _image_url_part(item: Mapping[str, Any], at: str) -> Part:
+    """OpenAI's form: {"image_url": {"url": str}}, a data URL or, as an extension, a local path."""
+    image = item.get("image_url")
+    holder = image if isinstance(image, Mapping) else {"url": image}
+    url = _text(holder, "url", f"{at}.image_url")
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme != "file":
+        raise BadInput(
+            f"{at}.image_url.url: images are not fetched from elsewhere: {quoted(url, limit=80)}",
+            "give a local path or a data: URL",
+        )
+    return ImagePart(rest if separator else url)
 
 
 def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:
@@ -252,6 +274,7 @@ def _tool_call_result(item: Mapping[str, Any], at: str) -> Part:
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], Part]] = {
     "text": _text_part,
     "file": _file_part,
+    "image_url": _image_url_part,
     "toolCallRequest": _tool_call_request,
     "toolCallResult": _tool_call_result,
 }

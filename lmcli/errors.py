@@ -160,7 +160,10 @@ class BadSetting(LmError):
 
 def quoted(value: object, *, limit: int = 200) -> str:
     """Show a value in a message: quoted, control characters escaped, cut after `limit` characters."""
-    text = str(value)
+    try:
+        text = str(value)
+    except RecursionError:  # JSON may be nested deeper than Python shows it
+        text = "…"
     shown = text if len(text) <= limit else text[:limit] + "…"
     return "'" + escaped(shown) + "'"
 

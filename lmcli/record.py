@@ -17,7 +17,7 @@ class Record:
     fields: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls.fields = cls.fields | vars(cls).get("__annotations__", {})
+        cls.fields = cls.fields | cls.__annotations__
 
     def __init__(self, **values: Any) -> None:
         for name in self.fields:

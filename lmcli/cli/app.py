@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import typer
 
 from lmcli.cli.options import (
+    ChatOptions,
     CompleteOptions,
     Files,
     ModelsOptions,
@@ -50,6 +51,12 @@ COMMANDS: Final[dict[str, Command]] = {
         CompleteOptions,
         "Continue a text, raw: no chat template, byte-exact in and out.\n\n"
         "Example: lm complete --stop '$' < session.txt",
+        Words,
+    ),
+    "chat": Command(
+        ChatOptions,
+        "Hold a conversation: a dialogue on a terminal, one turn a run in a pipe.\n\n"
+        "Example: lm chat --history talk.json",
         Words,
     ),
     "models": Command(ModelsOptions, "List models.\n\nExample: lm models --loaded"),
@@ -96,7 +103,7 @@ def _body(name: str, here: Surroundings) -> Callable[..., ExitCode]:
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
-        if command.words is Words and not words and here.stdin_is_terminal:
+        if command.words is Words and not words and here.stdin_is_terminal and name != "chat":
             voice.raw(f"Usage: lm {name} [OPTIONS] [PROMPT]...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
         run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name}").run

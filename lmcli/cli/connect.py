@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lmcli.cli.options import DEMO_HOST, ServerOptions
+from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Loudness, Voice
 from lmcli.client.address import LOOPBACK, Address
@@ -32,6 +32,11 @@ def connect(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[
     trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
     with _server(typed, here) as address, Connection(address, who, timeout=timeout, trace=trace) as connection:
         yield connection
+
+
+def model_key(typed: ModelOptions, here: Surroundings) -> str | None:
+    """The model that was named, by option or environment."""
+    return typed.model or here.setting(MODEL_VARIABLE)
 
 
 def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:

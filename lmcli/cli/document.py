@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from lmcli.chat import Chat
 from lmcli.cli.records import Text, model_record, stats_record
+from lmcli.cli.sinks import Outcome
 from lmcli.errors import BadInput
-from lmcli.values import JsonObject, PredictionEnd
+from lmcli.values import JsonObject
 
 
 class Document(NamedTuple):
@@ -15,9 +16,9 @@ class Document(NamedTuple):
     raw: Any
 
     @classmethod
-    def of_text(cls, text: str) -> "Document":
-        """A history of one user message."""
-        return cls({"messages": [{"role": "user", "content": text}]})
+    def new(cls) -> "Document":
+        """A history in which nothing has been said."""
+        return cls({"messages": []})
 
     @property
     def entries(self) -> list[Any]:
@@ -36,6 +37,19 @@ class Document(NamedTuple):
     def with_entry(self, entry: JsonObject) -> "Document":
         """The same with one more message."""
         return self._with([*self.entries, entry])
+
+    def without_last(self, *roles: str) -> "Document":
+        """The same without the messages of these roles at its end."""
+        entries = list(self.entries)
+        while entries and entries[-1].get("role") in roles:
+            entries.pop()
+        return self._with(entries)
+
+    @property
+    def system(self) -> str | None:
+        """The text of the system prompt at its head, if there is one."""
+        messages = self.chat().messages[:1]
+        return messages[0].text if messages and messages[0].role == "system" else None
 
     def with_system(self, prompt: str) -> "Document":
         """The same with this system prompt at its head, in place of one that stood there."""
@@ -73,15 +87,20 @@ def recognize(value: Any) -> Document | None:
     )
 
 
-def assistant_entry(text: Text, end: PredictionEnd | None, *, is_partial: bool) -> JsonObject:
-    """The message that an answer becomes, with its reasoning apart, its model and its figures."""
+def assistant_entry(text: Text, outcome: Outcome) -> JsonObject | None:
+    """The message that an answer becomes: its reasoning apart, its model and figures, `partial` if it was cut short.
+
+    None where there is nothing to keep: no text has come.
+    """
+    if not text.answer and not text.reasoning:
+        return None
     entry: JsonObject = {"role": "assistant", "content": text.answer}
     if text.reasoning:
         entry["reasoning"] = text.reasoning
-    if is_partial:
+    if outcome.is_partial:
         entry["partial"] = True
-    if end is not None:
-        entry |= {"model": model_record(end.model_info), "stats": stats_record(end.stats)}
+    if outcome.end is not None:
+        entry |= {"model": model_record(outcome.end.model_info), "stats": stats_record(outcome.end.stats)}
     return entry
 
 

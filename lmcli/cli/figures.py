@@ -8,7 +8,8 @@ import orjson
 
 from lmcli.cli.output import output_failure
 from lmcli.cli.records import error_record, model_record, stats_record
-from lmcli.errors import ExitCode, LmError, quoted
+from lmcli.cli.sinks import Outcome
+from lmcli.errors import ExitCode, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
 _SIGNALLED = 128
@@ -28,10 +29,9 @@ def stats_text(end: PredictionEnd) -> str:
     return "".join(f"{label}: {'unknown' if value is None else value}\n" for label, value in rows.items())
 
 
-def stats_line(
-    command: str, options: JsonObject, end: PredictionEnd | None, error: LmError | None, signum: int | None
-) -> JsonObject:
+def stats_line(command: str, options: JsonObject, outcome: Outcome) -> JsonObject:
     """The record of one prediction in a stats file; never the prompt or the answer."""
+    end, error, signum = outcome.end, outcome.error, outcome.signum
     status = _SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
     record: JsonObject = {
         "command": command,

@@ -4,39 +4,109 @@ import codecs
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from lmcli.cli.document import Document, recognize
-from lmcli.cli.options import InputForm, RespondOptions
+from lmcli.cli.options import ChatOptions, InputForm, RespondOptions, TurnOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
+from lmcli.client.images import is_image
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
+from lmcli.values import JsonObject
+
+TurnInput = RespondOptions | ChatOptions
 
 _PATIENCE: Final = 2.0
 _BLOCK: Final = 1 << 20
 
 
-def read_turn(typed: RespondOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> Document:
-    """The conversation to continue: stdin as a history or a text, the words as the question at its end.
+def read_turn(typed: TurnInput, words: Sequence[str], here: Surroundings, voice: Voice) -> Document:
+    """The conversation to continue: stdin as a history or a text, then the files, the words as the question at its end.
 
     Raises:
         NoInput: there is nothing to ask.
-        BadInput: stdin is not UTF-8, or a history with a flaw.
+        BadInput: stdin or a file is not UTF-8, or a history has a flaw.
     """
-    question = joined(words)
+    asked = read_asked(typed, words, here, voice)
+    document = asked.document if asked.document is not None else Document.new()
+    system = system_prompt(typed)
+    document = document if system is None else document.with_system(system)
+    if asked.entry is not None:
+        document = document.with_entry(asked.entry)
+    document.chat()  # a flaw is reported before anything is sent
+    return document
+
+
+class Asked(NamedTuple):
+    """What was asked: a history, if stdin holds one, and the next user message, if there is one."""
+
+    document: Document | None
+    entry: JsonObject | None
+
+
+def read_asked(typed: TurnInput, words: Sequence[str], here: Surroundings, voice: Voice) -> Asked:
+    """What stdin, files and words ask together.
+
+    Raises:
+        NoInput: nothing at all.
+        BadInput: see `read_turn`.
+    """
+    attached = Attachments.read(typed.file or ())
+    question = attached.before(joined(words))
     text = None if typed.no_stdin else read_stdin(here, voice, has_words=bool(words))
     history = None if text is None else _history(text, typed.input)
     if history is None:
-        document = Document.of_text(_asked(None if text is None else _without_newline(text), question))
-    else:
-        document = _continued(history, question)
-    system = system_prompt(typed)
-    document = document if system is None else document.with_system(system)
-    document.chat()  # a flaw is reported before anything is sent
-    return document
+        told = "" if text is None else _without_newline(text)
+        return Asked(None, attached.entry(_asked(told, question, is_enough=bool(attached.images))))
+    if question or attached.images:
+        return Asked(history, attached.entry(question))
+    if history.entries[-1].get("role") == "assistant":
+        raise BadInput("the history ends with an answer", "give the next question as an argument")
+    return Asked(history, None)
+
+
+class Attachments(NamedTuple):
+    """Files that go with a question: texts, each under its name, and the parts that stand for images."""
+
+    texts: tuple[str, ...] = ()
+    images: tuple[JsonObject, ...] = ()
+
+    @classmethod
+    def read(cls, paths: Sequence[Path]) -> "Attachments":
+        """Read files, by their content.
+
+        Raises:
+            NoInput: one cannot be read.
+            BadInput: one is neither text nor an image that LM Studio takes.
+        """
+        read = [_attachment(path) for path in paths]
+        return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
+
+    def before(self, question: str) -> str:
+        """The texts and the question after them, one blank line between."""
+        texts = [text if text.endswith("\n") else f"{text}\n" for text in self.texts]
+        return "\n".join([*texts, question] if question else texts)
+
+    def entry(self, text: str) -> JsonObject:
+        """A user message: a bare text, or with images an array of parts, the text first."""
+        parts = [{"type": "text", "text": text}] if text else []
+        return {"role": "user", "content": [*parts, *self.images] if self.images else text}
+
+
+def _attachment(path: Path) -> str | JsonObject:
+    data = read_bytes(path)
+    if is_image(data):
+        # The keys are those of the wire, so that other programs can read the history; `path` is what `lm` goes by.
+        named = {"type": "file", "name": path.name, "identifier": path.name, "sizeBytes": len(data)}
+        return {**named, "fileType": "image", "path": str(path.absolute())}
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{quoted(path)} is neither UTF-8 text nor a JPEG, PNG or WebP image") from error
+    return f"{path.name}:\n\n{text}"
 
 
 def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdin: bool) -> str:
@@ -47,7 +117,7 @@ def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdi
         BadInput: stdin is not UTF-8.
     """
     text = None if no_stdin else read_stdin(here, voice, has_words=bool(words))
-    return _asked(text, joined(words))
+    return _asked(text or "", joined(words))
 
 
 def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | None:
@@ -80,9 +150,8 @@ def decoded(data: bytes, name: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", "iconv -t UTF-8 converts it"
-        ) from error
+        hint = "-f FILE attaches an image" if is_image(data) else "iconv -t UTF-8 converts it"
+        raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", hint) from error
 
 
 def joined(words: Sequence[str]) -> str:
@@ -99,7 +168,7 @@ def joined(words: Sequence[str]) -> str:
     return text
 
 
-def system_prompt(typed: RespondOptions) -> str | None:
+def system_prompt(typed: TurnOptions) -> str | None:
     """The system prompt that was given, as text or as a file.
 
     Raises:
@@ -120,11 +189,19 @@ def read_file(path: Path) -> str:
         NoInput: it cannot be read.
         BadInput: it is not UTF-8.
     """
+    return decoded(read_bytes(path), quoted(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file as it is.
+
+    Raises:
+        NoInput: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
-    return decoded(data, quoted(path))
 
 
 def parse_json(text: str, name: str) -> Any:
@@ -161,22 +238,12 @@ def _must_be_history(value: Any) -> Document:
     return document
 
 
-def _continued(history: Document, question: str) -> Document:
-    if question:
-        return history.with_entry({"role": "user", "content": question})
-    if history.entries[-1].get("role") == "assistant":
-        raise BadInput("the history ends with an answer", "give the next question as an argument")
-    return history
-
-
-def _asked(text: str | None, question: str) -> str:
-    if not text:
-        if not question:
-            missing = "there is no prompt" if text is None else "stdin is empty"
-            raise NoInput(f"nothing to ask: {missing}", "give the prompt on stdin or as an argument")
-        return question
-    if not question:
-        return text
+def _asked(text: str, question: str, *, is_enough: bool = False) -> str:
+    """A document and a question about it, one blank line between them; `is_enough`: neither is needed."""
+    if not (text or question or is_enough):
+        raise NoInput("nothing to ask: the input is empty", "give the prompt on stdin or as an argument")
+    if not (text and question):
+        return text or question
     return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
 
 

@@ -7,7 +7,7 @@ classes; what it means is made of it elsewhere (`inputs`, `requests`).
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from typer import Argument, Option
 
@@ -69,6 +69,10 @@ class Typed:
 
     def __init__(self, **values: Any) -> None:
         vars(self).update(values)
+
+    def replaced(self, **values: Any) -> Self:
+        """The same with other values."""
+        return type(self)(**vars(self) | values)
 
     @classmethod
     def options(cls) -> Iterator[tuple[str, Any, Any]]:
@@ -159,7 +163,10 @@ class SamplingOptions(Typed):
         Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
-    overflow: Annotated[Overflow, Option("--overflow", help="When the context is full.")] = Overflow.STOP
+    overflow: Annotated[
+        Overflow | None,
+        Option("--overflow", help="When the context is full.  [default: stop; in a chat what the server does]"),
+    ] = None
 
 
 class RunOptions(Typed):
@@ -173,7 +180,24 @@ class RunOptions(Typed):
     dry_run: Annotated[bool, Option("--dry-run", help="Print the request as JSON and send nothing.")] = False
 
 
-class PredictionOptions(VoiceOptions, ServerOptions, ModelOptions, RunOptions, SamplingOptions):
+class SchemaOptions(Typed):
+    """What form the answer is to have, and what becomes of the reasoning before it."""
+
+    schema: Annotated[
+        str | None, Option("--schema", metavar="FILE|JSON", help="Constrain the answer to a JSON schema, and check it.")
+    ] = None
+    reasoning: Annotated[
+        list[str] | None,
+        Option(
+            "--reasoning",
+            metavar="WHAT",
+            help="show or hide it; on, off or a number of tokens is asked of the server; may be repeated.  "
+            "[default: hidden in a pipe, dim on a terminal]",
+        ),
+    ] = None
+
+
+class PredictionOptions(VoiceOptions, ServerOptions, ModelOptions, RunOptions, SchemaOptions, SamplingOptions):
     """What every prediction has."""
 
 
@@ -184,8 +208,20 @@ class TurnOptions(Typed):
     system_file: Annotated[
         Path | None, Option("-S", "--system-file", metavar="FILE", help="File with the system prompt.")
     ] = None
+    file: Annotated[
+        list[Path] | None,
+        Option("-f", "--file", metavar="FILE", help="Image to attach, or text to put first; may be repeated."),
+    ] = None
     input: Annotated[InputForm, Option("-i", "--input", help="What stdin holds.")] = InputForm.AUTO
     output: Annotated[OutputForm, Option("-o", "--output", help="What stdout gets.")] = OutputForm.TEXT
+
+
+class HistoryOptions(Typed):
+    """Where a conversation is kept."""
+
+    history: Annotated[
+        Path | None, Option("--history", metavar="FILE", help="Chat file to continue; made if it is not there.")
+    ] = None
 
 
 class RawOptions(Typed):
@@ -203,6 +239,10 @@ class ListOptions(Typed):
 
 class RespondOptions(PredictionOptions, TurnOptions):
     """Options of `lm respond`."""
+
+
+class ChatOptions(PredictionOptions, TurnOptions, HistoryOptions):
+    """Options of `lm chat`."""
 
 
 class CompleteOptions(PredictionOptions, RawOptions):

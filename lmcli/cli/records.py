@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from lmcli.client.payloads import parse_object
+import orjson
+
+from lmcli.cli.sinks import Outcome
+from lmcli.client.session import Value
 from lmcli.errors import LmError
 from lmcli.values import Fragment, JsonObject, ModelInstance, Stats
 
@@ -18,20 +21,25 @@ _ALWAYS = (
 
 
 class Text:
-    """The text of a prediction, gathered: the answer and, apart from it, the reasoning."""
+    """A sink that keeps the text of a prediction: the answer and, apart from it, the reasoning."""
 
     def __init__(self) -> None:
         self._answer: list[str] = []
         self._reasoning: list[str] = []
 
-    def add(self, values: list[Any]) -> None:
-        """Take the fragments among the values."""
+    def burst(self, values: list[Value]) -> None:
+        """Keep the text of the fragments."""
         for value in values:
-            if type(value) is Fragment:
+            if isinstance(value, Fragment):
                 if value.reasoning_type == "none":
                     self._answer.append(value.content)
                 elif value.reasoning_type == "reasoning":
                     self._reasoning.append(value.content)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take an answer that was found elsewhere in place of the one that did not come."""
+        if outcome.recovered is not None:
+            self._answer = [outcome.recovered]
 
     @property
     def answer(self) -> str:
@@ -44,16 +52,43 @@ class Text:
         return "".join(self._reasoning)
 
 
+class Presence:
+    """A sink that only notices whether there is an answer.
+
+    Attributes:
+        is_there: something other than white space and reasoning has come.
+    """
+
+    def __init__(self) -> None:
+        self.is_there = False
+
+    def burst(self, values: list[Value]) -> None:
+        """Look for text."""
+        if not self.is_there:
+            self.is_there = any(
+                isinstance(v, Fragment) and v.reasoning_type == "none" and v.content.strip() for v in values
+            )
+
+    def finish(self, outcome: Outcome) -> None:
+        """Nothing is to be written."""
+
+
 def result_record(text: Text, model: ModelInstance | None, stats: Stats | None, *, is_structured: bool) -> JsonObject:
     """A finished prediction: the keys of `-o json`."""
-    parsed = parse_object(text.answer) if is_structured else None
     return {
         "content": text.answer,
         "reasoning": text.reasoning or None,
-        "parsed": parsed if isinstance(parsed, dict) else None,
+        "parsed": _parsed(text.answer) if is_structured else None,
         "model": None if model is None else model_record(model),
         "stats": None if stats is None else stats_record(stats),
     }
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def model_record(model: ModelInstance) -> JsonObject:

@@ -1,23 +1,31 @@
 """What is meant: a request made of typed options and input, ready to be sent."""
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
+from lmcli.chat import Message
 from lmcli.cli.document import Document
-from lmcli.cli.options import ModelOptions, Overflow, SamplingOptions
+from lmcli.cli.options import ModelOptions, Overflow, PredictionOptions
+from lmcli.cli.voice import Voice
 from lmcli.client import requests
-from lmcli.client.config import OPTIONS, PREDICTION_PREFIX
+from lmcli.client.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
 from lmcli.client.requests import Opening
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
+
+if TYPE_CHECKING:
+    from lmcli.cli.schema import Schema
 
 _POLICIES: Final[Mapping[Overflow, OverflowPolicy]] = {
     Overflow.STOP: "stopAtLimit",
     Overflow.MIDDLE: "truncateMiddle",
     Overflow.ROLLING: "rollingWindow",
 }
+
+
+Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
 
 class Request(NamedTuple):
@@ -27,17 +35,19 @@ class Request(NamedTuple):
         subject: a `Document` for a turn, a text for a raw continuation.
         config: the sampling options.
         preset: the name of a preset on the server.
+        schema: the form that the answer must have, if it must have one.
     """
 
     subject: Document | str
     config: PredictionConfig
     preset: str | None = None
+    schema: "Schema | None" = None
 
-    def opening(self, model: str | None) -> Opening:
-        """The request in the words of today's servers."""
+    def opening(self, model: str | None, resolve: Resolve) -> Opening:
+        """The request in the words of today's servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
             return requests.complete(model, self.subject, self.config, self.preset)
-        return requests.respond(model, self.subject.chat().messages, self.config, self.preset)
+        return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
 
     def fallback(self, model: str | None) -> Opening | None:
         """The same in the words of older servers, where they had others."""
@@ -46,13 +56,79 @@ class Request(NamedTuple):
         return None
 
 
-def sampling_config(typed: SamplingOptions) -> PredictionConfig:
-    """What the options ask of the server.
+class Reasoning(NamedTuple):
+    """What `--reasoning` says.
+
+    Attributes:
+        is_shown: whether to show it; None leaves it to the terminal.
+        is_wanted: whether the model is to think at all; None leaves it to the server.
+        budget: how many tokens it may think; None leaves it to the server.
+    """
+
+    is_shown: bool | None = None
+    is_wanted: bool | None = None
+    budget: int | None = None
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Reasoning":
+        """Read the option's words.
+
+        Raises:
+            UsageError: one is neither known nor a number.
+        """
+        reasoning = cls()
+        for word in words:
+            if word in _REASONING_WORDS:
+                reasoning = reasoning._replace(**_REASONING_WORDS[word])
+            elif word.isascii() and word.isdigit():
+                reasoning = reasoning._replace(budget=int(word))
+            else:
+                raise UsageError(f"--reasoning takes show, hide, on, off or a number of tokens, not {quoted(word)}")
+        return reasoning
+
+
+_REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
+    "show": {"is_shown": True},
+    "hide": {"is_shown": False},
+    "on": {"is_wanted": True},
+    "off": {"is_wanted": False},
+}
+
+
+def make_request(
+    subject: Document | str, typed: PredictionOptions, voice: Voice, *, overflow: Overflow | None = Overflow.STOP
+) -> Request:
+    """Put together what is asked and how.
+
+    Args:
+        subject: what is asked.
+        typed: the options.
+        voice: for warnings.
+        overflow: what is asked for a full context where the user does not say.
 
     Raises:
-        UsageError: a value cannot be.
+        UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
-    return PredictionConfig(
+    schema = None if typed.schema is None else _schema(typed.schema, voice)
+    config = sampling_config(typed, overflow)._replace(structured=schema.setting if schema else None)
+    return Request(subject, config, typed.preset, schema)
+
+
+def _schema(typed: str, voice: Voice) -> "Schema":
+    from lmcli.cli.schema import Schema  # noqa: PLC0415  only --schema pays for it
+
+    return Schema(typed, voice)
+
+
+def sampling_config(typed: PredictionOptions, overflow: Overflow | None = None) -> PredictionConfig:
+    """What the options ask of the server; `overflow` where the user does not say.
+
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
+    reasoning = Reasoning.parse(typed.reasoning or ())
+    policy = typed.overflow or overflow
+    config = PredictionConfig(
         temperature=typed.temperature,
         max_tokens=typed.max_tokens,
         top_p_sampling=typed.top_p,
@@ -62,9 +138,13 @@ def sampling_config(typed: SamplingOptions) -> PredictionConfig:
         seed=typed.seed,
         stop_strings=tuple(typed.stop) if typed.stop else None,
         draft_model=typed.draft_model,
-        context_overflow_policy=_POLICIES[typed.overflow],
+        context_overflow_policy=None if policy is None else _POLICIES[policy],
+        enable_thinking=reasoning.is_wanted,
+        reasoning_budget=reasoning.budget,
         raw=dict(_raw_field(assignment) for assignment in typed.set_ or ()),
     )
+    prediction_stack(config)  # a value that cannot be is refused before anybody is asked
+    return config
 
 
 def load_config(typed: ModelOptions) -> LoadConfig:
@@ -104,7 +184,7 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
     return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
 
 
-def options_record(typed: SamplingOptions) -> JsonObject:
+def options_record(typed: PredictionOptions) -> JsonObject:
     """The sampling options that were given, for a record; never the prompt."""
     config = sampling_config(typed)
     given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}

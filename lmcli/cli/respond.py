@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from lmcli.cli import prediction
 from lmcli.cli.inputs import read_turn
 from lmcli.cli.options import RespondOptions
-from lmcli.cli.request import Request, sampling_config
+from lmcli.cli.request import make_request
+from lmcli.cli.run import Task
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode
@@ -13,5 +14,5 @@ from lmcli.errors import ExitCode
 
 def run(typed: RespondOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
     """Read the conversation, have it continued, deliver the answer."""
-    request = Request(read_turn(typed, words, here, voice), sampling_config(typed), typed.preset)
-    return prediction.run(prediction.Task("respond", request, typed, typed.output, here, voice))
+    request = make_request(read_turn(typed, words, here, voice), typed, voice)
+    return prediction.run(Task("respond", request, typed, typed.output, here, voice))

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn, Self
 
 from lmcli.client.waiting import Interrupt
 
+SIGINT: Final = signal.SIGINT
 _STOPPING: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 

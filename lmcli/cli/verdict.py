@@ -1,30 +1,7 @@
 """Whether an answer is complete: the stop reason, seen with what the user asked for."""
 
-from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import Fragment, PredictionConfig, PredictionEnd
-
-
-class EmptinessSink:
-    """Notices whether there is any answer.
-
-    Attributes:
-        is_empty: nothing but white space and reasoning has come.
-    """
-
-    def __init__(self) -> None:
-        self.is_empty = True
-
-    def burst(self, values: list[Value]) -> None:
-        """Look for text."""
-        if self.is_empty:
-            self.is_empty = not any(
-                isinstance(v, Fragment) and v.reasoning_type == "none" and v.content.strip() for v in values
-            )
-
-    def finish(self, outcome: Outcome) -> None:
-        """Nothing is to be written."""
+from lmcli.values import PredictionConfig, PredictionEnd
 
 
 def verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> LmError | None:

@@ -54,6 +54,10 @@ class Voice:
         if self.loudness is Loudness.VERBOSE:
             self.raw(f"lm: {escaped(text)}\n")
 
+    def aside(self, text: str) -> None:
+        """Write something that is not quite for the user, such as reasoning; dim where there is colour."""
+        self.raw(f"\x1b[{_DIM}m{text}\x1b[0m" if self.has_color else text)
+
     def raw(self, text: str) -> None:
         """Write to stderr as it is."""
         data = text.encode(errors="replace")

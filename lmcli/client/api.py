@@ -6,7 +6,6 @@ exception in a callback is not swallowed. A client belongs to one thread.
 """
 
 import atexit
-import base64
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.config import prediction_config
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
+from lmcli.client.images import Uploads, upload
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
 from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted, reason
@@ -72,6 +72,7 @@ class Client:
         self._host = host
         self._credentials = credentials(find_token() if api_token is None else api_token or None)
         self._connection: Connection | None = None
+        self.uploads = Uploads(lambda: self.session("files"))
         self.llm = LlmNamespace(self)
         self.system = SystemNamespace(self)
         self.files = FilesNamespace(self)
@@ -116,7 +117,7 @@ class LlmNamespace:
             key: a model key or the identifier of a loaded model; None takes the model that is loaded.
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
             config: how to load it, if it is loaded now.
-            on_load_progress: told 0.0 … 1.0 while it loads.
+            on_load_progress: told 0.0 … 1.0 while it loads, rising strictly; nothing if it is loaded already.
 
         Raises:
             ModelNotFound: there is no such model, or none is loaded.
@@ -125,10 +126,15 @@ class LlmNamespace:
         if key is None:
             return LLM(self._client, self._loaded().identifier)
         loading = self._client.session("llm").load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
+        tell = on_load_progress or (lambda _: None)
+        told = -1.0
         for burst in loading:
             for value in burst:
-                if isinstance(value, LoadProgress) and on_load_progress is not None:
-                    on_load_progress(value.progress)
+                if isinstance(value, LoadProgress) and value.progress > told:
+                    told = value.progress
+                    tell(told)
+        if 0 <= told < 1:
+            tell(1.0)
         return LLM(self._client, loading.wait().identifier)
 
     def list_loaded(self) -> "list[LLM]":
@@ -178,11 +184,7 @@ class FilesNamespace:
             NoInput: the file cannot be read.
         """
         data, known_name = _contents(src)
-        called = name or known_name
-        answer = self._client.session("files").call(
-            "uploadFileBase64", {"name": called, "contentBase64": base64.b64encode(data).decode()}
-        )
-        return payloads.file_part(answer, called)
+        return upload(self._client.session("files"), data, name or known_name)
 
 
 class LLM:
@@ -210,7 +212,7 @@ class LLM:
     def respond_stream(self, history: History, **options: Unpack[PredictionOptions]) -> PredictionStream:
         """The assistant's next turn, fragment by fragment."""
         config = _config(options)
-        messages = Chat.from_history(history).messages
+        messages = self._client.uploads.resolve(Chat.from_history(history).messages)
         opening = requests.respond(self.identifier, messages, config, options.get("preset"))
         return _stream(self._session.predict(opening), config, options)
 
@@ -238,7 +240,7 @@ class LLM:
     def apply_prompt_template(self, history: History, opts: Mapping[str, Any] | None = None) -> str:
         """The text that the model would be given for a conversation."""
         parameter = {
-            "history": payloads.write_history(Chat.from_history(history).messages),
+            "history": payloads.write_history(self._client.uploads.resolve(Chat.from_history(history).messages)),
             "predictionConfigStack": {"layers": []},
             "opts": dict(opts or {}),
         }

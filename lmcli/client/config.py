@@ -4,6 +4,7 @@ A stack is {"layers": [{"layerName": str, "config": {"fields": [{"key": str, "va
 Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/src/KVConfig.ts
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -108,7 +109,9 @@ def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> P
         if name not in OPTIONS and name != "raw":
             near = get_close_matches(name, OPTIONS, n=1)
             raise UsageError(f"unknown prediction option {quoted(name)}", *(f"did you mean {n}?" for n in near))
-    values: JsonObject = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items()}
+    if (raw := known.get("raw")) is not None and not isinstance(raw, Mapping):
+        raise UsageError(f"raw must be an object of config keys, not {quoted(raw)}")
+    values: JsonObject = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items() if v is not None}
     return PredictionConfig(**values)
 
 
@@ -245,7 +248,8 @@ def _check(name: str, value: Any) -> None:
     option = OPTIONS[name]
     label = name.replace("_", " ")
     expected = option.type if isinstance(option.type, tuple) else (option.type,)
-    if type(value) not in expected:  # exact: to isinstance, True is a number
+    is_endless = isinstance(value, float) and not math.isfinite(value)  # JSON has no such number
+    if type(value) not in expected or is_endless:  # exact: to isinstance, True is a number
         raise UsageError(f"{label} cannot be {quoted(value)}")
     if isinstance(value, list | tuple) and not all(isinstance(item, str) and item for item in value):
         raise UsageError(f"{label} must be texts that are not empty")

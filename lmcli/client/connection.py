@@ -50,6 +50,8 @@ class Connection:
         """
         session = self._sessions.get(namespace)
         if session is None or not session.is_open:
+            if session is not None:
+                session.close()
             session = Session.open(self.address, namespace, self._credentials, timeout=self._timeout, trace=self._trace)
             self._sessions[namespace] = session
         return session

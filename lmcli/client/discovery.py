@@ -65,12 +65,14 @@ def studio_home(environment: Mapping[str, str]) -> Path:
     Source: lmstudio-js 6ec11db, lms-common-server/src/findLMStudioHome.ts:7-34
     """
     home = Path(environment.get("HOME") or environment.get("USERPROFILE") or Path.home())
-    pointer = home / ".lmstudio-home-pointer"
     try:
-        return Path(pointer.read_text(encoding="utf-8").strip())
+        pointer = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        older = home / ".cache" / "lm-studio"
-        return older if older.is_dir() else home / ".lmstudio"
+        pointer = ""
+    if pointer:
+        return Path(pointer)
+    older = home / ".cache" / "lm-studio"
+    return older if older.is_dir() else home / ".lmstudio"
 
 
 def first_greeting(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> int | None:
@@ -140,9 +142,12 @@ class _Probe:
     @property
     def is_greeting(self) -> bool:
         """Whether the answer is complete and says that this is LM Studio; raises ValueError while incomplete."""
-        head, _, body = self.answer.partition(b"\r\n\r\n")
-        if b" 200" not in head.split(b"\r\n", 1)[0]:
+        status, end_of_line, _ = self.answer.partition(b"\r\n")
+        if not end_of_line:
+            raise ValueError
+        if b" 200" not in status:
             return False
+        body = self.answer.partition(b"\r\n\r\n")[2]
         start, end = body.find(b"{"), body.rfind(b"}")
         value = orjson.loads(body[start : end + 1])
         return isinstance(value, dict) and value.get("lmstudio") is True
@@ -199,4 +204,4 @@ def _configured_port(environment: Mapping[str, str]) -> int | None:
     except (OSError, ValueError):
         return None
     port = settings.get("port") if isinstance(settings, dict) else None
-    return port if isinstance(port, int) and 0 < port < 65536 else None
+    return port if type(port) is int and 0 < port < 65536 else None

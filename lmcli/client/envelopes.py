@@ -96,9 +96,13 @@ def loads(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         pass  # most often garbage, sometimes a lone surrogate: orjson refuses it, the standard library does not
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(data, limit=60)}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def from_object(value: object) -> Envelope:
@@ -134,4 +138,7 @@ def encode(envelope: Envelope) -> bytes:
             value.update(envelope.body)
         else:
             value[kind.body_key] = envelope.body
-    return orjson.dumps(value)
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
+        return json.dumps(value, allow_nan=False).encode()

@@ -23,7 +23,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
     body = error if isinstance(error, Mapping) else {}
     display = body.get("displayData")
     if isinstance(display, Mapping):
-        explain = _EXPLANATIONS.get(str(display.get("code")))
+        explain = _EXPLANATIONS.get(_name(display, "code"))
         if explain is not None:
             return explain(display)
     title = _text(body, "title") or _text(body, "rootTitle") or "the server gave no reason"
@@ -67,10 +67,9 @@ def _domain_mismatch(display: Mapping[str, Any]) -> LmError:
 
 
 def _feature_missing(display: Mapping[str, Any]) -> LmError:
-    feature, engine = (escaped(str(display.get(key, "?"))) for key in ("feature", "engineName"))
-    since = display.get("supportedVersion")
-    hints = [f"it came with version {escaped(str(since))}"] if since else []
-    return Unavailable(f"the engine {engine} has no {feature}", *hints)
+    since = _text(display, "supportedVersion")
+    hints = [f"it came with version {since}"] if since else []
+    return Unavailable(f"the engine {_name(display, 'engineName')} has no {_name(display, 'feature')}", *hints)
 
 
 def _runtime_missing(_: Mapping[str, Any]) -> LmError:
@@ -79,10 +78,9 @@ def _runtime_missing(_: Mapping[str, Any]) -> LmError:
 
 def _preset_not_found(display: Mapping[str, Any]) -> LmError:
     sample = display.get("availablePresetsSample")
-    names = [str(p.get("name")) for p in sample if isinstance(p, Mapping)] if isinstance(sample, list) else []
-    known = escaped(", ".join(names)) or "none"
+    known = ", ".join(_name(p, "name") for p in sample if isinstance(p, Mapping)) if isinstance(sample, list) else ""
     return ModelNotFound(
-        f"no preset {quoted(display.get('specifiedFuzzyPresetIdentifier', ''))}", f"there are: {known}"
+        f"no preset {quoted(display.get('specifiedFuzzyPresetIdentifier', ''))}", f"there are: {known or 'none'}"
     )
 
 
@@ -105,9 +103,14 @@ def _text(body: Mapping[str, Any], key: str) -> str | None:
     return escaped(value.strip().rstrip(".")) if isinstance(value, str) and value.strip() else None
 
 
+def _name(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    return escaped(value) if isinstance(value, str) else "?"
+
+
 def _sample(display: Mapping[str, Any], names_key: str, total_key: str) -> str:
     names = display.get(names_key)
-    shown = [escaped(str(name)) for name in names] if isinstance(names, list) else []
+    shown = [escaped(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
     total = display.get(total_key)
     more = f" and {total - len(shown)} more" if isinstance(total, int) and total > len(shown) else ""
     return ", ".join(shown) + more

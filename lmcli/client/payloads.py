@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
+from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
 from lmcli.client.config import write_fields
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.record import Record
@@ -38,7 +38,12 @@ def fragment(body: Any) -> Fragment:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
-    if type(value.content) is str and type(value.tokens_count) is int and type(value.reasoning_type) is str:
+    if (
+        type(value.content) is str
+        and type(value.tokens_count) is int
+        and type(value.contains_drafted) is bool
+        and type(value.reasoning_type) is str
+    ):
         return value
     raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
 
@@ -65,7 +70,7 @@ def progress(body: Any) -> float:
     """
     value = body.get("progress") if isinstance(body, dict) else None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return min(max(float(value), 0.0), 1.0)
+        return float(min(max(value, 0.0), 1.0))  # held first: a whole number may be too large for a float
     raise RemoteProtocolError(f"the server sent progress without a number: {quoted(body, limit=80)}")
 
 
@@ -148,6 +153,8 @@ def _write_part(part: Part) -> JsonObject:
             return {"type": "toolCallRequest", "toolCallRequest": _present(request)}
         case ToolCallResult(content, call_id, name):
             return _present({"type": "toolCallResult", "content": content, "toolCallId": call_id, "name": name})
+        case ImagePart(source):
+            raise TypeError(f"this image has to be uploaded first: {source[:60]}")
 
 
 def _present(value: JsonObject) -> JsonObject:

@@ -7,7 +7,8 @@ The rules, and where they come from (lmstudio-js 6ec11db):
 - A call ends with `rpcResult` or `rpcError`; a channel with `channelClose` or `channelError`, never both.
 - A `communicationWarning` means that a request of ours was not understood and gets no other answer
   (lms-communication-server/src/ServerPort.ts). Here it ends the request that it must have been about, with an error
-  instead of a wait for ever. Only `channelUnknown` ends nothing: a cancel that raced the channel's end causes it.
+  instead of a wait for ever: the oldest of its family that has heard nothing yet, one that the warning names first.
+  A warning about a message on a channel ends nothing: a cancel that raced the channel's end causes it.
 - Kinds and packets that are not known are passed over: a newer server may send them.
 """
 
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
-from lmcli.errors import LmError, NotAllowed, RemoteProtocolError, RequestRejected, escaped
+from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
 
 AUTH_VERSION = 1
+_ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
 
 class Credentials(NamedTuple):
@@ -92,10 +94,8 @@ class Rejection(RequestRejected):
 
     @property
     def is_unknown_endpoint(self) -> bool:
-        """Whether the server does not have the endpoint at all; servers before March 2026 send no kind."""
-        if self.kind:
-            return self.kind.endswith(("EndpointUnknown", "EndpointUnhandled"))
-        return self.endpoint in self.message and "endpoint" in self.message.lower()
+        """Whether the server does not have the endpoint at all."""
+        return self.kind.endswith(("EndpointUnknown", "EndpointUnhandled"))
 
 
 class Protocol:
@@ -107,6 +107,7 @@ class Protocol:
         self._last_channel = 0
         self._calls: dict[int, str] = {}
         self._channels: dict[int, str] = {}
+        self._unheard: set[int] = set()
 
     def authenticate(self, credentials: Credentials) -> bytes:
         """The first text on a socket."""
@@ -132,6 +133,7 @@ class Protocol:
         self._expect(State.OPEN)
         self._last_channel += 1
         self._channels[self._last_channel] = endpoint
+        self._unheard.add(self._last_channel)
         return self._last_channel, encode(Envelope("channelCreate", self._last_channel, endpoint, parameter))
 
     def cancel(self, channel_id: int) -> bytes | None:
@@ -152,26 +154,26 @@ class Protocol:
             return self._greeting(value)
         type_, number, _, body = from_object(value)
         if type_ == "channelSend":
+            self._unheard.discard(number)
             return Packet(number, body) if number in self._channels else None
         return self._rare(type_, number, body)
 
     def _rare(self, type_: str, number: int, body: Any) -> Event | None:
         match type_:
-            case "channelClose" if self._channels.pop(number, None):
+            case "channelClose" if self._end_channel(number):
                 return ChannelClosed(number)
-            case "channelError" if self._channels.pop(number, None):
+            case "channelError" if self._end_channel(number):
                 return ChannelFailed(number, body)
             case "rpcResult" if self._calls.pop(number, None):
                 return CallReturned(number, body)
             case "rpcError" if self._calls.pop(number, None):
                 return CallFailed(number, body)
             case "communicationWarning":
-                return self._warned(str(body.get("warning", "")), str(body.get("kind") or ""))
+                return self._warned(*(v if isinstance(v, str) else "" for v in map(body.get, ("warning", "kind"))))
         return None
 
     def _greeting(self, value: Any) -> Greeted:
-        self._expect(State.WAITING)
-        if not isinstance(value, dict) or not isinstance(value.get("success"), bool):
+        if self.state is not State.WAITING or not isinstance(value, dict) or not isinstance(value.get("success"), bool):
             raise RemoteProtocolError("the server did not answer the authentication")
         if not value["success"]:
             self.state = State.CLOSED
@@ -186,17 +188,41 @@ class Protocol:
         return Greeted()
 
     def _warned(self, warning: str, kind: str) -> Event | None:
-        if kind == "channelUnknown" or (not kind and "unknown channel" in warning.lower()):
+        kind = kind or _kind(warning)
+        if kind.startswith(_ENDS_NOTHING):
             return None
-        pending = {"channel": self._channels, "rpc": self._calls}
-        families = [f for f in pending if kind.startswith(f)] or list(pending)
-        for family in families:
-            for number, endpoint in pending[family].items():
-                error: LmError = Rejection(warning, kind, endpoint)
-                del pending[family][number]
-                return ChannelFailed(number, error) if family == "channel" else CallFailed(number, error)
-        return None
+        unheard = {number: name for number, name in self._channels.items() if number in self._unheard}
+        families = {"channel": unheard, "rpc": self._calls}
+        meant = [family for family in families if kind.startswith(family)] or list(families)
+        found = [(family, number, name) for family in meant for number, name in families[family].items()]
+        named = [entry for entry in found if entry[2] in warning]
+        if not found:
+            return None
+        family, number, endpoint = (named or found)[0]
+        error = Rejection(warning, kind, endpoint)
+        if family == "channel":
+            self._end_channel(number)
+            return ChannelFailed(number, error)
+        del self._calls[number]
+        return CallFailed(number, error)
+
+    def _end_channel(self, number: int) -> bool:
+        self._unheard.discard(number)
+        return self._channels.pop(number, None) is not None
 
     def _expect(self, state: State) -> None:
         if self.state is not state:
             raise RuntimeError(f"not possible while {self.state.name.lower()}")
+
+
+def _kind(warning: str) -> str:
+    """The kind of a warning from a server before March 2026, which says it in words, before the values it quotes."""
+    words = warning.partition("=")[0].lower()
+    family = "rpc" if "rpccall" in words else "channel"
+    if "endpoint" in words and ("unknown" in words or "unhandled" in words):
+        return f"{family}EndpointUnknown"
+    if "unknown channel" in words:
+        return "channelUnknown"
+    if "invalid message" in words:
+        return "channelMessageTypeError"
+    return ""

@@ -104,7 +104,8 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can still be asked."""
+        """Whether anything can still be asked, as far as is known without waiting."""
+        self._transport.look()
         return self._transport.is_open
 
     @property
@@ -279,7 +280,7 @@ class Exchange:
 
     def ended(self, event: ChannelClosed | ChannelFailed) -> None:
         """Be told that the channel is closed; what has arrived can still be read."""
-        self._end = event
+        self._end = self._end or event  # a packet that made no sense has ended it before
 
     def _values(self, packets: list[Any]) -> list[Value]:
         values: list[Value] = []

@@ -42,7 +42,7 @@ class PredictionStream:
         self._iterator = self._read()
 
     def __iter__(self) -> Iterator[Fragment]:
-        return self._iterator
+        yield from self._iterator  # a generator that only the loop holds: it is closed as soon as the loop is left
 
     def __enter__(self) -> Self:
         return self

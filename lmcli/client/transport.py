@@ -72,7 +72,7 @@ class Transport:
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         transport = cls(connection, ClientProtocol(uri, max_size=None), address)
         try:
-            transport._shake_hands(patience)
+            transport._shake_hands(timeout)
         except BaseException:
             connection.close()
             raise
@@ -82,6 +82,11 @@ class Transport:
     def is_open(self) -> bool:
         """Whether texts can still be sent."""
         return self._lost is None and self._protocol.state is State.OPEN
+
+    def look(self) -> None:
+        """Take what has arrived, such as a goodbye while nobody was reading; does not wait."""
+        if self.is_open:
+            self._read()
 
     def send(self, text: bytes) -> None:
         """Send one text, all of it.
@@ -135,14 +140,16 @@ class Transport:
         self._lost = self._lost or "it was closed"
         self._socket.close()
 
-    def _shake_hands(self, patience: float) -> None:
+    def _shake_hands(self, timeout: float | None) -> None:
         self._protocol.send_request(self._protocol.connect())
-        self._flush()
-        deadline = time.monotonic() + patience
+        self._flush(patient=False)
+        deadline = time.monotonic() + (CONNECT_SECONDS if timeout is None else timeout)
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
             if self._lost is not None:
                 raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
             if not self._read() and wait(self._socket.fileno(), timeout=deadline - time.monotonic()) is Woken.TIMED_OUT:
+                if timeout is not None:
+                    raise TimedOut(f"no answer to the handshake from {self._address} within {timeout:g} s")
                 raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake")
         refusal = self._protocol.handshake_exc
         if refusal is not None:
@@ -188,7 +195,7 @@ class Transport:
             self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
 
     def _flush(self, *, patient: bool = True) -> None:
-        """Write what the protocol wants written; impatient where nothing depends on its arrival (pong, close)."""
+        """Write what the protocol wants written; impatient where who reads next sees a loss (handshake, pong, close)."""
         data = memoryview(b"".join(self._protocol.data_to_send()))
         while data:
             try:
@@ -234,7 +241,7 @@ def _would_block(error: OSError) -> bool:
 
 def _reason(error: OSError) -> str:
     verification = getattr(error, "verify_message", None)
-    return f"its certificate is not trusted, {verification}" if verification else reason(error)
+    return f"its certificate is not trusted, {verification.rstrip('.')}" if verification else reason(error)
 
 
 def _tls_hints(error: OSError) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from lmcli.client.session import Value
-from lmcli.errors import LmError
+from lmcli.errors import Incomplete, LmError, PredictionFailed
 from lmcli.values import PredictionEnd
 
 
@@ -14,11 +14,19 @@ class Outcome(NamedTuple):
         end: the server's last word; None if it never came.
         error: what makes the answer less than complete, if anything.
         signum: the signal that stopped it, if one did.
+        recovered: an answer that was not where it should be; it takes the place of the empty one.
     """
 
     end: PredictionEnd | None = None
     error: LmError | None = None
     signum: int | None = None
+    recovered: str | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the answer was cut short."""
+        is_stopped = self.end is None or self.end.stats.stop_reason == "userStopped"
+        return is_stopped or isinstance(self.error, Incomplete | PredictionFailed)
 
 
 class Sink(Protocol):
@@ -31,7 +39,11 @@ class Sink(Protocol):
         """Complete the output."""
 
 
-class ProgressSink(Sink, Protocol):
-    """Shows how far it is; `tick` is how often it wants an empty burst, in seconds."""
+class StderrSink(Sink, Protocol):
+    """Shows what is not the answer.
+
+    Attributes:
+        tick: how often it wants a burst, be it empty, in seconds; None: never.
+    """
 
     tick: float | None

@@ -5,8 +5,8 @@
 from lmcli.cli.document import Document
 from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm
 from lmcli.cli.output import Output
-from lmcli.cli.request import Request
-from lmcli.cli.sinks import ProgressSink, Sink
+from lmcli.cli.request import Reasoning, Request
+from lmcli.cli.sinks import Sink, StderrSink
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 
@@ -33,8 +33,20 @@ def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Outp
     return TextSink(output, is_terminal=is_terminal, ends_line=isinstance(request.subject, Document))
 
 
-def progress_sink(typed: PredictionOptions, here: Surroundings, voice: Voice) -> ProgressSink | None:
-    """The sink for stderr, if progress is to be seen."""
+def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> list[StderrSink]:
+    """The sinks for stderr: reasoning and progress, where they are to be seen."""
+    progress = _progress_sink(typed, here, voice)
+    is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
+    if not (here.stderr_is_terminal if is_shown is None else is_shown):
+        return [progress] if progress else []
+    from lmcli.cli.sinks.reasoning import ReasoningSink
+
+    make_room = getattr(progress, "erase", lambda: None)
+    reasoning = ReasoningSink(voice, is_terminal=here.stderr_is_terminal, make_room=make_room)
+    return [reasoning, progress] if progress else [reasoning]
+
+
+def _progress_sink(typed: PredictionOptions, here: Surroundings, voice: Voice) -> StderrSink | None:
     is_dumb = here.setting("TERM") == "dumb"
     if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
         from lmcli.cli.sinks.terminal import TerminalSink

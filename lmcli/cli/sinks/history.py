@@ -20,13 +20,14 @@ class HistorySink:
 
     def burst(self, values: list[Value]) -> None:
         """Gather."""
-        self._text.add(values)
+        self._text.burst(values)
 
     def finish(self, outcome: Outcome) -> None:
         """Write the history; an answer that is not complete is marked `partial`."""
-        is_partial = outcome.error is not None or outcome.end is None
-        if is_partial and not self._text.answer:
+        self._text.finish(outcome)
+        entry = assistant_entry(self._text, outcome)
+        if entry is None:
             return
-        entry = assistant_entry(self._text, outcome.end, is_partial=is_partial)
-        updated = self._document.with_entry(entry)
-        self._output.write(orjson.dumps(updated.raw, option=self._layout | orjson.OPT_APPEND_NEWLINE))
+        self._output.write(
+            orjson.dumps(self._document.with_entry(entry).raw, option=self._layout | orjson.OPT_APPEND_NEWLINE)
+        )

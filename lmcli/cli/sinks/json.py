@@ -19,11 +19,12 @@ class JsonSink:
 
     def burst(self, values: list[Value]) -> None:
         """Gather."""
-        self._text.add(values)
+        self._text.burst(values)
 
     def finish(self, outcome: Outcome) -> None:
         """Write the object; with an `error` in it if the answer is not complete."""
         end = outcome.end
+        self._text.finish(outcome)
         record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
         if outcome.error is not None:
             record["error"] = error_record(outcome.error)

@@ -21,13 +21,14 @@ class JsonLinesSink:
 
     def burst(self, values: list[Value]) -> None:
         """Write what has arrived together."""
-        self._text.add(values)
+        self._text.burst(values)
         if values:
             self._output.write(b"".join(_line(_event(value)) for value in values))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""
         end = outcome.end
+        self._text.finish(outcome)
         record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
         if outcome.error is None:
             self._output.write(_line({"type": "result", **record}))

@@ -34,7 +34,9 @@ class TextSink:
         self._last = text[-1]
         self._output.write(text.encode())
 
-    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  the text says all
+    def finish(self, outcome: Outcome) -> None:
         """End the line."""
+        if outcome.recovered is not None:
+            self.burst([Fragment(outcome.recovered)])
         if self._ends_line and self._last not in ("", "\n"):
             self._output.write(b"\n")

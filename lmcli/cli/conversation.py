@@ -1,0 +1,136 @@
+"""A conversation under way on one connection: the document so far, its file, and what is done to them."""
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from lmcli.cli.connect import model_key
+from lmcli.cli.document import Document, assistant_entry
+from lmcli.cli.history import ChatFile
+from lmcli.cli.inputs import Attachments, system_prompt
+from lmcli.cli.options import ChatOptions
+from lmcli.cli.prediction import end, loaded_model
+from lmcli.cli.records import Text
+from lmcli.cli.request import make_request
+from lmcli.cli.run import Run, Task
+from lmcli.cli.stops import SIGINT, Stops
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.client.connection import Connection
+from lmcli.client.images import Uploads
+from lmcli.errors import UsageError
+from lmcli.values import PredictionEnd
+
+
+class Conversation:
+    """What is said, turn by turn.
+
+    Args:
+        typed: the options.
+        here: the process.
+        voice: says what is not the answer.
+        connection: the way to the server.
+
+    Attributes:
+        model: the key of the model to talk to; None for the one that is loaded.
+        last: the figures of the last answer.
+
+    Raises:
+        LmError: the chat file, the system prompt or an attachment cannot be read.
+    """
+
+    def __init__(self, typed: ChatOptions, here: Surroundings, voice: Voice, connection: Connection) -> None:
+        self.model = model_key(typed, here)
+        self.last: PredictionEnd | None = None
+        self._typed = typed
+        self._here = here
+        self._voice = voice
+        self._connection = connection
+        self._uploads = Uploads(lambda: connection.session("files"))
+        self._file = None if typed.history is None else ChatFile(typed.history)
+        self._system = system_prompt(typed)
+        self._attached = Attachments.read(typed.file or ())
+        self._document = Document.new()
+        self._document = self._current()
+
+    @property
+    def questions(self) -> list[str]:
+        """What the user has said so far."""
+        return [message.text for message in self._document.chat().messages if message.role == "user"]
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt."""
+        return self._document.system
+
+    @property
+    def model_in_use(self) -> str:
+        """The model that the next question goes to."""
+        return self.model or loaded_model(self._connection, self._voice)
+
+    def ask(self, text: str) -> None:
+        """Ask a question, and keep the answer.
+
+        Raises:
+            LmError: no answer came, or it is not complete.
+        """
+        with self._locked():
+            entry = self._attached.entry(self._attached.before(text))
+            self._answer(self._current().with_entry(entry))
+            self._attached = Attachments()
+
+    def retry(self) -> None:
+        """Ask the last question again, in place of its answer."""
+        with self._locked():
+            document = self._current().without_last("assistant", "tool")
+            if not self.questions:
+                raise UsageError("there is no question yet")
+            self._answer(document)
+
+    def undo(self) -> None:
+        """Take the last question and its answer back."""
+        with self._locked():
+            if not self.questions:
+                raise UsageError("there is nothing to undo")
+            self._keep(self._current().without_last("assistant", "tool").without_last("user"))
+
+    def instruct(self, prompt: str) -> None:
+        """Set the system prompt."""
+        self._system = prompt
+        with self._locked():
+            self._keep(self._current())
+
+    def save(self, path: Path) -> None:
+        """Write the conversation to another file."""
+        file = ChatFile(path)
+        with file.locked(self._voice):
+            file.write(self._current())
+
+    def _answer(self, document: Document) -> None:
+        """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""
+        typed = self._typed.replaced(model=self.model)
+        request = make_request(document, typed, self._voice, overflow=None)
+        task = Task("chat", request, typed, typed.output, self._here, self._voice)
+        model = None if self.model else loaded_model(self._connection, self._voice)
+        text = Text()
+        with Stops() as stops:
+            one = Run(task, self._connection, self._uploads, stops, [text])
+            one.carry_out(model)
+        self.last = one.outcome.end or self.last
+        entry = assistant_entry(text, one.outcome)
+        if entry is not None:
+            self._keep(document.with_entry(entry))
+        if one.outcome.signum != SIGINT:
+            end(one)
+
+    def _current(self) -> Document:
+        """The conversation as it is now; somebody else may have gone on with the file."""
+        document = self._file.read() if self._file else self._document
+        return document if self._system is None else document.with_system(self._system)
+
+    def _keep(self, document: Document) -> None:
+        self._document = document
+        if self._file:
+            self._file.write(document)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return self._file.locked(self._voice) if self._file else nullcontext()

@@ -1,0 +1,157 @@
+"""The dialogue of `lm chat` on a terminal: what is typed goes to the model or is a command of the dialogue itself."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lmcli.cli.connect import connect
+from lmcli.cli.conversation import Conversation
+from lmcli.cli.editor import Cancelled, LineEditor, compose
+from lmcli.cli.figures import stats_text
+from lmcli.cli.inputs import joined
+from lmcli.cli.options import ChatOptions, OutputForm
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.errors import ExitCode, LmError, UsageError, quoted
+
+
+def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+    """Talk until the user leaves.
+
+    Raises:
+        LmError: the dialogue cannot even begin.
+    """
+    if typed.output is not OutputForm.TEXT:
+        raise UsageError(f"a dialogue has no output {typed.output}", "-n and a prompt take one turn")
+    here = _with_prompts_apart(here)
+    with connect(typed, here, voice) as connection:
+        connection.session("llm")
+        dialogue = _Dialogue(Conversation(typed, here, voice, connection), here, voice)
+        if words:
+            dialogue.attempt(joined(words))
+        dialogue.go_on()
+    return ExitCode.OK
+
+
+def _with_prompts_apart(here: Surroundings) -> Surroundings:
+    """Have prompts go to the terminal and answers to stdout, where stdout is something else.
+
+    Line editing writes to descriptor 1, so that becomes the terminal, and the answers get a descriptor of their own.
+    """
+    if here.stdout_is_terminal or not here.stderr_is_terminal:
+        return here
+    answers = os.dup(here.stdout)
+    os.dup2(here.stderr, here.stdout)
+    return here._replace(stdout=answers)
+
+
+class _Dialogue:
+    """The conversation, and whom it is held with."""
+
+    def __init__(self, conversation: Conversation, here: Surroundings, voice: Voice) -> None:
+        self.conversation = conversation
+        self.here = here
+        self.voice = voice
+        self.is_over = False
+
+    def go_on(self) -> None:
+        """Take what is typed until the user leaves."""
+        editor = LineEditor(self.conversation.questions)
+        self.voice.note("/help lists what can be typed besides questions, Ctrl-D leaves")
+        while not self.is_over:
+            try:
+                self.attempt(editor.read())
+            except Cancelled:
+                self.voice.raw("\n")
+            except EOFError:
+                self.voice.raw("\n")
+                return
+
+    def attempt(self, text: str) -> None:
+        """Do what was typed; what goes wrong is said, and the dialogue goes on."""
+        try:
+            self._take(text)
+        except LmError as error:
+            self.voice.error(error)
+
+    def _take(self, text: str) -> None:
+        name, _, argument = text.partition(" ")
+        if name.startswith("/"):
+            command = _COMMANDS.get(name)
+            if command is None:
+                raise UsageError(f"no command {quoted(name)}", "/help lists them; after a space it is a question")
+            command.do(self, argument.strip())
+        elif text.strip():
+            self.conversation.ask(text.strip())
+
+
+def _help(dialogue: _Dialogue, _: str) -> None:
+    rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in _COMMANDS.items()]
+    keys = [('"""', "begins and ends a question of several lines"), ("Ctrl-C", "stops the answer")]
+    dialogue.voice.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "leaves")]))
+
+
+def _system(dialogue: _Dialogue, prompt: str) -> None:
+    if prompt:
+        dialogue.conversation.instruct(prompt)
+    else:
+        dialogue.voice.note(dialogue.conversation.system or "there is no system prompt")
+
+
+def _model(dialogue: _Dialogue, key: str) -> None:
+    if key:
+        dialogue.conversation.model = key
+    else:
+        dialogue.voice.note(dialogue.conversation.model_in_use)
+
+
+def _retry(dialogue: _Dialogue, _: str) -> None:
+    dialogue.conversation.retry()
+
+
+def _undo(dialogue: _Dialogue, _: str) -> None:
+    dialogue.conversation.undo()
+
+
+def _save(dialogue: _Dialogue, name: str) -> None:
+    if not name:
+        raise UsageError("/save takes the name of a file")
+    dialogue.conversation.save(Path(name).expanduser())
+
+
+def _stats(dialogue: _Dialogue, _: str) -> None:
+    if dialogue.conversation.last is None:
+        raise UsageError("there is no answer yet")
+    dialogue.voice.raw(stats_text(dialogue.conversation.last))
+
+
+def _edit(dialogue: _Dialogue, text: str) -> None:
+    composed = compose(text, dialogue.here)
+    if composed.strip():
+        dialogue.conversation.ask(composed)
+
+
+def _exit(dialogue: _Dialogue, _: str) -> None:
+    dialogue.is_over = True
+
+
+class _Command(NamedTuple):
+    """One thing that can be typed besides questions."""
+
+    do: Callable[[_Dialogue, str], None]
+    argument: str
+    help: str
+
+
+_COMMANDS: Final[dict[str, _Command]] = {
+    "/help": _Command(_help, "", "lists these"),
+    "/system": _Command(_system, "[TEXT]", "shows or sets the system prompt"),
+    "/model": _Command(_model, "[KEY]", "shows or sets the model"),
+    "/retry": _Command(_retry, "", "answers the last question again"),
+    "/undo": _Command(_undo, "", "takes the last question and its answer back"),
+    "/save": _Command(_save, "FILE", "writes the conversation to a file"),
+    "/stats": _Command(_stats, "", "shows the figures of the last answer"),
+    "/edit": _Command(_edit, "[TEXT]", "writes the next question in your editor"),
+    "/exit": _Command(_exit, "", "leaves"),
+}

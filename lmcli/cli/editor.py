@@ -1,0 +1,89 @@
+"""Reading what is typed on a terminal: line editing, recall, several lines, and the user's own editor."""
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from lmcli.cli.surroundings import Surroundings
+from lmcli.errors import NoInput, UsageError, quoted, reason
+
+_FENCE: Final = '"""'
+_PROMPT: Final = "> "
+_MORE: Final = "… "
+
+
+class Cancelled(Exception):
+    """What was being typed is to be forgotten (Ctrl-C)."""
+
+
+class LineEditor:
+    """Reads messages line by line.
+
+    Args:
+        recalled: what the arrow keys bring back from the beginning.
+    """
+
+    def __init__(self, recalled: Iterable[str]) -> None:
+        try:
+            import readline  # noqa: PLC0415  not on every system
+        except ImportError:
+            return
+        # The interpreter switches this off for its own sake; on, a pasted text of several lines is one message.
+        readline.parse_and_bind("set enable-bracketed-paste on")
+        for text in recalled:
+            readline.add_history(text)
+
+    def read(self) -> str:
+        r'''One message: a line, or the lines between """ and """.
+
+        Raises:
+            EOFError: there is nothing more to come (Ctrl-D).
+            Cancelled: Ctrl-C.
+        '''
+        text = _line(_PROMPT)
+        if not text.lstrip().startswith(_FENCE):
+            return text
+        lines = [text.lstrip().removeprefix(_FENCE)]
+        while not lines[-1].rstrip().endswith(_FENCE):
+            lines.append(_line(_MORE))
+        lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
+        return "\n".join(lines).strip("\n")
+
+
+def compose(text: str, here: Surroundings) -> str:
+    """Have a text written in the user's editor ($VISUAL, $EDITOR, vi).
+
+    Raises:
+        UsageError: the editor cannot be run.
+        NoInput: what it left cannot be read.
+    """
+    command = here.setting("VISUAL") or here.setting("EDITOR") or "vi"
+    descriptor, name = tempfile.mkstemp(prefix="lm-", suffix=".md")
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        subprocess.run([*shlex.split(command), name], check=True)  # noqa: S603  the user's own choice
+        return path.read_text(encoding="utf-8").strip("\n")
+    except (FileNotFoundError, PermissionError, subprocess.CalledProcessError, ValueError) as error:
+        raise UsageError(f"the editor {quoted(command)} failed", "EDITOR names another one") from error
+    except OSError as error:
+        raise NoInput(f"cannot read what the editor left: {reason(error)}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _line(prompt: str) -> str:
+    """One line; only while it is typed does Ctrl-C mean to forget it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(prompt)
+    except KeyboardInterrupt as interrupt:
+        raise Cancelled from interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

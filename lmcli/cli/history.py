@@ -1,0 +1,168 @@
+"""Chat files: read whole, locked while a turn is in flight, replaced in one step when it is complete.
+
+A reader sees the file before a turn or after it, never in between, and a crash at any moment leaves one of the two.
+"""
+
+import importlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Final
+
+import orjson
+
+from lmcli.cli.document import Document, recognize
+from lmcli.cli.inputs import decoded, parse_json
+from lmcli.cli.output import output_failure
+from lmcli.cli.voice import Voice
+from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
+
+_NEW_FILE_MODE: Final = 0o600
+
+
+class ChatFile:
+    """A conversation in a file. A symbolic link is followed: what it points to is read, locked and replaced.
+
+    Args:
+        path: where it is, or will be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._shown = quoted(path)
+        self._path = Path(os.path.realpath(path))
+
+    def read(self) -> Document:
+        """The conversation; one in which nothing has been said if the file is not there, or empty.
+
+        Raises:
+            BadInput: it is no chat history; with line and column, or the path inside of it.
+            NoInput: it cannot be read.
+        """
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return Document.new()
+        except OSError as error:
+            raise NoInput(f"cannot read {self._shown}: {reason(error)}") from error
+        if not data.strip():
+            return Document.new()
+        value = parse_json(decoded(data, self._shown), self._shown)
+        if value in ([], {"messages": []}):
+            return Document(value)
+        document = recognize(value)
+        if document is None:
+            raise BadInput(f"{self._shown} is no chat file", "--history names a JSON file with an array of messages")
+        document.chat()
+        return document
+
+    def write(self, document: Document) -> None:
+        """Replace the conversation, durably: a temporary file beside it, synchronised, then renamed.
+
+        Raises:
+            OutputFailed: it could not be written; the old file is untouched.
+        """
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        data = orjson.dumps(document.raw, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        try:
+            with _created(temporary, self._mode()) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            _synchronise_folder(self._path.parent)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            raise output_failure(self._shown, error) from error
+
+    @contextmanager
+    def locked(self, voice: Voice) -> Iterator[None]:
+        """Keep every other `lm` away from the file until the block ends; waits for those that came first.
+
+        Args:
+            voice: says that this one waits.
+
+        Raises:
+            OutputFailed: nothing can be written where the file is.
+        """
+        lock = self._path.with_name(f".{self._path.name}.lock")
+        try:
+            file = _locked(lock, lambda: voice.note(f"waiting for another lm that uses {self._shown}"))
+        except OSError as error:
+            raise OutputFailed(f"cannot lock {self._shown}: {reason(error)}") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it goes away while it is still locked, so that nobody else removes a new one
+                lock.unlink()
+            file.close()
+
+    def _mode(self) -> int:
+        try:
+            return stat.S_IMODE(self._path.stat().st_mode)
+        except FileNotFoundError:
+            return _NEW_FILE_MODE
+
+
+def _created(path: Path, mode: int) -> IO[bytes]:
+    """A new file in place of one that a crash may have left."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    path.chmod(mode)  # the umask is for files that programs make on their own
+    return os.fdopen(descriptor, "wb")
+
+
+def _locked(path: Path, say_wait: Callable[[], None]) -> IO[bytes]:
+    """An open file that this process alone has locked, and that is still the one of that name."""
+    while True:
+        file = path.open("ab")
+        try:
+            if not _lock(file, wait=False):
+                say_wait()
+                _lock(file, wait=True)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass  # whoever had it before took it away
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: IO[bytes], *, wait: bool) -> bool:
+    """Lock an open file; False if somebody else has it. The system gives it back however the process ends."""
+    try:
+        import fcntl  # noqa: PLC0415  not on Windows
+    except ImportError:
+        return _lock_on_windows(file, wait=wait)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_on_windows(file: IO[bytes], *, wait: bool) -> bool:
+    msvcrt: Any = importlib.import_module("msvcrt")
+    while True:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:  # waiting ends after ten seconds there
+            if not wait:
+                return False
+            continue
+        return True
+
+
+def _synchronise_folder(path: Path) -> None:
+    """Make a rename durable; systems without folders that can be opened do it themselves."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
