@@ -251,7 +251,11 @@ def _image_url_part(item: Mapping[str, Any], at: str) -> Part:
             f"{at}.image_url.url: images are not fetched from elsewhere: {quoted(url, limit=80)}",
             "give a local path or a data: URL",
         )
-    return ImagePart(rest if separator else url)
+    if not separator:
+        return ImagePart(url)
+    from urllib.parse import unquote  # noqa: PLC0415  needed by few
+
+    return ImagePart(unquote(rest))
 
 
 def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:

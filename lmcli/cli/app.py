@@ -14,9 +14,15 @@ from lmcli.cli.options import (
     ChatOptions,
     CompleteOptions,
     Files,
+    Identifiers,
+    Key,
+    ModelsLoadOptions,
     ModelsOptions,
+    ModelsUnloadOptions,
+    Records,
     RespondOptions,
     ServeOptions,
+    StatsOptions,
     Typed,
     Words,
 )
@@ -33,7 +39,8 @@ to stderr."""
 class Command(NamedTuple):
     """One command: its options, its help, and what its positional arguments are, if it has any.
 
-    The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`.
+    The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`; the name of a command below
+    another holds both, and its module's name has an underscore for the space.
     """
 
     options: type[Typed]
@@ -59,13 +66,30 @@ COMMANDS: Final[dict[str, Command]] = {
         "Example: lm chat --history talk.json",
         Words,
     ),
-    "models": Command(ModelsOptions, "List models.\n\nExample: lm models --loaded"),
+    "stats": Command(
+        StatsOptions,
+        "Measure a model with the prompt on stdin, or sum up recorded results.\n\n"
+        "Example: lm stats --runs 5 < prompt.txt",
+        Records,
+    ),
+    "models": Command(ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded"),
+    "models load": Command(
+        ModelsLoadOptions,
+        "Load a model, and print the name that it goes by.\n\nExample: lm models load qwen2.5-7b-instruct",
+        Key,
+    ),
+    "models unload": Command(
+        ModelsUnloadOptions, "Drop models from memory.\n\nExample: lm models unload --all", Identifiers
+    ),
     "serve": Command(
         ServeOptions,
         "Run a local server that speaks LM Studio's WebSocket API.\n\nExample: lm serve --port 0",
         Files,
     ),
 }
+
+
+_NEED_INPUT: Final = ("respond", "complete", "stats")
 
 
 def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
@@ -80,8 +104,21 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
     )
     app.callback()(_version_option)
     for name in names:
-        app.command(name, help=COMMANDS[name].help)(_body(name, here))
+        below = [other for other in COMMANDS if other.startswith(f"{name} ")]
+        if below:
+            app.add_typer(_group(name, below, here), name=name, help=COMMANDS[name].help)
+        elif " " not in name:
+            app.command(name, help=COMMANDS[name].help)(_body(name, here))
     return app
+
+
+def _group(name: str, below: Sequence[str], here: Surroundings) -> typer.Typer:
+    """A command that does something by itself, and has others below it."""
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(_body(name, here, has_commands=True))
+    for path in below:
+        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help)(_body(path, here))
+    return group
 
 
 def hint_for(name: str = "") -> str:
@@ -95,22 +132,27 @@ def _version_option(
     """`--version` is answered by the door, before anything is loaded; here it is listed in the help."""
 
 
-def _body(name: str, here: Surroundings) -> Callable[..., ExitCode]:
+def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Callable[..., ExitCode | None]:
     """A function with the signature that Typer reads; it hands what was typed to the command's module."""
     command = COMMANDS[name]
 
-    def body(**values: Any) -> ExitCode:
+    def body(**values: Any) -> ExitCode | None:
+        context: typer.Context | None = values.pop("context", None)
+        if context is not None and context.invoked_subcommand is not None:
+            return None
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
-        if command.words is Words and not words and here.stdin_is_terminal and name != "chat":
-            voice.raw(f"Usage: lm {name} [OPTIONS] [PROMPT]...\n\n{command.help}\n\n{hint_for(name)}\n")
+        if name in _NEED_INPUT and not words and here.stdin_is_terminal and not values["no_stdin"]:
+            voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
-        run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name}").run
+        run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name.replace(' ', '_')}").run
         return run(typed, words, here, voice)
 
     annotations: dict[str, Any] = {"words": command.words} if command.words else {}
-    defaults: dict[str, Any] = {"words": None}
+    if has_commands:
+        annotations["context"] = typer.Context
+    defaults: dict[str, Any] = {"words": None, "context": inspect.Parameter.empty}
     for option, annotation, default in command.options.options():
         annotations[option] = annotation
         defaults[option] = default

@@ -18,7 +18,7 @@ from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
 from lmcli.errors import UsageError
-from lmcli.values import PredictionEnd
+from lmcli.values import JsonObject, PredictionEnd
 
 
 class Conversation:
@@ -49,6 +49,7 @@ class Conversation:
         self._file = None if typed.history is None else ChatFile(typed.history)
         self._system = system_prompt(typed)
         self._attached = Attachments.read(typed.file or ())
+        self._unanswered: JsonObject | None = None
         self._document = Document.new()
         self._document = self._current()
 
@@ -74,20 +75,25 @@ class Conversation:
             LmError: no answer came, or it is not complete.
         """
         with self._locked():
-            entry = self._attached.entry(self._attached.before(text))
-            self._answer(self._current().with_entry(entry))
-            self._attached = Attachments()
+            self._unanswered = self._attached.entry(self._attached.before(text))
+            self._answer(self._current().with_entry(self._unanswered))
 
     def retry(self) -> None:
-        """Ask the last question again, in place of its answer."""
+        """Ask the last question again, in place of its answer if it got one."""
         with self._locked():
-            document = self._current().without_last("assistant", "tool")
-            if not self.questions:
+            document = self._current()
+            if self._unanswered is not None:
+                self._answer(document.with_entry(self._unanswered))
+            elif self.questions:
+                self._answer(document.without_last("assistant", "tool"))
+            else:
                 raise UsageError("there is no question yet")
-            self._answer(document)
 
     def undo(self) -> None:
         """Take the last question and its answer back."""
+        if self._unanswered is not None:
+            self._unanswered = None
+            return
         with self._locked():
             if not self.questions:
                 raise UsageError("there is nothing to undo")
@@ -118,6 +124,7 @@ class Conversation:
         self.last = one.outcome.end or self.last
         entry = assistant_entry(text, one.outcome)
         if entry is not None:
+            self._attached, self._unanswered = Attachments(), None
             self._keep(document.with_entry(entry))
         if one.outcome.signum != SIGINT:
             end(one)

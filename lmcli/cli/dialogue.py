@@ -28,8 +28,8 @@ def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Vo
     with connect(typed, here, voice) as connection:
         connection.session("llm")
         dialogue = _Dialogue(Conversation(typed, here, voice, connection), here, voice)
-        if words:
-            dialogue.attempt(joined(words))
+        if text := joined(words).strip():
+            dialogue.attempt(dialogue.conversation.ask, text)
         dialogue.go_on()
     return ExitCode.OK
 
@@ -61,17 +61,17 @@ class _Dialogue:
         self.voice.note("/help lists what can be typed besides questions, Ctrl-D leaves")
         while not self.is_over:
             try:
-                self.attempt(editor.read())
+                self.attempt(self._take, editor.read())
             except Cancelled:
                 self.voice.raw("\n")
             except EOFError:
                 self.voice.raw("\n")
                 return
 
-    def attempt(self, text: str) -> None:
-        """Do what was typed; what goes wrong is said, and the dialogue goes on."""
+    def attempt(self, step: Callable[[str], None], text: str) -> None:
+        """Do something with what was typed; what goes wrong is said, and the dialogue goes on."""
         try:
-            self._take(text)
+            step(text)
         except LmError as error:
             self.voice.error(error)
 

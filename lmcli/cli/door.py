@@ -50,5 +50,5 @@ def _run(arguments: Sequence[str], here: Surroundings) -> int:
 def _usage_error(error: typer.TyperException) -> LmError:
     message = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
-    name = context.info_name if context is not None and context.parent is not None else ""
+    name = "" if context is None else context.command_path.removeprefix("lm").strip()
     return UsageError(message[:1].lower() + message[1:], hint_for(name))

@@ -29,13 +29,16 @@ def stats_text(end: PredictionEnd) -> str:
     return "".join(f"{label}: {'unknown' if value is None else value}\n" for label, value in rows.items())
 
 
-def stats_line(command: str, options: JsonObject, outcome: Outcome) -> JsonObject:
-    """The record of one prediction in a stats file; never the prompt or the answer."""
+def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: str | None) -> JsonObject:
+    """The record of one prediction in a stats file; never the prompt or the answer.
+
+    Where no model answered, its entry holds the key that was asked for.
+    """
     end, error, signum = outcome.end, outcome.error, outcome.signum
     status = _SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
     record: JsonObject = {
         "command": command,
-        "model": None if end is None else model_record(end.model_info),
+        "model": {"model_key": model_key} if end is None else model_record(end.model_info),
         "options": options,
         "stats": None if end is None else stats_record(end.stats),
         "exit_status": int(status),

@@ -49,7 +49,7 @@ class ChatFile:
         if not data.strip():
             return Document.new()
         value = parse_json(decoded(data, self._shown), self._shown)
-        if value in ([], {"messages": []}):
+        if value == [] or (isinstance(value, dict) and value.get("messages") == []):
             return Document(value)
         document = recognize(value)
         if document is None:

@@ -9,15 +9,15 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lmcli.cli.document import Document, recognize
-from lmcli.cli.options import ChatOptions, InputForm, RespondOptions, TurnOptions
+from lmcli.cli.options import ChatOptions, InputForm, RespondOptions, StatsOptions, SystemOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
-from lmcli.client.images import is_image
+from lmcli.client.images import data_url, is_image
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
 from lmcli.values import JsonObject
 
-TurnInput = RespondOptions | ChatOptions
+TurnInput = RespondOptions | ChatOptions | StatsOptions
 
 _PATIENCE: Final = 2.0
 _BLOCK: Final = 1 << 20
@@ -98,15 +98,25 @@ class Attachments(NamedTuple):
 
 def _attachment(path: Path) -> str | JsonObject:
     data = read_bytes(path)
+    name = os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `path` is what `lm` goes by.
-        named = {"type": "file", "name": path.name, "identifier": path.name, "sizeBytes": len(data)}
-        return {**named, "fileType": "image", "path": str(path.absolute())}
+        named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
+        return {**named, "fileType": "image", "path": _source(path, data)}
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"{quoted(path)} is neither UTF-8 text nor a JPEG, PNG or WebP image") from error
-    return f"{path.name}:\n\n{text}"
+    return f"{name}:\n\n{text}"
+
+
+def _source(path: Path, data: bytes) -> str:
+    """Where to find an image from a history: its path, or the image itself where JSON cannot hold the path."""
+    source = path.absolute()
+    try:
+        return os.fsencode(source).decode()
+    except UnicodeDecodeError:
+        return data_url(data)
 
 
 def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdin: bool) -> str:
@@ -168,7 +178,7 @@ def joined(words: Sequence[str]) -> str:
     return text
 
 
-def system_prompt(typed: TurnOptions) -> str | None:
+def system_prompt(typed: SystemOptions) -> str | None:
     """The system prompt that was given, as text or as a file.
 
     Raises:

@@ -1,6 +1,5 @@
 """`lm models`: which models there are, and which of them are loaded."""
 
-import os
 from collections.abc import Mapping, Sequence
 
 import orjson
@@ -9,6 +8,7 @@ from lmcli.cli.connect import connect
 from lmcli.cli.options import ModelsOptions
 from lmcli.cli.output import print_bytes
 from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.tables import Cell, Table, drawn
 from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.errors import ExitCode
@@ -25,7 +25,7 @@ def run(typed: ModelsOptions, _: Sequence[str], here: Surroundings, voice: Voice
         layout = orjson.OPT_INDENT_2 if here.stdout_is_terminal else 0
         shown = orjson.dumps(_records(models, loaded), option=layout | orjson.OPT_APPEND_NEWLINE)
     elif here.stdout_is_terminal:
-        shown = _table(models, loaded, width=_width(here)).encode()
+        shown = drawn(_table(models, loaded), here).encode()
     else:
         shown = "".join(f"{_name(model)}\n" for model in models).encode()
     print_bytes(shown, here.stdout)
@@ -48,22 +48,19 @@ def _instances_by_key(loaded: Sequence[ModelInstance]) -> dict[str, list[str]]:
     return instances
 
 
-def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance], *, width: int) -> str:
-    from rich.console import Console  # noqa: PLC0415  only a terminal gets a table
-    from rich.table import Table  # noqa: PLC0415
-
+def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Table:
     instances = _instances_by_key(loaded)
-    table = Table(box=None, pad_edge=False, header_style="")
-    for heading in ("KEY", "KIND", "SIZE", "CONTEXT", "LOADED AS"):
-        table.add_column(heading, justify="right" if heading in ("SIZE", "CONTEXT") else "left", no_wrap=True)
-    for model in models:
-        context = model.context_length if isinstance(model, ModelInstance) else model.max_context_length
-        names = ", ".join(instances.get(model.model_key, []))
-        table.add_row(_name(model), _kind(model), _size(model.size_bytes), str(context), names)
-    console = Console(width=width, color_system=None, highlight=False, markup=False)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+    rows: list[list[Cell]] = [
+        [
+            _name(model),
+            _kind(model),
+            _size(model.size_bytes),
+            model.context_length if isinstance(model, ModelInstance) else model.max_context_length,
+            ", ".join(instances.get(model.model_key, [])),
+        ]
+        for model in models
+    ]
+    return Table(("key", "kind", "size", "context", "loaded_as"), rows)
 
 
 def _kind(model: ModelInfo) -> str:
@@ -78,10 +75,3 @@ def _size(size_bytes: int) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
-
-
-def _width(here: Surroundings) -> int:
-    try:
-        return os.get_terminal_size(here.stdout).columns or 80
-    except OSError:
-        return 80

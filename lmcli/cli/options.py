@@ -45,6 +45,23 @@ class Overflow(StrEnum):
     ROLLING = "rolling"
 
 
+class Grouping(StrEnum):
+    """What recorded results are summed up by."""
+
+    MODEL = "model"
+    DAY = "day"
+    FILE = "file"
+    STOP_REASON = "stop_reason"
+
+
+class ReportForm(StrEnum):
+    """How a report is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
+
+
 class ColorWhen(StrEnum):
     """When stderr carries colour."""
 
@@ -57,6 +74,12 @@ Words = Annotated[
     list[str] | None, Argument(metavar="[PROMPT]...", help="Text of the prompt; words are joined by spaces.")
 ]
 
+Key = Annotated[list[str] | None, Argument(metavar="KEY", help="The model to load.")]
+Identifiers = Annotated[list[str] | None, Argument(metavar="[IDENTIFIER]...", help="The loaded models to drop.")]
+Records = Annotated[
+    list[str] | None,
+    Argument(metavar="[FILE]...", help="Recorded results to sum up, - for stdin; without any, measure."),
+]
 Files = Annotated[list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to serve beside echo.")]
 
 
@@ -120,15 +143,18 @@ class ServerOptions(Typed):
     ] = None
 
 
-class ModelOptions(Typed):
-    """Which model, and how to load it."""
+_MODEL_HELP: Final = "Model; loaded if it is not.  [env: LM_MODEL; default: the loaded one]"
 
-    model: Annotated[
-        str | None,
-        Option(
-            "-m", "--model", metavar="KEY", help="Model; loaded if it is not.  [env: LM_MODEL; default: the loaded one]"
-        ),
-    ] = None
+
+class ModelOptions(Typed):
+    """Which model."""
+
+    model: Annotated[str | None, Option("-m", "--model", metavar="KEY", help=_MODEL_HELP)] = None
+
+
+class LoadOptions(Typed):
+    """How to load a model."""
+
     ttl: Annotated[
         float | None, Option("--ttl", metavar="SEC", help="Unload after this time without use, if this run loads it.")
     ] = None
@@ -169,10 +195,15 @@ class SamplingOptions(Typed):
     ] = None
 
 
-class RunOptions(Typed):
-    """What this run reads besides, and what it leaves behind."""
+class StdinOptions(Typed):
+    """Whether stdin is read."""
 
     no_stdin: Annotated[bool, Option("-n", "--no-stdin", help="Do not read stdin.")] = False
+
+
+class RecordOptions(Typed):
+    """What a run leaves behind besides the answer."""
+
     stats: Annotated[bool, Option("--stats", help="Print statistics on stderr after the answer.")] = False
     stats_file: Annotated[
         Path | None, Option("--stats-file", metavar="FILE", help="Append one JSON line for each prediction.")
@@ -197,12 +228,16 @@ class SchemaOptions(Typed):
     ] = None
 
 
-class PredictionOptions(VoiceOptions, ServerOptions, ModelOptions, RunOptions, SchemaOptions, SamplingOptions):
+class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
+    """What is asked of a model."""
+
+
+class PredictionOptions(VoiceOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
 
-class TurnOptions(Typed):
-    """What a turn of a conversation has besides."""
+class SystemOptions(Typed):
+    """What a turn of a conversation is made of, besides the prompt."""
 
     system: Annotated[str | None, Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
     system_file: Annotated[
@@ -213,6 +248,11 @@ class TurnOptions(Typed):
         Option("-f", "--file", metavar="FILE", help="Image to attach, or text to put first; may be repeated."),
     ] = None
     input: Annotated[InputForm, Option("-i", "--input", help="What stdin holds.")] = InputForm.AUTO
+
+
+class TurnOptions(SystemOptions):
+    """What a turn of a conversation has besides."""
+
     output: Annotated[OutputForm, Option("-o", "--output", help="What stdout gets.")] = OutputForm.TEXT
 
 
@@ -251,6 +291,38 @@ class CompleteOptions(PredictionOptions, RawOptions):
 
 class ModelsOptions(VoiceOptions, ServerOptions, ListOptions):
     """Options of `lm models`."""
+
+
+class ModelsLoadOptions(VoiceOptions, ServerOptions, LoadOptions):
+    """Options of `lm models load`."""
+
+    identifier: Annotated[
+        str | None, Option("--identifier", metavar="NAME", help="Load another instance, under this name.")
+    ] = None
+
+
+class ModelsUnloadOptions(VoiceOptions, ServerOptions):
+    """Options of `lm models unload`."""
+
+    all: Annotated[bool, Option("--all", help="All that are loaded.")] = False
+
+
+class MeasureOptions(Typed):
+    """How `lm stats` measures and what it reports."""
+
+    models: Annotated[
+        list[str] | None, Option("-m", "--model", metavar="KEY", help=f"{_MODEL_HELP}  May be repeated.")
+    ] = None
+    runs: Annotated[int, Option("--runs", metavar="N", min=1, help="Predictions for each model.")] = 1
+    warmup: Annotated[int, Option("--warmup", metavar="N", min=0, help="Predictions before, not counted.")] = 0
+    raw: Annotated[bool, Option("--raw", help="Continue stdin as a text, without the chat template.")] = False
+    echo: Annotated[bool, Option("--echo", help="Show the answers on stderr.")] = False
+    by: Annotated[Grouping, Option("--by", help="What recorded results are summed up by.")] = Grouping.MODEL
+    output: Annotated[ReportForm, Option("-o", "--output", help="What stdout gets.")] = ReportForm.TEXT
+
+
+class StatsOptions(VoiceOptions, ServerOptions, LoadOptions, AskOptions, SystemOptions, MeasureOptions):
+    """Options of `lm stats`."""
 
 
 class ServeOptions(Typed):

@@ -7,7 +7,7 @@ import orjson
 
 from lmcli.chat import Message
 from lmcli.cli.document import Document
-from lmcli.cli.options import ModelOptions, Overflow, PredictionOptions
+from lmcli.cli.options import AskOptions, LoadOptions, Overflow
 from lmcli.cli.voice import Voice
 from lmcli.client import requests
 from lmcli.client.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
@@ -96,7 +96,7 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 
 
 def make_request(
-    subject: Document | str, typed: PredictionOptions, voice: Voice, *, overflow: Overflow | None = Overflow.STOP
+    subject: Document | str, typed: AskOptions, voice: Voice, *, overflow: Overflow | None = Overflow.STOP
 ) -> Request:
     """Put together what is asked and how.
 
@@ -120,7 +120,7 @@ def _schema(typed: str, voice: Voice) -> "Schema":
     return Schema(typed, voice)
 
 
-def sampling_config(typed: PredictionOptions, overflow: Overflow | None = None) -> PredictionConfig:
+def sampling_config(typed: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:
     """What the options ask of the server; `overflow` where the user does not say.
 
     Raises:
@@ -147,7 +147,7 @@ def sampling_config(typed: PredictionOptions, overflow: Overflow | None = None) 
     return config
 
 
-def load_config(typed: ModelOptions) -> LoadConfig:
+def load_config(typed: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
     Raises:
@@ -162,11 +162,18 @@ def load_config(typed: ModelOptions) -> LoadConfig:
     return LoadConfig(context_length=typed.context_length, gpu_ratio=ratio)
 
 
-def load_opening(key: str, typed: ModelOptions) -> Opening:
-    """The request for a model by name."""
+def load_opening(key: str, typed: LoadOptions, *, identifier: str | None = None) -> Opening:
+    """The request for a model by key: one that is loaded will do, unless the new one gets a name of its own.
+
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
     if typed.ttl is not None and not typed.ttl > 0:
         raise UsageError(f"--ttl takes a number of seconds above 0, not {typed.ttl:g}")
-    return requests.get_or_load(key, load_config(typed), ttl=typed.ttl)
+    config = load_config(typed)
+    if identifier is None:
+        return requests.get_or_load(key, config, ttl=typed.ttl)
+    return requests.load(key, config, identifier=identifier, ttl=typed.ttl)
 
 
 def _raw_field(assignment: str) -> tuple[str, Any]:
@@ -184,7 +191,7 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
     return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
 
 
-def options_record(typed: PredictionOptions) -> JsonObject:
+def options_record(typed: AskOptions) -> JsonObject:
     """The sampling options that were given, for a record; never the prompt."""
     config = sampling_config(typed)
     given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}

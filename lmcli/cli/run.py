@@ -135,4 +135,5 @@ class Run:
         if task.typed.stats and outcome.end is not None:
             task.voice.raw(stats_text(outcome.end))
         if task.typed.stats_file is not None:
-            append_line(task.typed.stats_file, stats_line(task.command, options_record(task.typed), outcome))
+            line = stats_line(task.command, options_record(task.typed), outcome, task.model_key)
+            append_line(task.typed.stats_file, line)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+_WIDTH: Final = 80
 _OFF: Final = ("", "0", "false", "no")
 
 
@@ -31,6 +32,14 @@ class Surroundings(NamedTuple):
     def setting(self, name: str) -> str | None:
         """An environment variable; empty counts as not set."""
         return self.environment.get(name) or None
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal on stdout; 80 where it does not say."""
+        try:
+            return os.get_terminal_size(self.stdout).columns or _WIDTH
+        except OSError:
+            return _WIDTH
 
     def has_color(self, when: str) -> bool:
         """Whether stderr may carry colour: `always`, `never`, or `auto` by the terminal and its conventions."""

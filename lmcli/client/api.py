@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Protocol, Self, TypedDict, Unpack
 
 from lmcli.chat import Chat, FilePart, Message
 from lmcli.client import payloads, requests
-from lmcli.client.catalog import list_downloaded, list_loaded
+from lmcli.client.catalog import list_downloaded, list_loaded, unload
 from lmcli.client.config import prediction_config
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
@@ -147,7 +147,7 @@ class LlmNamespace:
         Raises:
             ModelNotFound: no loaded model is called so.
         """
-        self._client.session("llm").call("unloadModel", {"identifier": identifier})
+        unload(self._client.session("llm"), identifier)
 
     def _loaded(self) -> ModelInstance:
         instances = list_loaded(self._client.session("llm"))

@@ -18,6 +18,15 @@ def list_downloaded(session: Session) -> list[ModelInfo]:
     return [payloads.read(ModelInfo, entry) for entry in _listed(session, "listDownloadedModels")]
 
 
+def unload(session: Session, identifier: str) -> None:
+    """Drop a loaded model from memory.
+
+    Raises:
+        ModelNotFound: no loaded model is called so.
+    """
+    session.call("unloadModel", {"identifier": identifier})
+
+
 def _listed(session: Session, endpoint: str) -> list[Any]:
     entries = session.call(endpoint)
     if not isinstance(entries, list):

@@ -84,6 +84,11 @@ def read_image(source: str) -> tuple[bytes, str]:
     return data, name
 
 
+def data_url(data: bytes) -> str:
+    """A URL that is its own content. Source: RFC 2397."""
+    return f"{_DATA_URL};base64,{base64.b64encode(data).decode()}"
+
+
 def _data_of(url: str) -> bytes:
     """The content of a data URL. Source: RFC 2397."""
     head, _, body = url.partition(",")

@@ -12,7 +12,7 @@ import orjson
 
 from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
 from lmcli.client.config import write_fields
-from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
 from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
 
@@ -127,7 +127,11 @@ def read_history(body: Any) -> Sequence[Message]:
     entries = _object(body, "history").get("messages")
     if not isinstance(entries, list):
         raise RemoteProtocolError("history: no array of messages")
-    return [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+    messages = [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+    for index, message in enumerate(messages):
+        if any(isinstance(part, ImagePart) for part in message.content):
+            raise BadInput(f"messages[{index}].content: an image has to be uploaded before it is sent")
+    return messages
 
 
 def file_part(body: Any, name: str) -> FilePart:

@@ -43,8 +43,20 @@ def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> Op
     """Ask for a model by key or identifier, loaded if it is not; `ttl` in seconds counts only for a new load."""
     parameter: JsonObject = {"identifier": key, "loadConfigStack": load_stack(config)}
     if ttl is not None:
-        parameter["loadTtlMs"] = max(1, round(ttl * 1000))
+        parameter["loadTtlMs"] = _milliseconds(ttl)
     return Opening("getOrLoad", parameter)
+
+
+def load(key: str, config: LoadConfig, *, identifier: str, ttl: float | None = None) -> Opening:
+    """Ask for a new instance of a model, under a name that no other has."""
+    parameter: JsonObject = {"modelKey": key, "identifier": identifier, "loadConfigStack": load_stack(config)}
+    if ttl is not None:
+        parameter["ttlMs"] = _milliseconds(ttl)
+    return Opening("loadModel", parameter)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 def _prediction(endpoint: str, model: str | None, prompt: JsonObject, stack: JsonObject, preset: str | None) -> Opening:

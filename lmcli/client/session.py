@@ -349,12 +349,18 @@ class Prediction(Exchange):
 
 
 class Loading(Exchange):
-    """A model on its way into memory; afterwards `instance` holds it."""
+    """A model on its way into memory; afterwards `instance` holds it.
+
+    Attributes:
+        instance: the model, once it is there.
+        is_new: whether it was loaded now; False if it was there before.
+    """
 
     failure_kind = LoadFailed
 
     def __init__(self, session: Session, opening: Opening) -> None:
         self.instance: ModelInstance | None = None
+        self.is_new = True
         super().__init__(session, opening)
 
     def wait(self) -> ModelInstance:
@@ -373,6 +379,7 @@ class Loading(Exchange):
         match packet:
             case {"type": "alreadyLoaded" | "loadSuccess" | "success", "info": info}:
                 self.instance = payloads.read(ModelInstance, info)
+                self.is_new = packet["type"] != "alreadyLoaded"
                 return None
             case {"type": "startLoading"}:
                 return LoadProgress(0.0)

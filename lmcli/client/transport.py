@@ -92,7 +92,7 @@ class Transport:
         """Send one text, all of it.
 
         Raises:
-            ConnectionLost: the server is gone, or an interrupt came while it did not take the text.
+            ConnectionLost: the server is gone or takes nothing any more, or an interrupt came before it took the text.
         """
         if not self.is_open:
             raise self._loss()
@@ -195,7 +195,7 @@ class Transport:
             self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
 
     def _flush(self, *, patient: bool = True) -> None:
-        """Write what the protocol wants written; impatient where who reads next sees a loss (handshake, pong, close)."""
+        """Write what the protocol wants written; impatient where whoever reads next sees a loss (handshake, pong)."""
         data = memoryview(b"".join(self._protocol.data_to_send()))
         while data:
             try:
@@ -206,9 +206,11 @@ class Transport:
                     if patient:
                         raise self._loss() from error
                     return
-                woken = wait(self._socket.fileno(), to_write=True, interrupts=self.interrupts)
-                if woken is Woken.INTERRUPTED:
-                    self._lost = "interrupted while sending"
+                patience = self.ping_after + self.lost_after
+                woken = wait(self._socket.fileno(), to_write=True, interrupts=self.interrupts, timeout=patience)
+                if woken is not Woken.READY:
+                    is_interrupt = woken is Woken.INTERRUPTED
+                    self._lost = "interrupted while sending" if is_interrupt else "it takes nothing any more"
                     raise self._loss() from error
 
     def _loss(self) -> ConnectionLost:

@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415
 
 from lmcli.cli.document import Document
-from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm
+from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm, VoiceOptions
 from lmcli.cli.output import Output
 from lmcli.cli.request import Reasoning, Request
 from lmcli.cli.sinks import Sink, StderrSink
@@ -35,7 +35,7 @@ def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Outp
 
 def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> list[StderrSink]:
     """The sinks for stderr: reasoning and progress, where they are to be seen."""
-    progress = _progress_sink(typed, here, voice)
+    progress = progress_sink(typed, here, voice)
     is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
     if not (here.stderr_is_terminal if is_shown is None else is_shown):
         return [progress] if progress else []
@@ -46,7 +46,8 @@ def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> 
     return [reasoning, progress] if progress else [reasoning]
 
 
-def _progress_sink(typed: PredictionOptions, here: Surroundings, voice: Voice) -> StderrSink | None:
+def progress_sink(typed: VoiceOptions, here: Surroundings, voice: Voice) -> StderrSink | None:
+    """The sink for progress, if it is to be seen: a bar on a terminal, lines where they are asked for elsewhere."""
     is_dumb = here.setting("TERM") == "dumb"
     if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
         from lmcli.cli.sinks.terminal import TerminalSink

@@ -1,0 +1,51 @@
+"""`lm models load`: have a model loaded, and print the name that it goes by."""
+
+from collections.abc import Sequence
+
+from lmcli.cli.connect import connect
+from lmcli.cli.delivery import deliver
+from lmcli.cli.options import ModelsLoadOptions
+from lmcli.cli.output import Output, ReaderLeft
+from lmcli.cli.request import load_opening
+from lmcli.cli.sinks import Outcome
+from lmcli.cli.sinks.choice import progress_sink
+from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
+from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.voice import Voice
+from lmcli.errors import ExitCode, UsageError
+
+
+def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+    """Load the model; Ctrl-C has the server stop loading it.
+
+    Raises:
+        UsageError: not exactly one model was named.
+        ModelNotFound, LoadFailed: see `Session.load`.
+    """
+    if len(words) != 1:
+        raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
+    opening = load_opening(words[0], typed, identifier=typed.identifier)
+    progress = progress_sink(typed, here, voice)
+    with connect(typed, here, voice) as connection:
+        session = connection.session("llm")
+        with Stops() as stops:
+            output = Output(here.stdout, stops)
+            loading = session.load(opening)
+            try:
+                deliver(
+                    loading, [progress] if progress else [], output, stops, tick=progress.tick if progress else None
+                )
+                output.write(f"{loading.wait().identifier}\n".encode())
+            except Interrupted:
+                pass  # `stops` knows the signal
+            except ReaderLeft:
+                die_of_broken_pipe()
+            finally:
+                if progress:
+                    progress.finish(Outcome())
+    if stops.signum is not None:
+        die_of(stops.signum)
+    has_wishes = any(value is not None for value in (typed.ttl, typed.context_length, typed.gpu))
+    if has_wishes and not loading.is_new:
+        voice.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
+    return ExitCode.OK
