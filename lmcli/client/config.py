@@ -107,7 +107,7 @@ def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> P
     known = {_snake(name): value for name, value in options.items()}
     for name in known:
         if name not in OPTIONS and name != "raw":
-            near = get_close_matches(name, OPTIONS, n=1)
+            near = get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
             raise UsageError(f"unknown prediction option {quoted(name)}", *(f"did you mean {n}?" for n in near))
     if (raw := known.get("raw")) is not None and not isinstance(raw, Mapping):
         raise UsageError(f"raw must be an object of config keys, not {quoted(raw)}")
@@ -205,14 +205,6 @@ def invalid_fields(values: Mapping[str, Any]) -> Iterator[str]:
             _check(name, inner)
         except UsageError as error:
             yield f"{key}: {error.message}"
-
-
-def read_load_config(values: Mapping[str, Any]) -> LoadConfig:
-    """Read the load options that have a name here from collapsed config values."""
-    return LoadConfig(
-        context_length=values.get("llm.load.contextLength"),
-        gpu_ratio=values.get("llm.load.llama.acceleration.offloadRatio"),
-    )
 
 
 def _readable(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:

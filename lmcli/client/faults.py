@@ -30,7 +30,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
     cause = _text(body, "cause")
     message = title if cause is None or cause in title else f"{title}: {cause}"
     hints = [hint] if (hint := _text(body, "suggestion")) else []
-    if any(sign in message.lower() for sign in ("unloaded", "not loaded")):
+    if kind is PredictionFailed and any(sign in message.lower() for sign in ("unloaded", "not loaded")):
         return ModelUnloaded(message, *hints)
     return kind(message, *hints)
 

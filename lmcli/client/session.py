@@ -200,6 +200,7 @@ class Session:
             raise TimedOut(f"no answer to the authentication within {patience:g} s")
         if not texts or not isinstance(self._protocol.receive(texts[0]), Greeted):
             raise RemoteProtocolError("the server did not answer the authentication")
+        self._route(texts[1:])
         self._silent_since = monotonic()
 
     def _patience(self, within: float | None) -> float | None:

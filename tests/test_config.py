@@ -1,0 +1,398 @@
+"""Prediction and load options, and the config stacks that carry them."""
+
+import math
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import QUICK, any_json, fields_of, garbled
+
+from lmcli.client.config import (
+    OPTIONS,
+    PREDICTION_PREFIX,
+    RAW_TEMPLATE,
+    invalid_fields,
+    load_stack,
+    prediction_config,
+    prediction_stack,
+    read_fields,
+    read_prediction_config,
+    read_stack,
+    write_fields,
+)
+from lmcli.errors import UsageError
+from lmcli.values import LoadConfig, PredictionConfig
+
+
+class Row(NamedTuple):
+    """How the protocol writes an option: its SDK name, its key, a value, and what is sent for False."""
+
+    name: str
+    camel: str
+    key: str
+    value: Any
+    is_switched: bool = False
+    off: Any = None
+
+
+TEMPLATE = {"type": "jinja", "stopStrings": [], "jinjaPromptTemplate": {"template": "x"}}
+PARSING = {"enabled": True, "startString": "<think>", "endString": "</think>"}
+TABLE = [
+    Row("temperature", "temperature", "temperature", 0.2),
+    Row("max_tokens", "maxTokens", "maxPredictedTokens", 128, True, 1),
+    Row("stop_strings", "stopStrings", "stopStrings", ["END"]),
+    Row("tool_call_stop_strings", "toolCallStopStrings", "toolCallStopStrings", ["a", "b"]),
+    Row("context_overflow_policy", "contextOverflowPolicy", "contextOverflowPolicy", "rollingWindow"),
+    Row("structured", "structured", "structured", {"type": "json"}),
+    Row("top_k_sampling", "topKSampling", "topKSampling", 40),
+    Row("repeat_penalty", "repeatPenalty", "repeatPenalty", 1.2, True, 1.1),
+    Row("min_p_sampling", "minPSampling", "minPSampling", 0.1, True, 0.05),
+    Row("top_p_sampling", "topPSampling", "topPSampling", 0.9, True, 0.95),
+    Row("seed", "seed", "seed", 42, True, -1),
+    Row("log_probs", "logProbs", "logProbs", 3, True, 0),
+    Row("presence_penalty", "presencePenalty", "llama.presencePenalty", 0.5, True, 0),
+    Row("xtc_probability", "xtcProbability", "llama.xtcProbability", 0.5, True, 0),
+    Row("xtc_threshold", "xtcThreshold", "llama.xtcThreshold", 0.1, True, 0),
+    Row("cpu_threads", "cpuThreads", "llama.cpuThreads", 4),
+    Row("prompt_template", "promptTemplate", "promptTemplate", TEMPLATE),
+    Row("raw_tools", "rawTools", "tools", {"type": "none"}),
+    Row("tool_choice", "toolChoice", "toolChoice", {"type": "generic", "mode": "auto"}),
+    Row("tool_naming", "toolNaming", "toolNaming", "snakeCase"),
+    Row("draft_model", "draftModel", "speculativeDecoding.draftModel", "acme/draft"),
+    Row(
+        "speculative_decoding_num_draft_tokens_exact",
+        "speculativeDecodingNumDraftTokensExact",
+        "speculativeDecoding.numDraftTokensExact",
+        2,
+    ),
+    Row(
+        "speculative_decoding_min_draft_length_to_consider",
+        "speculativeDecodingMinDraftLengthToConsider",
+        "speculativeDecoding.minDraftLengthToConsider",
+        0,
+    ),
+    Row(
+        "speculative_decoding_min_continue_drafting_probability",
+        "speculativeDecodingMinContinueDraftingProbability",
+        "speculativeDecoding.minContinueDraftingProbability",
+        0.75,
+    ),
+    Row("reasoning_parsing", "reasoningParsing", "reasoning.parsing", PARSING),
+    Row("enable_thinking", "enableThinking", "reasoning.enableThinking", False),
+    Row("reasoning_budget", "reasoningBudget", "reasoning.budgetTokens", 512, True, 1024),
+    Row(
+        "user_max_image_dimension_pixels",
+        "userMaxImageDimensionPixels",
+        "vision.userMaxImageDimensionPixels",
+        800,
+        True,
+        1024,
+    ),
+    Row(
+        "ignore_model_preferred_max_image_dimension",
+        "ignoreModelPreferredMaxImageDimension",
+        "vision.ignoreModelPreferredMaxImageDimension",
+        True,
+    ),
+]
+ROWS = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+
+
+def sent(config: PredictionConfig) -> dict[str, Any]:
+    """The keys that a config puts on the wire."""
+    return fields_of(prediction_stack(config))
+
+
+def test_every_option_is_written_out_here() -> None:
+    """The table of this test, the options and the fields of PredictionConfig are the same; `raw` holds the rest."""
+    assert [row.name for row in TABLE] == list(OPTIONS)
+    assert [*OPTIONS, "raw"] == list(PredictionConfig._fields)
+
+
+@ROWS
+def test_option_on_the_wire(row: Row) -> None:
+    """Each option goes out alone, under its key, bare or as a checked box as the server's schema wants it."""
+    expected = {"checked": True, "value": row.value} if row.is_switched else row.value
+    for name in (row.name, row.camel):
+        assert sent(prediction_config({name: row.value})) == {f"llm.prediction.{row.key}": expected}
+
+
+@ROWS
+def test_option_is_read_back(row: Row) -> None:
+    """A server that reads our stack, and a client that reads a server's configuration, get the options back."""
+    config = prediction_config({row.name: row.value})
+    assert read_prediction_config(read_stack(prediction_stack(config))) == config
+
+
+@ROWS
+def test_false_switches_off(row: Row) -> None:
+    """False is an unchecked box beside the value that the JavaScript SDK puts there; it reads back as not set."""
+    config = prediction_config({row.name: False})
+    if row.is_switched:
+        assert sent(config) == {f"llm.prediction.{row.key}": {"checked": False, "value": row.off}}
+        assert read_prediction_config(read_stack(prediction_stack(config))) == PredictionConfig()
+    elif OPTIONS[row.name].type is bool:
+        assert sent(config) == {f"llm.prediction.{row.key}": False}
+    else:
+        with pytest.raises(UsageError, match="cannot be 'False'"):
+            sent(config)
+
+
+def test_what_is_not_set_is_not_sent() -> None:
+    """Nothing set is one empty layer, so that presets and the app's settings hold."""
+    empty = {"layers": [{"layerName": "apiOverride", "config": {"fields": []}}]}
+    assert prediction_stack(PredictionConfig()) == empty
+    assert prediction_stack(prediction_config(None)) == empty
+    assert prediction_stack(prediction_config({"temperature": None, "raw": None})) == empty
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("temperature", 0), ("stop_strings", ()), ("draft_model", ""), ("raw_tools", {}), ("reasoning_budget", 0)],
+)
+def test_what_is_empty_is_set(name: str, value: Any) -> None:
+    """Zero and nothing are values."""
+    assert len(sent(prediction_config({name: value}))) == 1
+
+
+def test_raw_keys_go_out_as_they_are_and_win() -> None:
+    """`raw` holds whole wire keys and values, for what has no name here."""
+    config = prediction_config(
+        {"temperature": 0.5, "raw": {"llm.prediction.temperature": 0.7, "llm.prediction.llama.frequencyPenalty": {}}}
+    )
+    assert sent(config) == {"llm.prediction.temperature": 0.7, "llm.prediction.llama.frequencyPenalty": {}}
+
+
+def test_a_config_passes_as_it_is() -> None:
+    """A PredictionConfig needs no reading."""
+    config = PredictionConfig(temperature=0.5)
+    assert prediction_config(config) is config
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("temprature", ("did you mean temperature?",)),
+        ("maxToken", ("did you mean max_tokens?",)),
+        ("zzz", ()),
+        ("\x1b", ()),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest(name: str, hints: tuple[str, ...]) -> None:
+    """A mistyped option is not dropped in silence, as the official Python SDK does."""
+    with pytest.raises(UsageError, match=r"^unknown prediction option '[^\x1b]*'$") as error:
+        prediction_config({name: 1})
+    assert error.value.hints == hints
+
+
+@pytest.mark.parametrize("raw", [5, 0, "", "text", [["a", 1]], []])
+def test_raw_must_be_an_object(raw: Any) -> None:
+    """Anything else has no keys."""
+    with pytest.raises(UsageError, match=r"^raw must be an object of config keys, not '"):
+        prediction_config({"raw": raw})
+
+
+ALLOWED = [
+    ("temperature", 0),
+    ("max_tokens", 1),
+    ("top_k_sampling", -1),
+    ("top_k_sampling", 500),
+    ("repeat_penalty", -1),
+    ("min_p_sampling", 0),
+    ("min_p_sampling", 1),
+    ("top_p_sampling", 1.0),
+    ("seed", -1),
+    ("log_probs", 100),
+    ("presence_penalty", -2),
+    ("xtc_probability", 1),
+    ("cpu_threads", 1),
+    ("reasoning_budget", 0),
+    ("stop_strings", ("a", "\n")),
+    ("temperature", 1000),
+    ("max_tokens", 2**40),
+    ("repeat_penalty", 1000.0),
+    ("seed", 2**53),
+    ("presence_penalty", 1000),
+    ("cpu_threads", 1000),
+    ("reasoning_budget", 2**40),
+]
+REFUSED = [
+    ("temperature", -0.1, "temperature must be at least 0, not -0.1"),
+    ("temperature", "hot", "temperature cannot be 'hot'"),
+    ("temperature", True, "temperature cannot be 'True'"),
+    ("temperature", math.nan, "temperature cannot be 'nan'"),
+    ("temperature", math.inf, "temperature cannot be 'inf'"),
+    ("presence_penalty", -math.inf, "presence penalty cannot be '-inf'"),
+    ("max_tokens", 0, "max tokens must be at least 1, not 0"),
+    ("max_tokens", -1, "max tokens must be at least 1, not -1"),
+    ("max_tokens", 1.5, "max tokens cannot be '1.5'"),
+    ("max_tokens", True, "max tokens cannot be 'True'"),
+    ("top_k_sampling", -2, "top k sampling must be at least -1, not -2"),
+    ("top_k_sampling", 501, "top k sampling must be at most 500, not 501"),
+    ("repeat_penalty", -1.1, "repeat penalty must be at least -1, not -1.1"),
+    ("min_p_sampling", 1.01, "min p sampling must be at most 1, not 1.01"),
+    ("top_p_sampling", -0.01, "top p sampling must be at least 0, not -0.01"),
+    ("seed", -2, "seed must be at least -1, not -2"),
+    ("log_probs", 101, "log probs must be at most 100, not 101"),
+    ("xtc_probability", 2, "xtc probability must be at most 1, not 2"),
+    ("xtc_threshold", -1, "xtc threshold must be at least 0, not -1"),
+    ("cpu_threads", 0, "cpu threads must be at least 1, not 0"),
+    ("reasoning_budget", -1, "reasoning budget must be at least 0, not -1"),
+    ("user_max_image_dimension_pixels", 0, "user max image dimension pixels must be at least 1, not 0"),
+    ("stop_strings", "END", "stop strings cannot be 'END'"),
+    ("stop_strings", ("a", ""), "stop strings must be texts that are not empty"),
+    ("stop_strings", ("a", 5), "stop strings must be texts that are not empty"),
+    ("structured", "json", "structured cannot be 'json'"),
+    ("enable_thinking", 1, "enable thinking cannot be '1'"),
+    (
+        "context_overflow_policy",
+        "explode",
+        "context overflow policy must be one of stopAtLimit, truncateMiddle, rollingWindow, not 'explode'",
+    ),
+    (
+        "tool_naming",
+        "kebab",
+        "tool naming must be one of passThrough, removeSpecial, snakeCase, camelCase, not 'kebab'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ALLOWED)
+def test_the_limits_themselves_are_allowed(name: str, value: Any) -> None:
+    """A range includes both of its ends, and one without an end has none."""
+    assert len(sent(prediction_config({name: value}))) == 1
+
+
+@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
+def test_a_value_that_cannot_be_is_refused(name: str, value: Any, message: str) -> None:
+    """A server drops such a value in silence, so it is refused here, by the name under which it was given."""
+    with pytest.raises(UsageError) as error:
+        sent(prediction_config({name: value}))
+    assert error.value.message == message
+
+
+@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
+def test_a_value_that_cannot_be_is_passed_over_when_read(name: str, value: Any, message: str) -> None:
+    """What a stranger's stack holds is left out where it makes no sense, and `invalid_fields` says which."""
+    option = OPTIONS[name]
+    boxed = value if option.off is None else {"checked": True, "value": value}
+    values = {PREDICTION_PREFIX + option.key: boxed}
+    assert read_prediction_config(values) == PredictionConfig()
+    assert list(invalid_fields(values)) == [f"{PREDICTION_PREFIX}{option.key}: {message}"]
+
+
+@pytest.mark.parametrize("box", [5, None, {}, {"value": 5}, {"checked": "yes", "value": 5}, [True, 5]])
+def test_a_broken_box_is_invalid(box: Any) -> None:
+    """An option with a switch needs the switch."""
+    (sentence,) = invalid_fields({"llm.prediction.maxPredictedTokens": box})
+    assert sentence.startswith("llm.prediction.maxPredictedTokens cannot be '")
+
+
+def test_valid_and_unknown_fields_are_not_complained_about() -> None:
+    """What is right, switched off, or not known here is nobody's fault."""
+    values = {row.key: row.value for row in TABLE} | {
+        "llm.prediction.maxPredictedTokens": {"checked": False, "value": "anything"},
+        "llm.prediction.temperature": 1,
+        "llm.prediction.future": object(),
+    }
+    assert list(invalid_fields(values)) == []
+
+
+def test_raw_completion_adds_the_layer_that_formats_nothing() -> None:
+    """Servers without `completeRawText` are told by a second layer to use the prompt as it is."""
+    stack = prediction_stack(PredictionConfig(temperature=0.5), unformatted=True)
+    assert [layer["layerName"] for layer in stack["layers"]] == ["apiOverride", "completeModeFormatting"]
+    assert fields_of(stack, 0) == {"llm.prediction.temperature": 0.5}
+    assert fields_of(stack, 1) == {"llm.prediction.promptTemplate": RAW_TEMPLATE}
+    assert RAW_TEMPLATE["stopStrings"] == []
+
+
+def test_a_later_layer_wins() -> None:
+    """A stack collapses to one value for a key."""
+    stack = {
+        "layers": [
+            {"layerName": "preset", "config": write_fields({"a": 1, "b": 2})},
+            {"layerName": "apiOverride", "config": write_fields({"b": 3})},
+        ]
+    }
+    assert read_stack(stack) == {"a": 1, "b": 3}
+
+
+def test_fields_without_value_are_legal_and_nothing() -> None:
+    """`value` may be missing from a field; null is a value."""
+    assert read_fields({"fields": [{"key": "a"}, {"key": "b", "value": None}]}) == {"b": None}
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        (LoadConfig(), {}),
+        (LoadConfig(context_length=4096), {"llm.load.contextLength": 4096}),
+        (LoadConfig(gpu_ratio=0.5), {"llm.load.llama.acceleration.offloadRatio": 0.5}),
+        (LoadConfig(gpu_ratio=0), {"llm.load.llama.acceleration.offloadRatio": 0}),
+        (
+            LoadConfig(1, "max"),
+            {"llm.load.contextLength": 1, "llm.load.llama.acceleration.offloadRatio": "max"},
+        ),
+        (LoadConfig(gpu_ratio="off"), {"llm.load.llama.acceleration.offloadRatio": "off"}),
+    ],
+)
+def test_load_options(config: LoadConfig, fields: dict[str, Any]) -> None:
+    """Load options go out under their keys, only those that were given."""
+    stack = load_stack(config)
+    assert [layer["layerName"] for layer in stack["layers"]] == ["apiOverride"]
+    assert fields_of(stack) == fields
+    assert read_stack(stack) == fields
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LoadConfig(context_length=0), "context length must be at least 1, not 0"),
+        (LoadConfig(gpu_ratio=1.1), "gpu ratio must be between 0 and 1, 'max' or 'off', not '1.1'"),
+        (LoadConfig(gpu_ratio=-0.1), "gpu ratio must be between 0 and 1, 'max' or 'off', not '-0.1'"),
+        (LoadConfig(gpu_ratio=math.nan), "gpu ratio must be between 0 and 1, 'max' or 'off', not 'nan'"),
+        (LoadConfig(gpu_ratio="full"), "gpu ratio must be between 0 and 1, 'max' or 'off', not 'full'"),  # type: ignore[arg-type]
+    ],
+)
+def test_load_options_out_of_range(config: LoadConfig, message: str) -> None:
+    """A load option that cannot be is refused before anything is sent."""
+    with pytest.raises(UsageError) as error:
+        load_stack(config)
+    assert error.value.message == message
+
+
+unit = st.floats(0, 1)
+configs = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 5),
+        "max_tokens": st.integers(1, 2**31),
+        "stop_strings": st.lists(st.text(min_size=1)).map(tuple),
+        "top_k_sampling": st.integers(-1, 500),
+        "repeat_penalty": st.floats(-1, 9),
+        "min_p_sampling": unit,
+        "top_p_sampling": unit,
+        "seed": st.integers(-1, 2**40),
+        "draft_model": st.text(),
+        "enable_thinking": st.booleans(),
+        "structured": st.just({"type": "json"}),
+    },
+).map(prediction_config)
+
+
+@QUICK
+@given(configs)
+def test_round_trip(config: PredictionConfig) -> None:
+    """Options written as a stack are read back the same."""
+    assert read_prediction_config(read_stack(prediction_stack(config))) == config
+
+
+@QUICK
+@given(any_json | garbled(prediction_stack(prediction_config({row.name: row.value for row in TABLE}))))
+def test_any_stack_can_be_read(stack: Any) -> None:
+    """Whatever stands where a stack is expected, reading it raises nothing and gives options that could be sent."""
+    values = read_stack(stack)
+    list(invalid_fields(values))
+    prediction_stack(read_prediction_config(values))

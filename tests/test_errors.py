@@ -1,0 +1,108 @@
+"""The tree of failures, the table of exit statuses, and how values are shown in messages."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import QUICK, nested
+
+from lmcli import errors
+from lmcli.errors import ExitCode, LmError, escaped, quoted
+
+Row = tuple[int, str, int]
+
+
+def drawn() -> Iterator[Row]:
+    """The lines of the drawing: depth, class, exit status."""
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"([│├└─ ]+)(\w+) +(\d+)", line):
+            yield len(found[1]) // 4, found[2], int(found[3])
+
+
+def defined(parent: type[LmError] = LmError, depth: int = 1) -> Iterator[Row]:
+    """The classes of the module: depth, class, exit status."""
+    for child in parent.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield depth, child.__name__, int(child.exit_code)
+            yield from defined(child, depth + 1)
+
+
+def test_drawing_is_the_tree() -> None:
+    """The tree in the module's docstring shows the classes, their order and their exit statuses."""
+    assert list(drawn()) == list(defined())
+
+
+def test_exit_statuses_are_the_documented_ones() -> None:
+    """The numbers that scripts rely on."""
+    assert {code.name: code.value for code in ExitCode} == {
+        "OK": 0,
+        "FAILED": 1,
+        "USAGE": 2,
+        "INCOMPLETE": 3,
+        "UNUSABLE": 4,
+        "BAD_INPUT": 65,
+        "NO_INPUT": 66,
+        "UNAVAILABLE": 69,
+        "BUG": 70,
+        "OUTPUT_FAILED": 74,
+        "TRY_AGAIN": 75,
+        "NOT_ALLOWED": 77,
+        "BAD_SETTING": 78,
+    }
+
+
+def test_every_status_but_ok_and_bug_belongs_to_a_failure() -> None:
+    """No exit status is without a class: OK is no failure, and a bug is whatever is no LmError."""
+    assert {status for _, _, status in defined()} == set(ExitCode) - {ExitCode.OK, ExitCode.BUG}
+
+
+def test_failure_carries_its_message_and_hints() -> None:
+    """A failure is a sentence and what to type."""
+    error = LmError("cannot", "try this", "or that")
+    assert (str(error), error.message, error.hints) == ("cannot", "cannot", ("try this", "or that"))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain", "'plain'"),
+        ("naïve 日本 🙂", "'naïve 日本 🙂'"),
+        ("a\nb", r"'a\nb'"),
+        ("\x1b[2J", r"'\x1b[2J'"),
+        ("\x00\x7f\x9f", r"'\x00\x7f\x9f'"),
+        ("half \ud83d", r"'half \ud83d'"),
+        (None, "'None'"),
+        (3, "'3'"),
+        ({"a": "\x07"}, "'{'a': '\\x07'}'"),
+        ("x" * 201, f"'{'x' * 200}…'"),
+        ("x" * 200, f"'{'x' * 200}'"),
+        (nested(5000), "'…'"),
+    ],
+    ids=lambda value: repr(value)[:20] if isinstance(value, str) else type(value).__name__,
+)
+def test_quoted(value: object, shown: str) -> None:
+    """A value in a message is quoted, cannot drive the terminal and does not fill the screen."""
+    assert quoted(value) == shown
+
+
+def test_quoted_cuts_before_it_escapes() -> None:
+    """The limit counts the characters of the value, not those of its escapes."""
+    assert quoted("\x1b\x1bxx", limit=3) == r"'\x1b\x1bx…'"
+
+
+def test_escaped_keeps_what_it_is_told_to() -> None:
+    """Text for a terminal keeps its lines and tabs and loses the rest."""
+    assert escaped("a\tb\n\x1b[31mc\r", keep="\n\t") == "a\tb\n\\x1b[31mc\\r"
+
+
+@QUICK
+@given(st.text(st.characters() | st.sampled_from("\x1b\x9b\ud83d\n")))
+def test_escaped_text_can_be_written_and_drives_nothing(text: str) -> None:
+    """Whatever a model says, what is shown has no control character and no half of a pair."""
+    shown = escaped(text)
+    shown.encode()
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", shown)
+    if not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text):
+        assert shown == text
