@@ -74,7 +74,7 @@ def imports(module: str) -> list[Import]:
     return [found for found in Imports(module).found if not found.is_for_types]
 
 
-GROUND = {"lmcli", "lmcli.errors", "lmcli.record", "lmcli.values", "lmcli.chat", "lmcli.haste"}
+GROUND = {"lmcli", "lmcli.errors", "lmcli.closing", "lmcli.record", "lmcli.values", "lmcli.chat", "lmcli.haste"}
 PURE = {
     f"lmcli.client.{name}"
     for name in (

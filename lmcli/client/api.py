@@ -9,8 +9,7 @@ import atexit
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self, TypedDict, Unpack
+from typing import Any, BinaryIO, Protocol, TypedDict, Unpack
 
 from lmcli.chat import Chat, FilePart, Message
 from lmcli.client import payloads, requests
@@ -21,6 +20,7 @@ from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import Uploads, upload
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
+from lmcli.closing import Closing
 from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted, reason
 from lmcli.values import (
     Fragment,
@@ -56,7 +56,7 @@ class PredictionOptions(TypedDict, total=False):
     on_message: Callable[[Message], object] | None
 
 
-class Client:
+class Client(Closing):
     """The way to one server; sockets are opened when they are needed and closed together.
 
     Args:
@@ -76,14 +76,6 @@ class Client:
         self.llm = LlmNamespace(self)
         self.system = SystemNamespace(self)
         self.files = FilesNamespace(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close all sockets; files that were uploaded are forgotten by the server."""

@@ -1,14 +1,12 @@
 """One server, one identity, a socket for each namespace that is used."""
 
-from types import TracebackType
-from typing import Self
-
 from lmcli.client.address import Address
 from lmcli.client.protocol import Credentials
 from lmcli.client.session import Session, Trace
+from lmcli.closing import Closing
 
 
-class Connection:
+class Connection(Closing):
     """Sessions by namespace: opened when first asked for, opened again where they were lost, closed together.
 
     The same credentials are used for all, because a server ties uploaded files to them.
@@ -33,14 +31,6 @@ class Connection:
         self._timeout = timeout
         self._trace = trace
         self._sessions: dict[str, Session] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def session(self, namespace: str) -> Session:
         """The socket to a namespace.

@@ -1,12 +1,12 @@
 """A prediction as Python programs read it: a stream of fragments with callbacks, and its result."""
 
 from collections.abc import Callable, Generator, Iterator
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
 from lmcli.client.payloads import parse_object
 from lmcli.client.session import Prediction
+from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
 from lmcli.values import Fragment, PredictionResult, PromptProgress
 
@@ -20,7 +20,7 @@ class Callbacks(NamedTuple):
     on_message: Callable[[Message], object] | None = None
 
 
-class PredictionStream:
+class PredictionStream(Closing):
     """Iterate over the fragments, then ask for the `result()`; leaving early cancels on the server.
 
     Args:
@@ -43,14 +43,6 @@ class PredictionStream:
 
     def __iter__(self) -> Iterator[Fragment]:
         yield from self._iterator  # a generator that only the loop holds: it is closed as soon as the loop is left
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def result(self) -> PredictionResult:
         """The finished prediction, without waiting.

@@ -7,9 +7,9 @@ with background.start() as running:
 import asyncio
 import threading
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from lmcli.closing import Closing
 from lmcli.server.app import AUTHENTICATION_SECONDS, Server
 from lmcli.server.echo import EchoEngine
 from lmcli.server.engine import Engine
@@ -17,7 +17,7 @@ from lmcli.server.engine import Engine
 HOST: Final = "127.0.0.1"
 
 
-class Running:
+class Running(Closing):
     """A server that is running; ends with `close` or with the program.
 
     Attributes:
@@ -45,14 +45,6 @@ class Running:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:

@@ -6,7 +6,6 @@ Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts and Auth
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ import orjson
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from lmcli.client.envelopes import ABSENT, KINDS, Envelope, encode, from_object, loads
+from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.server.endpoints import Context, Namespace, Stream
 from lmcli.server.failures import Malformed, NotAdmitted, Refused
@@ -110,7 +109,7 @@ class Connection:
         Raises:
             ConnectionClosed: the client left.
         """
-        await self._socket.send(_encoded(envelope), text=True)
+        await self._socket.send(encode(envelope), text=True)
         self._texts += 1
         if self._texts % TEXTS_PER_TURN == 0:
             await asyncio.sleep(0)
@@ -233,12 +232,3 @@ def _json(text: str | bytes) -> Any:
         return loads(text)
     except RemoteProtocolError:
         return ABSENT
-
-
-def _encoded(envelope: Envelope) -> bytes:
-    """Write an envelope, also with half a surrogate pair that a client sent and gets back."""
-    try:
-        return encode(envelope)
-    except orjson.JSONEncodeError:
-        around = orjson.loads(encode(envelope._replace(body=None)))
-        return json.dumps({**around, str(KINDS[envelope.type].body_key): envelope.body}).encode()
