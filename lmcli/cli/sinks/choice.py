@@ -35,9 +35,10 @@ def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Outp
 
 def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> list[StderrSink]:
     """The sinks for stderr: reasoning and progress, where they are to be seen."""
-    progress = progress_sink(typed, here, voice)
     is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
-    if not (here.stderr_is_terminal if is_shown is None else is_shown):
+    shows_reasoning = here.stderr_is_terminal if is_shown is None else is_shown
+    progress = progress_sink(typed, here, voice, steps_aside=shows_reasoning)
+    if not shows_reasoning:
         return [progress] if progress else []
     from lmcli.cli.sinks.reasoning import ReasoningSink
 
@@ -46,13 +47,23 @@ def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> 
     return [reasoning, progress] if progress else [reasoning]
 
 
-def progress_sink(typed: VoiceOptions, here: Surroundings, voice: Voice) -> StderrSink | None:
-    """The sink for progress, if it is to be seen: a bar on a terminal, lines where they are asked for elsewhere."""
+def progress_sink(
+    typed: VoiceOptions, here: Surroundings, voice: Voice, *, steps_aside: bool = False
+) -> StderrSink | None:
+    """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
+
+    Args:
+        typed: the options.
+        here: the process.
+        voice: for the lines.
+        steps_aside: reasoning is shown on stderr, too.
+    """
     is_dumb = here.setting("TERM") == "dumb"
     if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
         from lmcli.cli.sinks.terminal import TerminalSink
 
-        return TerminalSink(has_color=voice.has_color, shows_pace=not here.stdout_is_terminal)
+        shows_pace = not here.stdout_is_terminal
+        return TerminalSink(has_color=voice.has_color, shows_pace=shows_pace, steps_aside=steps_aside)
     if typed.progress:
         from lmcli.cli.sinks.lines import LinesSink
 

@@ -1,95 +1,112 @@
 """Progress on stderr while it lasts: loading, reading the prompt, and the pace where the answer goes elsewhere.
 
-The only module that draws with rich, which it loads when there is something to draw.
+Drawn with rich, which is loaded when there is something to draw.
 """
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.sinks import Outcome
 from lmcli.client.session import Value
 from lmcli.values import Fragment, LoadProgress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.live import Live
 
 _TICK: Final = 0.1
 _SHOWN_AFTER: Final = 0.3
+_BAR_COLUMNS: Final = 30
 
 
 class TerminalSink:
-    """A bar that appears when something takes long, and is erased before the answer.
+    """A line that appears when something takes long, and is erased before the answer.
 
     Args:
         has_color: whether it may be coloured.
         shows_pace: go on with tokens per second during the answer, because stdout is not on this terminal.
+        steps_aside: leave the place to the reasoning, because that is shown here too.
     """
 
     tick: float | None = _TICK
 
-    def __init__(self, *, has_color: bool, shows_pace: bool) -> None:
+    def __init__(self, *, has_color: bool, shows_pace: bool, steps_aside: bool) -> None:
         self._has_color = has_color
         self._shows_pace = shows_pace
+        self._steps_aside = steps_aside
         self._began = time.monotonic()
-        self._first_fragment_at: float | None = None
-        self._tokens_count = 0
-        self._label = "waiting"
+        self._phase_began = self._began
+        self._phase = "waiting"
         self._progress: float | None = None
+        self._tokens_count = 0
         self._drawn_at = 0.0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._live: Live | None = None
 
     def burst(self, values: list[Value]) -> None:
         """Take note, and draw if it is time to."""
         for value in values:
-            if isinstance(value, Fragment):
-                self._count(value)
-            else:
-                self._label = "loading" if isinstance(value, LoadProgress) else "reading"
-                self._progress = value.progress
+            self._note(value)
         now = time.monotonic()
-        if self._first_fragment_at is not None and not self._shows_pace:
+        if self._is_hidden:
             self.erase()
         elif now - self._began >= _SHOWN_AFTER and now - self._drawn_at >= _TICK:
             self._drawn_at = now
-            self._draw(now)
+            self._draw(now - self._phase_began)
 
     def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  nothing of it is left to see
         """Leave the terminal as it was."""
         self.erase()
 
     def erase(self) -> None:
-        """Take the bar away; it comes back with the next thing that takes long."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the line away; it comes back with the next thing that takes long."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
-    def _count(self, fragment: Fragment) -> None:
-        if self._first_fragment_at is None:
-            self._first_fragment_at = time.monotonic()
-        self._tokens_count += fragment.tokens_count
+    @property
+    def _is_hidden(self) -> bool:
+        """Whether something else is being written to this terminal."""
+        return (self._phase == "answering" and not self._shows_pace) or (
+            self._phase == "thinking" and self._steps_aside
+        )
 
-    def _draw(self, now: float) -> None:
-        if self._bar is None:
-            self._bar, self._task = _new_bar(has_color=self._has_color)
-        if self._task is None:
-            return
-        if self._first_fragment_at is not None:
-            pace = self._tokens_count / max(now - self._first_fragment_at, _TICK)
-            label = f"{self._tokens_count} tokens, {pace:.1f} tokens/s"
-            self._bar.update(self._task, description=label, total=None, completed=0)
+    def _note(self, value: Value) -> None:
+        if isinstance(value, Fragment):
+            self._enter("answering" if value.reasoning_type == "none" else "thinking")
+            self._tokens_count += value.tokens_count
         else:
-            total = None if self._progress is None else 1.0
-            self._bar.update(self._task, description=self._label, total=total, completed=self._progress or 0.0)
-        self._bar.refresh()
+            self._enter("loading" if isinstance(value, LoadProgress) else "reading")
+            self._progress = value.progress
+
+    def _enter(self, phase: str) -> None:
+        if phase != self._phase:
+            self._phase, self._phase_began = phase, time.monotonic()
+            self._progress, self._tokens_count = None, 0
+
+    def _draw(self, seconds: float) -> None:
+        if self._live is None:
+            self._live = _new_line(has_color=self._has_color)
+        self._live.update(self._picture(seconds), refresh=True)
+
+    def _picture(self, seconds: float) -> Any:
+        if self._tokens_count:
+            pace = self._tokens_count / max(seconds, _TICK)
+            return f"{self._phase} {self._tokens_count} tokens, {pace:.1f} tokens/s"
+        if self._progress is None:
+            return f"{self._phase} {seconds:.0f} s"
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415  loaded with the first bar
+        from rich.table import Table  # noqa: PLC0415
+
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=1.0, completed=self._progress, width=_BAR_COLUMNS)
+        line.add_row(self._phase, bar, f"{self._progress:4.0%}", f"{seconds:.0f} s")
+        return line
 
 
-def _new_bar(*, has_color: bool) -> "tuple[Progress, TaskID]":
-    from rich.console import Console  # noqa: PLC0415  50 ms, paid by who waits long enough to see a bar
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+def _new_line(*, has_color: bool) -> "Live":
+    from rich.console import Console  # noqa: PLC0415  50 ms, paid by who waits long enough to see a line
+    from rich.live import Live  # noqa: PLC0415
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeElapsedColumn())
     console = Console(stderr=True, no_color=not has_color, highlight=False)
-    bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
-    bar.start()
-    return bar, bar.add_task("", total=None)
+    live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    live.start()
+    return live
