@@ -64,8 +64,7 @@ class Client(Closing):
         api_token: the token to be let in with; None takes that of the environment, empty none at all.
 
     Raises:
-        CannotConnect: no server was found.
-        UsageError, BadSetting: the host or the token is malformed.
+        BadSetting: the token is malformed. A host that is, or no server, shows when the first socket is opened.
     """
 
     def __init__(self, host: str | None = None, api_token: str | None = None) -> None:

@@ -115,7 +115,7 @@ def credentials(token: str | None = None) -> Credentials:
 
 
 def find_token(token_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The API token to use: that of the file, else of the environment; empty counts as none.
+    """The API token to use: that of the file, else of the environment, where an empty variable counts as none.
 
     Raises:
         NoInput: the file is not there or cannot be read.

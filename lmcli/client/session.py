@@ -5,6 +5,7 @@ all of them.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -292,6 +293,8 @@ class Exchange:
                     values.append(value)
         except LmError as error:  # what came before it is read first
             self._end = ChannelFailed(self._number, error)
+            with suppress(LmError):  # the server may be gone, too
+                self.cancel()
         return values
 
     def _value(self, packet: Any) -> Value | None:

@@ -8,7 +8,7 @@ from lmcli.client.payloads import parse_object
 from lmcli.client.session import Prediction
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
-from lmcli.values import Fragment, PredictionResult, PromptProgress
+from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress
 
 
 class Callbacks(NamedTuple):
@@ -76,8 +76,7 @@ class PredictionStream(Closing):
     def close(self) -> None:
         """Stop the prediction if it still runs, and wait until the server has stopped."""
         self._iterator.close()
-        if not self._prediction.is_over:
-            self._prediction.abandon()
+        self._leave()
 
     def _read(self) -> Generator[Fragment, None, None]:
         try:
@@ -95,8 +94,16 @@ class PredictionStream(Closing):
             self._error = error
             raise
         finally:
-            if not self._prediction.is_over:
-                self._prediction.abandon()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Stop what still runs; what came so far is the result, as after `cancel`."""
+        if self._prediction.is_over:
+            return
+        self._is_cancelled = True
+        self._prediction.abandon()
+        if self._prediction.end is not None:
+            self._result = self._made(self._prediction.end)
 
     def _tell_progress(self, progress: float) -> None:
         tell = self._callbacks.on_prompt_processing_progress
@@ -117,12 +124,16 @@ class PredictionStream(Closing):
             self._callbacks.on_prediction_fragment(fragment)
 
     def _finish(self) -> None:
-        end = self._prediction.end
-        if end is None:
+        if self._prediction.end is None:
             raise Incomplete("the server ended the prediction without a result")
+        self._result = self._made(self._prediction.end)
+        if self._callbacks.on_message is not None:
+            self._callbacks.on_message(Message("assistant", (TextPart(self._result.content),)))
+
+    def _made(self, end: PredictionEnd) -> PredictionResult:
         content = "".join(f.content for f in self._fragments)
         is_parsed = self._is_structured and not self._is_cancelled
-        self._result = PredictionResult(
+        return PredictionResult(
             content=content,
             reasoning="".join(f.content for f in self._fragments if f.reasoning_type == "reasoning"),
             answer="".join(f.content for f in self._fragments if f.reasoning_type == "none"),
@@ -132,5 +143,3 @@ class PredictionStream(Closing):
             load_config=end.load_config,
             prediction_config=end.prediction_config,
         )
-        if self._callbacks.on_message is not None:
-            self._callbacks.on_message(Message("assistant", (TextPart(content),)))

@@ -54,10 +54,13 @@ def is_broken(descriptor: int) -> bool:
 def _wait_on_sockets(
     descriptor: int, *, to_write: bool, interrupts: Iterable[Interrupt], timeout: float | None
 ) -> Woken:
-    """The same for systems without poll, where only sockets can be waited for and a break cannot be seen."""
+    """The same for systems without poll, where only sockets can be waited for, and a break cannot be seen."""
     watched = [i.descriptor for i in interrupts if not i.on_break_only]
     readers, writers = ([], [descriptor]) if to_write else ([descriptor], [])
-    readable, writable, _ = select.select(readers + watched, writers, [], timeout)
+    try:
+        readable, writable, _ = select.select(readers + watched, writers, [], timeout)
+    except OSError:  # no socket: whoever reads or writes it now waits by that
+        return Woken.READY
     if not readable and not writable:
         return Woken.TIMED_OUT
     return Woken.INTERRUPTED if set(readable) & set(watched) else Woken.READY

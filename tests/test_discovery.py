@@ -1,0 +1,306 @@
+"""Finding the server of this machine, and the credentials that it is greeted with."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from faults import HOST, PATIENCE, Listener
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmcli.client import discovery
+from lmcli.client.address import Address
+from lmcli.client.discovery import candidate_ports, credentials, find_server, find_token, first_greeting, studio_home
+from lmcli.errors import BadSetting, CannotConnect, NoInput, UsageError
+from lmcli.server.background import Running
+
+TOKEN = "sk-lm-Ab3dEf6h:0123456789abcdefghij"
+GREETING = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{"lmstudio":true}'
+
+Answer = Callable[..., int]
+Nowhere = Callable[[], int]
+
+
+@pytest.fixture
+def answer() -> Iterator[Answer]:
+    """Start little HTTP servers that say the given pieces, one segment each; gives the port."""
+    with ExitStack() as cleanup:
+
+        def start(*pieces: bytes, then_silent: bool = False) -> int:
+            def attend(connection: socket.socket) -> None:
+                asked = connection.recv(65536)
+                assert not asked or asked.startswith(b"GET /lmstudio-greeting HTTP/1.1\r\n")
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.001)  # so that the next one arrives later
+                while then_silent and connection.recv(65536):
+                    pass
+
+            return cleanup.enter_context(Listener(attend)).port
+
+        yield start
+
+
+@pytest.fixture
+def nowhere() -> Iterator[Nowhere]:
+    """Ports at which nobody listens, and nobody will."""
+    with ExitStack() as cleanup:
+
+        def reserve() -> int:
+            unused = cleanup.enter_context(socket.socket())
+            unused.bind((HOST, 0))
+            port: int = unused.getsockname()[1]
+            return port
+
+        yield reserve
+
+
+@pytest.fixture
+def usual_ports(monkeypatch: pytest.MonkeyPatch, nowhere: Nowhere) -> Callable[..., None]:
+    """Say what the ports of the API and of the HTTP server are."""
+
+    def are(*api: int, http: int | None = None) -> None:
+        monkeypatch.setattr(discovery, "API_PORTS", api)
+        monkeypatch.setattr(discovery, "HTTP_PORT", nowhere() if http is None else http)
+
+    return are
+
+
+def configure_port(home: Path, port: object) -> None:
+    """Leave the trace that LM Studio leaves of its HTTP server."""
+    folder = home / ".lmstudio" / ".internal"
+    folder.mkdir(parents=True)
+    (folder / "http-server.json").write_text(json.dumps({"port": port}))
+
+
+def test_given_host_wins() -> None:
+    """A host that is given is taken as it is, and nobody is asked."""
+    assert find_server("elsewhere:5", {"LM_HOST": "other"}) == Address("elsewhere", 5)
+
+
+def test_host_of_the_environment_is_next(tmp_path: Path, answer: Answer) -> None:
+    """LM_HOST is taken before anything on this machine."""
+    configure_port(tmp_path, answer(GREETING))
+    assert find_server(None, {"LM_HOST": "https://other", "HOME": str(tmp_path)}) == Address("other", 443, secure=True)
+
+
+def test_bad_hosts_are_told_apart() -> None:
+    """What was typed wrong is a usage error, what stands wrong in the environment a bad setting."""
+    with pytest.raises(UsageError, match="'a b' is no address"):
+        find_server("a b", {})
+    with pytest.raises(BadSetting, match="LM_HOST is no address: 'ftp://x'"):
+        find_server(None, {"LM_HOST": "ftp://x"})
+
+
+def test_configured_port_is_asked_first(tmp_path: Path, answer: Answer, usual_ports: Callable[..., None]) -> None:
+    """The port of LM Studio's own HTTP server is preferred to the API ports."""
+    configured = answer(GREETING)
+    usual_ports(answer(GREETING), http=answer(GREETING))
+    configure_port(tmp_path, configured)
+    assert find_server(None, {"HOME": str(tmp_path)}) == Address(HOST, configured)
+
+
+def test_api_ports_come_before_the_http_port(tmp_path: Path, answer: Answer, usual_ports: Callable[..., None]) -> None:
+    """Without a trace of an HTTP server the API ports are asked in their order, then 1234."""
+    first, second, http = answer(GREETING), answer(GREETING), answer(GREETING)
+    usual_ports(first, second, http=http)
+    environment = {"HOME": str(tmp_path)}
+    assert find_server(None, environment) == Address(HOST, first)
+    assert candidate_ports(environment) == (first, second, http)
+
+
+def test_http_port_is_the_last(
+    tmp_path: Path, server: Running, nowhere: Nowhere, usual_ports: Callable[..., None]
+) -> None:
+    """The real server is found where only the last port answers."""
+    usual_ports(nowhere(), nowhere(), http=server.port)
+    configure_port(tmp_path, nowhere())
+    assert find_server(None, {"HOME": str(tmp_path), "LM_HOST": ""}) == Address(HOST, server.port)
+
+
+def test_nobody_is_found(tmp_path: Path, nowhere: Nowhere, usual_ports: Callable[..., None]) -> None:
+    """Where nobody answers all the ports tried are named, with what to type, and it takes no time."""
+    ports = nowhere(), nowhere()
+    usual_ports(ports[0], http=ports[1])
+    began = time.monotonic()
+    with pytest.raises(CannotConnect, match=f"on port {ports[0]}, {ports[1]}$") as caught:
+        find_server(None, {"HOME": str(tmp_path)})
+    assert time.monotonic() - began < discovery.PROBE_SECONDS
+    assert "lms server start" in caught.value.hints[0]
+    assert "--host demo" in caught.value.hints[1]
+
+
+def test_the_official_ports() -> None:
+    """The ports are those of LM Studio, each once, a configured one first."""
+    ports = (41343, 52993, 16141, 39414, 22931, 1234)
+    assert candidate_ports({"HOME": "/nonexistent"}) == ports
+
+
+def test_a_configured_port_is_not_asked_twice(tmp_path: Path) -> None:
+    """A configured port that is one of the usual ones only moves to the front."""
+    configure_port(tmp_path, 1234)
+    assert candidate_ports({"HOME": str(tmp_path)}) == (1234, 41343, 52993, 16141, 39414, 22931)
+
+
+@pytest.mark.parametrize("text", ['{"port": "1"}', '{"port": 0}', '{"port": 65536}', "[]", "{", "", '{"port": true}'])
+def test_a_strange_configuration_is_passed_over(tmp_path: Path, text: str) -> None:
+    """What LM Studio left behind is no reason to fail."""
+    configure_port(tmp_path, 0)
+    (tmp_path / ".lmstudio" / ".internal" / "http-server.json").write_text(text)
+    assert candidate_ports({"HOME": str(tmp_path)})[0] == 41343
+
+
+def test_first_in_order_wins(answer: Answer, nowhere: Nowhere) -> None:
+    """Among several that answer the first in the order of preference is taken."""
+    one, two = answer(GREETING), answer(GREETING)
+    assert first_greeting([nowhere(), one, two]) == one
+    assert first_greeting([two, nowhere(), one]) == two
+    assert first_greeting([]) is None
+
+
+def test_a_silent_port_costs_at_most_half_a_second(answer: Answer) -> None:
+    """Somebody who accepts and says nothing is waited for no longer than that, and then the next one is taken."""
+    silent, good = answer(then_silent=True), answer(GREETING)
+    began = time.monotonic()
+    assert first_greeting([silent, good]) == good
+    assert 0.45 < time.monotonic() - began < 2
+
+
+def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
+    """Nobody waits for a port whose answer does not matter."""
+    began = time.monotonic()
+    good = answer(GREETING)
+    assert first_greeting([good, answer(then_silent=True)]) == good
+    assert time.monotonic() - began < discovery.PROBE_SECONDS
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b'HTTP/1.1 404 Not Found\r\nContent-Length: 17\r\n\r\n{"lmstudio":true}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"lmstudio":"true"}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"lmstudio":1}',
+        b"HTTP/1.1 200 OK\r\n\r\n<html>{}</html>",
+        b"HTTP/1.1 200 OK\r\n\r\n[true]",
+        b"HTTP/1.1 200 OK\r\n\r\n\xff{\xfe}",
+        b"HTTP/1.1 200 OK\r\n",
+        b"220 mail.example ESMTP 200\r\n",
+        b"\x00\x01\x02",
+        b"x" * 200_000,
+        b"",
+    ],
+)
+def test_others_are_passed_over(answer: Answer, other: bytes) -> None:
+    """Whoever answers something else is not LM Studio, and whoever comes after it is asked too."""
+    good = answer(GREETING)
+    assert first_greeting([answer(other), good]) == good
+    assert first_greeting([answer(other)]) is None
+
+
+@pytest.mark.parametrize("size", [1, 16, 70])
+def test_greeting_in_pieces(answer: Answer, size: int) -> None:
+    """An answer that arrives byte by byte, by a server that keeps the connection, is an answer."""
+    pieces = [GREETING[start : start + size] for start in range(0, len(GREETING), size)]
+    port = answer(*pieces, then_silent=True)
+    began = time.monotonic()
+    assert first_greeting([port], within=2 * PATIENCE) == port
+    assert time.monotonic() - began < PATIENCE
+
+
+@pytest.mark.parametrize(
+    "body", [b'11\r\n{"lmstudio":true}\r\n0\r\n\r\n', b'{\n "lmstudio": true,\n "version": "1"\n}\n']
+)
+def test_greeting_in_other_clothes(answer: Answer, body: bytes) -> None:
+    """A chunked body, white space and further keys do not hide a greeting."""
+    port = answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    assert first_greeting([port]) == port
+
+
+def test_studio_home(tmp_path: Path) -> None:
+    """LM Studio's folder: the one of the pointer file, else the older place if it is there, else the usual one."""
+    environment = {"HOME": str(tmp_path)}
+    assert studio_home(environment) == tmp_path / ".lmstudio"
+    assert studio_home({"USERPROFILE": str(tmp_path)}) == tmp_path / ".lmstudio"
+    older = tmp_path / ".cache" / "lm-studio"
+    older.mkdir(parents=True)
+    assert studio_home(environment) == older
+    pointer = tmp_path / ".lmstudio-home-pointer"
+    pointer.write_text("/somewhere/else\n")
+    assert studio_home(environment) == Path("/somewhere/else")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"])
+def test_a_pointer_to_nowhere_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    """An empty or unreadable pointer file does not make the current folder LM Studio's."""
+    (tmp_path / ".lmstudio-home-pointer").write_bytes(content)
+    assert studio_home({"HOME": str(tmp_path)}) == tmp_path / ".lmstudio"
+
+
+def test_token_makes_credentials() -> None:
+    """A token is cut into identifier and passkey; white space around it does not matter."""
+    assert tuple(credentials(f" {TOKEN}\n")) == ("Ab3dEf6h", "0123456789abcdefghij")
+
+
+def test_guest_is_random() -> None:
+    """Without a token every client is a guest of its own, within the lengths of the protocol."""
+    one, other = credentials(), credentials()
+    assert one.identifier.startswith("guest:")
+    assert one.identifier != other.identifier
+    assert one.passkey != other.passkey
+    assert max(len(one.identifier), len(one.passkey)) <= 256
+
+
+@given(st.text(min_size=8))
+def test_malformed_token_is_not_shown(text: str) -> None:
+    """What is no token is refused, and its text appears in no message."""
+    with pytest.raises(BadSetting) as caught:
+        credentials(text)
+    assert text.strip() not in {caught.value.message, *caught.value.hints, repr(caught.value)} - {""}
+    assert caught.value.message == "the API token is malformed"
+
+
+@pytest.mark.parametrize("token", [TOKEN[:-1], TOKEN + "x", TOKEN.replace(":", "-"), TOKEN[6:], f"{TOKEN} {TOKEN}"])
+def test_almost_a_token_is_not_shown(token: str) -> None:
+    """A token with a slip is refused, and neither it nor a part of it is shown."""
+    with pytest.raises(BadSetting) as caught:
+        credentials(token)
+    shown = " ".join([caught.value.message, *caught.value.hints])
+    assert "0123456789" not in shown
+    assert "Ab3dEf6h" not in shown
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"LM_API_TOKEN": ""}, None),
+        ({"LM_API_TOKEN": "one"}, "one"),
+        ({"LMSTUDIO_API_TOKEN": "two"}, "two"),
+        ({"LM_API_TOKEN": "one", "LMSTUDIO_API_TOKEN": "two"}, "one"),
+        ({"LM_API_TOKEN": "", "LMSTUDIO_API_TOKEN": "two"}, "two"),
+    ],
+)
+def test_token_of_the_environment(environment: dict[str, str], expected: str | None) -> None:
+    """Both variables are read, LM_API_TOKEN first; an empty one counts as unset."""
+    assert find_token(None, environment) == expected
+
+
+def test_token_of_a_file(tmp_path: Path) -> None:
+    """A token file wins over the environment; the newline at its end is not part of the token."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN + "\n")
+    assert find_token(file, {"LM_API_TOKEN": "other"}) == TOKEN
+
+
+def test_token_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is not there is missing input, one that is no text a bad setting; both are named."""
+    with pytest.raises(NoInput, match=r"cannot read the token file '.*missing'"):
+        find_token(tmp_path / "missing", {})
+    (tmp_path / "binary").write_bytes(b"\xff\x00" + TOKEN.encode())
+    with pytest.raises(BadSetting, match=r"the token file '.*binary' is no text") as caught:
+        find_token(tmp_path / "binary", {})
+    assert "sk-lm" not in str(caught.value)
