@@ -8,7 +8,11 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         from lmcli import __version__
 
-        sys.stdout.write(f"lm {__version__}\n")
+        try:
+            sys.stdout.write(f"lm {__version__}\n")
+            sys.stdout.flush()
+        except (OSError, AttributeError) as error:  # full, or closed: then there is no stdout at all
+            sys.exit(f"lm: error: cannot write to standard output: {error}")
         return
     from lmcli import haste
 

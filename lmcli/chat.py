@@ -175,6 +175,8 @@ def read_message(entry: object, at: str) -> Message:
     name = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
     if name not in ROLES:
         raise BadInput(f"{at}.role: unknown role {quoted(role)}", f"roles are {', '.join(ROLES)}")
+    if content is None and name == "assistant":  # OpenAI's form of a message that only calls tools
+        content = ""
     if name == "tool":
         content = _tool_results(content, entry.get("tool_call_id") if isinstance(entry, Mapping) else None)
     return Message(name, _parts(_listed(content), name, f"{at}.content"))

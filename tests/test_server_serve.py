@@ -55,9 +55,9 @@ def test_pace_reaches_the_models(serve: Serve, connect: Connect) -> None:
     assert packets[-1]["type"] == "loadSuccess"
 
 
-def refusal(serve: Serve, *models: str, **options: Any) -> tuple[int, str]:
+def refusal(serve: Serve, **options: Any) -> tuple[int, str]:
     """How `lm serve` ends that does not come up: its status and its messages."""
-    process = serve(*models, **options)
+    process = serve(**options)
     assert process.address == ""
     _, stderr = process.process.communicate()
     return process.process.returncode, stderr
@@ -105,12 +105,6 @@ def test_token_opens_the_network(serve: Serve, connect: Connect, tmp_path: Path)
     assert stranger.receive()["success"] is False
     stderr = process.end(signal.SIGTERM)[2]
     assert "0123456789" not in stderr
-
-
-def test_models_in_files_are_not_there_yet(serve: Serve) -> None:
-    """GGUF files are refused with a reason."""
-    status, stderr = refusal(serve, "model.gguf")
-    assert (status, "'local'" in stderr) == (ExitCode.UNAVAILABLE, True)
 
 
 def test_token_file_holds_one_a_line(tmp_path: Path) -> None:

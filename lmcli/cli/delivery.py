@@ -38,6 +38,7 @@ def deliver(
     """
     exchange.interrupts = output.interrupts
     try:
+        stops.check()  # a signal that came before `interrupts` was looked up ends no wait
         while not exchange.is_over:
             values = exchange.read(within=tick)
             for sink in sinks:

@@ -7,12 +7,10 @@ from pathlib import Path
 import orjson
 
 from lmcli.cli.output import output_failure
-from lmcli.cli.records import error_record, model_record, stats_record
+from lmcli.cli.records import SIGNALLED, error_record, model_record, stats_record
 from lmcli.cli.sinks import Outcome
 from lmcli.errors import ExitCode, quoted
 from lmcli.values import JsonObject, PredictionEnd
-
-_SIGNALLED = 128
 
 
 def stats_text(end: PredictionEnd) -> str:
@@ -35,7 +33,7 @@ def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: s
     Where no model answered, its entry holds the key that was asked for.
     """
     end, error, signum = outcome.end, outcome.error, outcome.signum
-    status = _SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
+    status = SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
     record: JsonObject = {
         "command": command,
         "model": {"model_key": model_key} if end is None else model_record(end.model_info),

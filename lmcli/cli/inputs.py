@@ -143,11 +143,19 @@ def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | No
     try:
         if has_words and here.stderr_is_terminal and wait(here.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
             voice.note("waiting for stdin (-n to skip)")
-        while block := os.read(here.stdin, _BLOCK):
+        while block := _read_block(here.stdin):
             blocks.append(block)
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n does not read it") from error
     return decoded(b"".join(blocks), "stdin")
+
+
+def _read_block(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, _BLOCK)
+        except BlockingIOError:  # whoever shares the pipe made it non-blocking
+            wait(descriptor)
 
 
 def decoded(data: bytes, name: str) -> str:
@@ -156,9 +164,8 @@ def decoded(data: bytes, name: str) -> str:
     Raises:
         BadInput: they are not UTF-8.
     """
-    data = data.removeprefix(codecs.BOM_UTF8)
     try:
-        return data.decode()
+        return data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         hint = "-f FILE attaches an image" if is_image(data) else "iconv -t UTF-8 converts it"
         raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", hint) from error

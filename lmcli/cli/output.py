@@ -1,11 +1,12 @@
 """stdout, written so that a reader who leaves, a full disk and a signal are all noticed."""
 
+import io
 import os
 import stat
 import time
 from typing import Final
 
-from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
+from lmcli.cli.stops import Interrupted, Stops, die_of_broken_pipe
 from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
 from lmcli.errors import LmError, OutputFailed, reason
 
@@ -75,28 +76,40 @@ class Output:
             raise ReaderLeft
 
     def _wait(self) -> None:
+        interrupts = self._stops.interrupts
         left = None if self.deadline is None else self.deadline - time.monotonic()
-        woken = wait(self._descriptor, to_write=True, interrupts=self._stops.interrupts, timeout=left)
-        if woken is Woken.INTERRUPTED:
-            raise Interrupted
-        if woken is Woken.TIMED_OUT:
-            self.is_broken = True
+        if left is None and not interrupts:  # a signal came since the last look: write only what can be written now
+            left = 0
+        woken = wait(self._descriptor, to_write=True, interrupts=interrupts, timeout=left)
+        if woken is not Woken.READY:
+            self.is_broken = woken is Woken.TIMED_OUT and self.deadline is not None
             raise Interrupted
 
 
 def print_bytes(data: bytes, descriptor: int) -> None:
-    """Write to stdout what is complete already; dies of a broken pipe.
+    """Write to stdout what is complete already; dies of a broken pipe, and of a signal where nobody watches for it.
 
     Raises:
         OutputFailed: it could not be written.
     """
-    with Stops() as stops:
-        try:
-            Output(descriptor, stops).write(data)
-        except ReaderLeft:
-            die_of_broken_pipe()
-        except Interrupted:
-            die_of(stops.signum or 0)
+    try:
+        Output(descriptor, Stops()).write(data)
+    except ReaderLeft:
+        die_of_broken_pipe()
+
+
+class Printed(io.TextIOWrapper):
+    """Stands in for `sys.stdout`, so that what others print (help, an address) fails as our own output does."""
+
+    def __init__(self, descriptor: int) -> None:
+        never_filled = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+        super().__init__(never_filled, encoding="utf-8", errors="replace")
+        self._descriptor = descriptor
+
+    def write(self, text: str) -> int:
+        """Write at once."""
+        print_bytes(text.encode(errors="replace"), self._descriptor)
+        return len(text)
 
 
 def output_failure(what: str, error: OSError) -> LmError:

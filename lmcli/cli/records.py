@@ -9,6 +9,9 @@ from lmcli.client.session import Value
 from lmcli.errors import LmError
 from lmcli.values import Fragment, JsonObject, ModelInstance, Stats
 
+SIGNALLED = 128
+"""What a shell adds to the number of a signal for the status of what died of it."""
+
 _ALWAYS = (
     "stop_reason",
     "predicted_tokens_count",
@@ -104,6 +107,15 @@ def stats_record(stats: Stats) -> JsonObject:
     values = stats.as_dict()
     values.pop("num_gpu_layers")
     return {name: values.pop(name) for name in _ALWAYS} | {k: v for k, v in values.items() if v is not None}
+
+
+def outcome_error(outcome: Outcome) -> JsonObject | None:
+    """What kept an answer from being complete, be it a signal that the server did not answer in time."""
+    if outcome.error is not None:
+        return error_record(outcome.error)
+    if outcome.end is None and outcome.signum is not None:
+        return {"code": SIGNALLED + outcome.signum, "message": "interrupted"}
+    return None
 
 
 def error_record(error: LmError) -> JsonObject:

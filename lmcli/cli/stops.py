@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, Self
 from lmcli.client.waiting import Interrupt
 
 SIGINT: Final = signal.SIGINT
+BROKEN_PIPE: Final[int] = getattr(signal, "SIGPIPE", signal.SIGTERM)
 _STOPPING: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -79,4 +80,4 @@ def die_of(signum: int) -> NoReturn:
 
 def die_of_broken_pipe() -> NoReturn:
     """End as a process does whose reader has left."""
-    die_of(getattr(signal, "SIGPIPE", signal.SIGTERM))
+    die_of(BROKEN_PIPE)

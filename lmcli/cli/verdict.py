@@ -26,4 +26,4 @@ def verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> 
         case "maxPredictedTokensReached" if not config.max_tokens and not config.raw:
             limit = stats.predicted_tokens_count
             return Incomplete(f"the answer is cut at the server's limit of {limit} tokens", "-l N sets another limit")
-    return Unusable("the answer is empty") if is_empty else None
+    return Unusable("the answer is empty", "-o json shows the reasoning and why it stopped") if is_empty else None

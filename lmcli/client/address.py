@@ -54,7 +54,14 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         host = parts.hostname
     except (ValueError, KeyError):
         host = None
-    if not host or re.search(r"[\s\x00-\x1f]", text) or parts.username is not None or parts.query or parts.fragment:
+    if (
+        not host
+        or "//" in parts.path
+        or re.search(r"[\s\x00-\x1f]", text)
+        or parts.username is not None
+        or parts.query
+        or parts.fragment
+    ):
         if source:
             raise BadSetting(f"{source} is no address: {quoted(text)}", _FORMS)
         raise UsageError(f"{quoted(text)} is no address", _FORMS)

@@ -365,6 +365,7 @@ class Loading(Exchange):
     def __init__(self, session: Session, opening: Opening) -> None:
         self.instance: ModelInstance | None = None
         self.is_new = True
+        self._told = -1.0
         super().__init__(session, opening)
 
     def wait(self) -> ModelInstance:
@@ -386,12 +387,19 @@ class Loading(Exchange):
                 self.is_new = packet["type"] != "alreadyLoaded"
                 return None
             case {"type": "startLoading"}:
-                return LoadProgress(0.0)
+                return self._rising(0.0)
             case {"type": "loadProgress" | "progress"}:
-                return LoadProgress(payloads.progress(packet))
+                return self._rising(payloads.progress(packet))
             case {"type": str()}:
                 return None
         raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")
+
+    def _rising(self, progress: float) -> LoadProgress | None:
+        """Progress that has not been told yet; servers begin with 0 twice."""
+        if progress <= self._told:
+            return None
+        self._told = progress
+        return LoadProgress(progress)
 
     @property
     def _is_complete(self) -> bool:

@@ -24,6 +24,7 @@ BURST_BYTES: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
+_START_HINT: Final = "lms server start starts the server of LM Studio"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
@@ -66,9 +67,9 @@ class Transport:
         except TimeoutError as error:
             if timeout is not None:
                 raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
-            raise CannotConnect(f"cannot reach LM Studio at {address}: no answer") from error
+            raise CannotConnect(f"cannot reach LM Studio at {address}: no answer", _START_HINT) from error
         except OSError as error:
-            raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", *_tls_hints(error)) from error
+            raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", _hint(error)) from error
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         transport = cls(connection, ClientProtocol(uri, max_size=None), address)
         try:
@@ -246,7 +247,7 @@ def _reason(error: OSError) -> str:
     return f"its certificate is not trusted, {verification.rstrip('.')}" if verification else reason(error)
 
 
-def _tls_hints(error: OSError) -> tuple[str, ...]:
+def _hint(error: OSError) -> str:
     if hasattr(error, "verify_message"):
-        return ("SSL_CERT_FILE names a file with the certificate authorities to trust",)
-    return ()
+        return "SSL_CERT_FILE names a file with the certificate authorities to trust"
+    return _START_HINT

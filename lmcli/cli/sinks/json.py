@@ -3,7 +3,7 @@
 import orjson
 
 from lmcli.cli.output import Output
-from lmcli.cli.records import Text, error_record, result_record
+from lmcli.cli.records import Text, outcome_error, result_record
 from lmcli.cli.sinks import Outcome
 from lmcli.client.session import Value
 
@@ -26,6 +26,7 @@ class JsonSink:
         end = outcome.end
         self._text.finish(outcome)
         record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
-        if outcome.error is not None:
-            record["error"] = error_record(outcome.error)
+        error = outcome_error(outcome)
+        if error is not None:
+            record["error"] = error
         self._output.write(orjson.dumps(record, option=self._layout | orjson.OPT_APPEND_NEWLINE))

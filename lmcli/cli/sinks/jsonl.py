@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from lmcli.cli.output import Output
-from lmcli.cli.records import Text, error_record, result_record
+from lmcli.cli.records import Text, outcome_error, result_record
 from lmcli.cli.sinks import Outcome
 from lmcli.client.session import Value
 from lmcli.values import Fragment, JsonObject, LoadProgress
@@ -30,10 +30,9 @@ class JsonLinesSink:
         end = outcome.end
         self._text.finish(outcome)
         record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
-        if outcome.error is None:
-            self._output.write(_line({"type": "result", **record}))
-        else:
-            self._output.write(_line({"type": "error", **error_record(outcome.error), **record}))
+        error = outcome_error(outcome)
+        ending = {"type": "result"} if error is None else {"type": "error", **error}
+        self._output.write(_line(ending | record))
 
 
 def _event(value: Value) -> JsonObject:

@@ -109,4 +109,5 @@ def _new_line(*, has_color: bool) -> "Live":
     console = Console(stderr=True, no_color=not has_color, highlight=False)
     live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
     live.start()
+    console.show_cursor(True)  # who kills or suspends this process must not have to bring it back
     return live

@@ -1,0 +1,104 @@
+"""The programs of LM Studio's documentation as the README writes them in shell, run as they stand there."""
+
+import json
+import re
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import StartServer
+from processes import environment, run
+
+from lmcli.chat import Message, TextPart
+from lmcli.server.echo import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.values import ModelInfo
+
+README = Path(__file__).parents[1] / "README.md"
+PROMPT = "You (leave blank to exit): "
+
+
+OUTPUTS = {"ls": "etc\nhome\n", "pwd": "/\n", "echo $HOME": "/root\n"}
+
+
+class Listener(EchoModel):
+    """A model that remembers what it was given, and gives a terminal's answer to a command."""
+
+    def __init__(self, given: list[PredictionRequest]) -> None:
+        super().__init__({}, Pace())
+        self._given = given
+
+    def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
+        """Answer a conversation with its last words, a session of a terminal with what follows, and the next prompt."""
+        self._given.append(request)
+        if request.raw_prompt is not None:
+            command = request.raw_prompt.splitlines()[-1].removeprefix("$ ")
+            request = replace(request, raw_prompt=OUTPUTS[command] + "$ sudo rm -rf /\n")
+        return super().predict(request)
+
+
+class ListeningEngine(EchoEngine):
+    """An engine whose loaded model is a listener.
+
+    Attributes:
+        given: what it was given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[PredictionRequest] = []
+
+    async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
+        """The listener, at once."""
+        return [(LOADED_AT_START, Listener(self.given))]
+
+
+def script(name: str) -> str:
+    """A program in the README, found by the name above it."""
+    found = re.search(rf"<!-- {re.escape(name)} -->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, f"the README holds no {name}"
+    return found[1]
+
+
+@pytest.mark.parametrize("name", ["chatbot.sh", "terminal-sim.sh"])
+def test_a_program_has_three_lines(name: str) -> None:
+    """Three lines are enough for what takes twenty in Python."""
+    assert len(script(name).splitlines()) == 3
+
+
+@pytest.mark.parametrize("end", ["\nnever asked\n", ""], ids=["blank line", "end of input"])
+def test_the_chatbot(tmp_path: Path, start_server: StartServer, end: str) -> None:
+    """It prompts, answers each line in the light of all before, and ends at a blank line or the end of its input."""
+    engine = ListeningEngine()
+    server = start_server(engine)
+    ran = run(
+        script("chatbot.sh"),
+        tmp_path,
+        environment(tmp_path, server.port),
+        stdin=f"hello there\n-n 'and' $now\n{end}".encode(),
+    )
+    assert ran.stderr == ""
+    assert ran.stdout.decode() == f"{PROMPT}Bot: hello there\n{PROMPT}Bot: -n 'and' $now\n{PROMPT}"
+    system = Message("system", (TextPart("You are a task focused AI assistant"),))
+    first = [system, Message("user", (TextPart("hello there"),))]
+    second = [*first, Message("assistant", first[1].content), Message("user", (TextPart("-n 'and' $now"),))]
+    assert [list(request.messages) for request in engine.given] == [first, second]
+    kept = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))["messages"]
+    assert [message["role"] for message in kept] == ["system", "user", "assistant", "user", "assistant"]
+
+
+@pytest.mark.parametrize("end", ["exit\nnever asked\n", ""], ids=["exit", "end of input"])
+def test_the_terminal_simulator(tmp_path: Path, start_server: StartServer, end: str) -> None:
+    """Each command is continued from the whole session so far, up to the next prompt; exit ends it."""
+    engine = ListeningEngine()
+    server = start_server(engine)
+    stdin = f"ls\npwd\necho $HOME\n{end}".encode()
+    ran = run(script("terminal-sim.sh"), tmp_path, environment(tmp_path, server.port), stdin=stdin)
+    assert ran.stderr == ""
+    assert ran.stdout.decode() == "$ etc\nhome\n$ /\n$ /root\n$ "
+    session = "$ ls\netc\nhome\n$ pwd\n/\n$ echo $HOME\n/root\n"
+    assert (tmp_path / "session.txt").read_text(encoding="utf-8") == session
+    ends = [session.index(command) + len(command) for command in ("ls\n", "pwd\n", "HOME\n")]
+    assert [request.raw_prompt for request in engine.given] == [session[:end] for end in ends]
+    assert {request.options.stop_strings for request in engine.given} == {("$",)}

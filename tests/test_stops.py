@@ -1,0 +1,396 @@
+"""Being stopped: a signal, a reader who leaves, a full disk and a lost connection all end a run in good order.
+
+The process dies of the signal for real, the server is told to stop at once, and what had arrived is not lost.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE, Connect, Packet, StartServer, query
+from processes import Hand, Puppet, environment, run, start
+
+from lmcli.server.background import Running
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+WORDS = " ".join(f"word{number}" for number in range(1000))
+"""At the pace of these tests this takes a minute: a test that does not stop it fails."""
+
+STREAMING = ("complete", {"tokens_per_second": 15})
+READING = ("respond", {"prompt_tokens_per_second": 10})
+LOADING = ("respond -m echo-jit", {"load_seconds": 60})
+
+
+def is_idle(connect: Connect, server: Running) -> bool:
+    """Wait until the server's model has nothing to do."""
+    wire = connect(server)
+    deadline = time.monotonic() + PATIENCE
+    asked = {"specifier": query("echo"), "throwIfNotFound": True}
+    while time.monotonic() < deadline:
+        if wire.result("getInstanceProcessingState", asked) == {"status": "idle", "queued": 0}:
+            return True
+    return False
+
+
+def last_line(file: Path) -> Any:
+    """The last record of a stats file."""
+    return json.loads(file.read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_stops_an_answer(
+    number: signal.Signals, tmp_path: Path, start_server: StartServer, connect: Connect
+) -> None:
+    """The process dies of the signal; stdout has what had arrived, the stats file the server's word that it stopped."""
+    command, pace = STREAMING
+    server = start_server(**pace)
+    line = ["lm", command, "--stats-file", "stats", WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, server.port)) as child:
+        child.wait_for(b"word2")
+        child.process.send_signal(number)
+        assert child.end() == -number
+        assert child["stderr"] == b""
+    assert WORDS.encode().startswith(child["stdout"])
+    record = last_line(tmp_path / "stats")
+    assert record["stats"]["stop_reason"] == "userStopped"
+    assert record["stats"]["predicted_tokens_count"] == len(child["stdout"].split())
+    assert record["exit_status"] == 128 + number
+    assert is_idle(connect, server)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_stops_the_reading_of_a_prompt(
+    number: signal.Signals, tmp_path: Path, start_server: StartServer, connect: Connect
+) -> None:
+    """Nothing has come yet, so nothing is on stdout, not even a newline; the server stops reading."""
+    command, pace = READING
+    server = start_server(**pace)
+    line = ["lm", command, "--progress", "--stats-file", "stats", WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, server.port)) as child:
+        child.wait_for(b"reading 0%", "stderr")
+        child.process.send_signal(number)
+        assert child.end() == -number
+        assert child["stdout"] == b""
+    assert last_line(tmp_path / "stats")["stats"]["stop_reason"] == "userStopped"
+    assert is_idle(connect, server)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_stops_a_load(
+    number: signal.Signals, tmp_path: Path, start_server: StartServer, connect: Connect
+) -> None:
+    """The model does not go on loading, and nobody else has to wait for it."""
+    command, pace = LOADING
+    server = start_server(**pace)
+    line = ["lm", *command.split(), "--progress", WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, server.port)) as child:
+        child.wait_for(b"loading 0%", "stderr")
+        child.process.send_signal(number)
+        assert child.end() == -number
+        assert child["stdout"] == b""
+    assert [model["identifier"] for model in connect(server).result("listLoaded")] == ["echo"]
+
+
+def test_the_server_is_told_to_cancel_a_load(tmp_path: Path) -> None:
+    """A `cancel` goes to the channel of the load before the connection is closed."""
+    with Puppet() as puppet:
+        line = ["lm", "respond", "-m", "big", "hi"]
+        with start(*line, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
+            load = puppet.wait_for("channelCreate")
+            assert load["endpoint"] == "getOrLoad"
+            child.process.send_signal(signal.SIGINT)
+            cancel = puppet.wait_for("channelSend")
+            assert cancel == {"type": "channelSend", "channelId": load["channelId"], "message": {"type": "cancel"}}
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+
+
+def test_a_signal_while_stdin_is_read(tmp_path: Path) -> None:
+    """It ends the process at once and without a word."""
+    reading, writing = os.pipe()
+    with start("lm", "respond", folder=tmp_path, variables=environment(tmp_path, 1), stdin=reading) as child:
+        os.close(reading)
+        os.write(writing, bytes(1 << 17))  # more than the pipe holds: when this is taken, lm is reading
+        child.process.send_signal(signal.SIGINT)
+        assert child.end() == -signal.SIGINT
+        assert (child["stdout"], child["stderr"]) == (b"", b"")
+    os.close(writing)
+
+
+class Flood:
+    """A puppet's play: fragments as fast as they go, until the cancel comes; then the end."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self._cancelled = threading.Event()
+
+    def __call__(self, hand: Hand, envelope: Packet) -> None:
+        """Begin with the channel, end with the cancel."""
+        if envelope["type"] == "channelCreate":
+            threading.Thread(target=self._pour, args=(hand, envelope["channelId"])).start()
+        else:
+            self._cancelled.set()
+
+    def _pour(self, hand: Hand, channel: int) -> None:
+        while not self._cancelled.is_set() and not hand.is_left:
+            text = f"piece {len(self.sent)}\n"
+            self.sent.append(text)
+            hand.say(channel, text)
+        hand.finish(channel, "userStopped")
+
+
+def test_a_signal_stops_a_flood_and_loses_nothing(tmp_path: Path) -> None:
+    """The cancel is sent in the middle of the flood; every fragment that the server had sent by then is on stdout."""
+    flood = Flood()
+    with Puppet(flood) as puppet:
+        line = ["lm", "complete", "--stats-file", "stats", "hi"]
+        with start(*line, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
+            child.wait_for(b"piece 500\n")
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+    assert child["stdout"].decode() == "".join(flood.sent)
+    assert last_line(tmp_path / "stats")["stats"]["stop_reason"] == "userStopped"
+
+
+def test_a_flood_that_does_not_end_is_left_after_a_grace(tmp_path: Path) -> None:
+    """A server that goes on in spite of the cancel keeps nobody: the process dies of the signal soon."""
+    bench = Path(__file__).parent / "bench" / "fast_server.py"
+    with start(sys.executable, str(bench), folder=tmp_path, variables=os.environ) as server:
+        server.wait_for(b"\n")
+        variables = environment(tmp_path, int(server["stdout"]))
+        with start("lm", "complete", "n=1000000000", folder=tmp_path, variables=variables) as child:
+            child.wait_for(b" token" * 10_000)
+            signalled = time.monotonic()
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+            assert time.monotonic() - signalled < PATIENCE / 2
+
+
+def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
+    """Where the server does not answer the cancel, nobody waits for the end of the grace."""
+
+    def say_one(hand: Hand, envelope: Packet) -> None:
+        hand.say(envelope["channelId"], "one\n")
+
+    with Puppet(say_one) as puppet:
+        line = ["lm", "complete", "--stats-file", "stats", "hi"]
+        with start(*line, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
+            child.wait_for(b"one\n")
+            child.process.send_signal(signal.SIGINT)
+            puppet.wait_for("channelSend")
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+    assert not (tmp_path / "stats").exists()  # what is done after the grace was not done
+
+
+def test_a_server_that_does_not_answer_the_cancel_costs_only_the_grace(tmp_path: Path) -> None:
+    """After one signal the figures are written without the server's word, and the process dies."""
+    with Puppet() as puppet:
+        line = ["lm", "respond", "--stats-file", "stats", "hi"]
+        with start(*line, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
+            puppet.wait_for("channelCreate")
+            child.process.send_signal(signal.SIGTERM)
+            assert child.end() == -signal.SIGTERM
+    record = last_line(tmp_path / "stats")
+    assert (record["stats"], record["exit_status"]) == (None, 128 + signal.SIGTERM)
+
+
+@pytest.mark.parametrize("name", ["INT", "HUP"])
+def test_what_the_caller_ignores_stays_ignored(name: str, tmp_path: Path, start_server: StartServer) -> None:
+    """Under nohup, or in the background of a script, the answer goes on to its end."""
+    server = start_server(tokens_per_second=40)
+    words = "one two three four five six seven eight"
+    line = f"trap '' {name}; exec lm complete {words}"
+    with start("sh", "-c", line, folder=tmp_path, variables=environment(tmp_path, server.port)) as child:
+        child.wait_for(b"two")
+        child.process.send_signal(getattr(signal, f"SIG{name}"))
+        assert child.end() == 0
+    assert child["stdout"].decode() == words
+
+
+def test_head_stops_the_generation(tmp_path: Path, start_server: StartServer, connect: Connect) -> None:
+    """`lm … | head -n 1` is silent, lm dies of SIGPIPE, the server stops and says so."""
+    server = start_server(tokens_per_second=15)
+    (tmp_path / "lines").write_text(WORDS.replace(" ", "\n"))
+    line = 'lm complete --stats-file stats < lines | head -n 1; echo "${PIPESTATUS[*]}"'
+    ran = run(line, tmp_path, environment(tmp_path, server.port), shell="bash")
+    assert (ran.stdout, ran.stderr) == (b"word0\n141 0\n", "")
+    record = last_line(tmp_path / "stats")
+    assert record["stats"]["stop_reason"] == "userStopped"
+    assert record["exit_status"] == 141
+    assert is_idle(connect, server)
+
+
+@pytest.mark.parametrize(("what", "label"), [(READING, b"reading 0%"), (LOADING, b"loading 0%")])
+def test_a_reader_who_leaves_before_the_first_fragment(
+    what: tuple[str, Packet], label: bytes, tmp_path: Path, start_server: StartServer, connect: Connect
+) -> None:
+    """There is nothing to write, and yet it is noticed: the server stops, lm dies of SIGPIPE."""
+    command, pace = what
+    server = start_server(**pace)
+    reading, writing = os.pipe()
+    line = ["lm", *command.split(), "--progress", WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, server.port), stdout=writing) as child:
+        os.close(writing)
+        child.wait_for(label, "stderr")
+        os.close(reading)
+        assert child.end() == -signal.SIGPIPE
+        assert child["stderr"].replace(b"lm: " + label + b"\n", b"") == b""
+    assert is_idle(connect, server)
+
+
+def test_a_reader_who_does_not_read_cannot_keep_a_stopped_process(tmp_path: Path) -> None:
+    """Stdout is full, a signal comes: the cancel is sent all the same, and the process dies within about the grace."""
+    flood = Flood()
+    reading, writing = os.pipe()
+    with Puppet(flood) as puppet:
+        variables = environment(tmp_path, puppet.port)
+        with start("lm", "complete", "hi", folder=tmp_path, variables=variables, stdout=writing) as child:
+            while is_writable(writing):
+                assert child.process.poll() is None
+            os.close(writing)
+            child.process.send_signal(signal.SIGINT)
+            signalled = time.monotonic()
+            assert puppet.wait_for("channelSend")["message"] == {"type": "cancel"}
+            assert child.process.wait(PATIENCE) == -signal.SIGINT
+            assert time.monotonic() - signalled < PATIENCE / 2
+    os.close(reading)
+
+
+def is_writable(pipe: int) -> bool:
+    """Whether a pipe takes more."""
+    return bool(select.select([], [pipe], [], 0)[1])
+
+
+def test_a_full_disk_stops_the_generation(tmp_path: Path, start_server: StartServer, connect: Connect) -> None:
+    """The first write that fails is the last: status 74, and the server is told at once."""
+    server = start_server(tokens_per_second=15)
+    line = f"lm complete --stats-file stats '{WORDS}' > /dev/full"
+    ran = run(line, tmp_path, environment(tmp_path, server.port))
+    assert (ran.status, ran.stderr) == (74, "lm: error: cannot write to standard output: no space left on device\n")
+    record = last_line(tmp_path / "stats")
+    assert (record["stats"]["stop_reason"], record["exit_status"]) == ("userStopped", 74)
+    assert is_idle(connect, server)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "stdout"),
+    [
+        ("lm respond hi >&-", 74, b""),
+        ("lm models >&-", 74, b""),
+        ("lm respond --help >&-", 74, b""),
+        ("lm respond hi 2>&-", 0, b"hi\n"),
+        ("lm respond --stats hi 2>/dev/full", 0, b"hi\n"),
+        ("lm respond -m nope hi 2>&-", 69, b""),
+        ("lm respond hi <&-", 0, b"hi\n"),
+        ("lm respond <&-", 66, b""),
+        ("lm respond hi <&- 2>&-", 0, b"hi\n"),
+        ("lm respond hi <&- >&- 2>&-", 74, b""),
+    ],
+)
+def test_closed_streams(line: str, status: int, stdout: bytes, tmp_path: Path, server: Running) -> None:
+    """A closed stdin is empty, a closed stdout cannot be written, a closed stderr is nobody's error."""
+    ran = run(line, tmp_path, environment(tmp_path, server.port))
+    assert (ran.status, ran.stdout) == (status, stdout), ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert bool(ran.stderr) == (status != 0 and "2>&-" not in line)
+
+
+def test_a_stdin_that_does_not_block(tmp_path: Path, server: Running) -> None:
+    """Another program may have made the pipe non-blocking: an empty moment is not an error, the end is waited for."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    variables = environment(tmp_path, server.port)
+    with start("lm", "respond", "-i", "json", folder=tmp_path, variables=variables, stdin=reading) as child:
+        os.close(reading)
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(b" " * (1 << 24))
+            pipe.write(b'[{"role": "user", "content": "hi"}]')
+        assert child.end() == 0
+    assert child["stdout"] == b"hi\n"
+
+
+def abort(connection: socket.socket) -> None:
+    """End a connection without a goodbye."""
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def reset(connection: socket.socket) -> None:
+    """Throw a connection away, as a machine does that starts again."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RD)  # its owner sees the end and closes it
+
+
+@pytest.mark.parametrize("end", [abort, reset])
+def test_a_connection_lost_in_the_middle(end: Callable[[socket.socket], None], tmp_path: Path) -> None:
+    """Status 3, with what had arrived on stdout, its line ended."""
+    hands: list[Hand] = []
+
+    def begin(hand: Hand, envelope: Packet) -> None:
+        hands.append(hand)
+        hand.say(envelope["channelId"], "one")
+        hand.say(envelope["channelId"], " two")
+
+    with Puppet(begin) as puppet:
+        variables = environment(tmp_path, puppet.port)
+        with start("lm", "respond", "hi", folder=tmp_path, variables=variables) as child:
+            child.wait_for(b"one two")
+            end(hands[0].socket.socket)
+            assert child.end() == 3
+    assert child["stdout"] == b"one two\n"
+    assert child["stderr"].startswith(b"lm: error: the connection to 127.0.0.1:")
+    assert b" was lost: " in child["stderr"]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "history"])
+def test_a_server_that_ends_in_the_middle(form: str, tmp_path: Path, start_server: StartServer) -> None:
+    """Status 3; every form of output holds what had arrived, and says that it is not all."""
+    server = start_server(tokens_per_second=15)
+    line = ["lm", "respond", "--progress", "-o", form, WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, server.port)) as child:
+        child.wait_for(b"reading 100%", "stderr")
+        if form == "jsonl":
+            child.wait_for(b"word2")
+        server.close()
+        assert child.end() == 3
+    last = json.loads(child["stdout"].splitlines()[-1]) if child["stdout"] else {}
+    if form == "json":
+        assert last["error"]["code"] == 3
+    elif form == "jsonl":
+        assert (last["type"], last["code"]) == ("error", 3)
+        assert last["content"].startswith("word0 word1")
+    elif last:
+        assert last["messages"][-1]["partial"] is True
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "history"])
+def test_a_signal_completes_the_output(form: str, tmp_path: Path) -> None:
+    """An interrupted answer is whole JSON on stdout, with what had arrived; a history marks it as partial."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        if envelope["type"] == "channelCreate":
+            hand.say(envelope["channelId"], "one two")
+        else:
+            hand.finish(envelope["channelId"], "userStopped")
+
+    with Puppet(play) as puppet:
+        variables = environment(tmp_path, puppet.port)
+        with start("lm", "respond", "-o", form, "hi", folder=tmp_path, variables=variables) as child:
+            puppet.wait_for("channelCreate")
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+    last = json.loads(child["stdout"].splitlines()[-1])
+    answer = last["messages"][-1] if form == "history" else last
+    assert answer["content"] == "one two"
+    assert answer["stats"]["stop_reason"] == "userStopped"
+    assert answer.get("partial", False) is (form == "history")
