@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
 from lmcli.cli.surroundings import Surroundings
@@ -14,29 +14,38 @@ from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token
 from lmcli.errors import BadSetting, UsageError, quoted
 
+if TYPE_CHECKING:
+    from lmcli.server.engine import Engine
+
 TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
 MODEL_VARIABLE: Final = "LM_MODEL"
+MODEL_SUFFIX: Final = ".gguf"
 _OTHERS_MAY_READ: Final = 0o044
 
 
 @contextmanager
 def connect(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Connection]:
-    """The way to the server, until the block ends; `demo` starts the built-in one for as long.
+    """The way to the server, until the block ends; `demo` or a GGUF file starts one in this process for as long.
 
     Raises:
         CannotConnect: there is none on this machine.
+        Unavailable: there is no llama.cpp for a GGUF file, or the file is damaged.
         UsageError, BadSetting, NoInput: what was given is no address, token, file or number of seconds.
     """
     timeout = timeout_of(typed, here)
     who = credentials(_token(typed.token_file, here, voice))
     trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
-    with _server(typed, here) as address, Connection(address, who, timeout=timeout, trace=trace) as connection:
+    with _server(typed, here, voice) as address, Connection(address, who, timeout=timeout, trace=trace) as connection:
         yield connection
 
 
 def model_key(typed: ModelOptions, here: Surroundings) -> str | None:
-    """The model that was named, by option or environment."""
-    return typed.model or here.setting(MODEL_VARIABLE)
+    """The model that was named: by option, by a file that is the host, or by the environment.
+
+    Raises:
+        NoInput, LoadFailed, UsageError: the file is not there, is damaged, or holds no language model.
+    """
+    return typed.model or _key_of_host(typed, here) or here.setting(MODEL_VARIABLE)
 
 
 def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
@@ -62,14 +71,36 @@ def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
 
 
 @contextmanager
-def _server(typed: ServerOptions, here: Surroundings) -> Iterator[Address]:
-    if (typed.host or here.setting(HOST_VARIABLE)) != DEMO_HOST:
+def _server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Address]:
+    host = typed.host or here.setting(HOST_VARIABLE) or ""
+    if host != DEMO_HOST and not _is_model_file(host):
         yield find_server(typed.host, here.environment)
         return
     from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
 
-    with background.start() as running:
+    with background.start(None if host == DEMO_HOST else _local_engine(host, voice)) as running:
         yield Address(LOOPBACK, running.port)
+
+
+def _is_model_file(host: str) -> bool:
+    return host.lower().endswith(MODEL_SUFFIX)
+
+
+def _local_engine(host: str, voice: Voice) -> "Engine":
+    from lmcli.cli import serverlog  # noqa: PLC0415  who names a file pays
+    from lmcli.server.local import local_engine  # noqa: PLC0415
+
+    serverlog.log_through(voice, serverlog.WARNINGS)
+    return local_engine([Path(host)], is_verbose=voice.loudness is Loudness.VERBOSE)
+
+
+def _key_of_host(typed: ModelOptions, here: Surroundings) -> str | None:
+    host = getattr(typed, "host", None) or here.setting(HOST_VARIABLE) or ""
+    if not _is_model_file(host):
+        return None
+    from lmcli.server.llama_files import local_models  # noqa: PLC0415  who names a file pays
+
+    return local_models([Path(host)])[0].info.model_key
 
 
 def _token(path: Path | None, here: Surroundings, voice: Voice) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from lmcli.cli.options import ServeOptions
+from lmcli.cli.serverlog import log_through
 from lmcli.cli.stops import die_of
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
@@ -19,6 +20,7 @@ from lmcli.client.discovery import TOKEN_FORM
 from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
 from lmcli.server.app import Server
 from lmcli.server.echo import EchoEngine, Pace
+from lmcli.server.local import local_engine
 
 _API_TOKEN_FORM: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
@@ -35,24 +37,19 @@ def run(typed: ServeOptions, words: Sequence[str], _: Surroundings, voice: Voice
     Raises:
         UsageError: everybody on the network would be let in.
         Unavailable: the address cannot be listened on, or the models cannot be run.
-        NoInput: the token file is not there.
+        NoInput: the token file, or a model, is not there.
         BadSetting: the token file holds something else.
     """
-    if words:
-        raise Unavailable("GGUF files need the extra 'local', which is not part of this version yet")
     if typed.require_token is None and not _is_loopback(typed.host):
         raise UsageError(
             f"listening on {quoted(typed.host)} lets everybody on the network in",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
-    _log_through(voice)
+    log_through(voice)
     api_tokens = None if typed.require_token is None else read_api_tokens(typed.require_token)
-    pace = Pace(
-        tokens_per_second=typed.tokens_per_second,
-        load_seconds=typed.load_seconds,
-        prompt_tokens_per_second=typed.prompt_tokens_per_second,
-    )
-    server = Server(EchoEngine(pace), api_tokens=api_tokens)
+    files = [Path(word) for word in words]
+    engine = local_engine(files, is_verbose=typed.verbose) if files else EchoEngine(_pace(typed))
+    server = Server(engine, api_tokens=api_tokens)
     ended_by = asyncio.run(_serve(server, LOOPBACK if typed.host == _LOOPBACK_NAME else typed.host, typed.port))
     die_of(ended_by)
 
@@ -139,23 +136,9 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class _Spoken(logging.Handler):
-    """Hands log records to the voice."""
-
-    def __init__(self, voice: Voice) -> None:
-        super().__init__()
-        self._voice = voice
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say = self._voice.detail if record.levelno < logging.INFO else self._voice.note
-        if record.levelno >= logging.WARNING:
-            say = self._voice.warning
-        say(record.getMessage())
-        if record.exc_info:
-            self._voice.raw(logging.Formatter().formatException(record.exc_info) + "\n")
-
-
-def _log_through(voice: Voice) -> None:
-    log = logging.getLogger("lmcli")
-    log.addHandler(_Spoken(voice))
-    log.setLevel(logging.DEBUG)
+def _pace(typed: ServeOptions) -> Pace:
+    return Pace(
+        tokens_per_second=typed.tokens_per_second,
+        load_seconds=typed.load_seconds,
+        prompt_tokens_per_second=typed.prompt_tokens_per_second,
+    )

@@ -1,0 +1,123 @@
+"""GGUF files from the command line, and under the official SDK."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lmstudio as lms
+import pytest
+from conftest import Serve
+from tiny_model import make_model
+
+from lmcli.server import background
+from lmcli.server.llama import LlamaEngine
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    return make_model(tmp_path_factory.mktemp("models") / "Tiny-F32.gguf")
+
+
+def lm(*arguments: str | Path, stdin: str = "", python: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run `lm`; `python` is run before it in the same process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LM_")}
+    run = f"import sys; sys.argv = sys.argv[1:]; {python}; from lmcli.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "lm", *map(str, arguments)]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+
+
+def test_file_as_host(file: Path) -> None:
+    """A file is loaded and asked inside the command; nothing but the answer is said."""
+    words = ("respond", "--host", file, "--seed", "3", "-l", "9", "hello")
+    one, two = lm(*words), lm(*words)
+    assert (one.returncode, one.stderr) == (0, "")
+    assert one.stdout == two.stdout != ""
+
+
+def test_schema_and_grammar(file: Path) -> None:
+    """The answer to a form is of the form; `complete` adds nothing to it."""
+    grammar = '--set=structured={"type":"gbnf","gbnfGrammar":"root ::= \\"yes\\""}'
+    assert lm("complete", "--host", file, grammar, stdin="is it?").stdout == "yes"
+
+
+def test_models_of_a_file(file: Path) -> None:
+    """The key of a file can be seen."""
+    assert lm("models", "--host", file).stdout == "tiny\n"
+
+
+def test_warning_reaches_the_user(file: Path) -> None:
+    """What llama.cpp does not take is said on stderr."""
+    done = lm("complete", "--host", file, "-l", "1", "--set", "cpuThreads=2", "a")
+    assert done.stderr.count("warning: ") == 1
+    assert "cpuThreads" in done.stderr
+
+
+def test_without_the_extra(file: Path) -> None:
+    """Without llama.cpp, the way to install it is said."""
+    done = lm("serve", file, python="sys.modules['xllamacpp'] = None")
+    assert done.returncode == 69
+    assert "hint: pip install 'lmcli[local]' installs it" in done.stderr
+
+
+def test_files_that_will_not_do(file: Path, tmp_path: Path) -> None:
+    """A damaged file ends the command with 69, one that is not there with 66, both by name."""
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(file.read_bytes()[:-1])
+    for words in (("serve", file, cut), ("respond", "--host", cut, "hi")):
+        done = lm(*words)
+        assert (done.returncode, done.stdout) == (69, "")
+        assert "cut.gguf' is cut short" in done.stderr
+    gone = lm("respond", "--host", tmp_path / "gone.gguf", "hi")
+    assert gone.returncode == 66
+    assert "gone.gguf" in gone.stderr
+
+
+def test_nobody_else_loads_it() -> None:
+    """The demo and its server run without llama.cpp being touched."""
+    done = lm("respond", "--host", "demo", "hello", python="sys.modules['xllamacpp'] = None")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process there")
+def test_serve(serve: Serve, file: Path) -> None:
+    """`lm serve FILE` offers the file and not the echo models, logs no llama.cpp, and dies of its signal."""
+    process = serve(str(file), quiet=True)
+    host = process.address.removeprefix("http://")
+    assert lm("models", "--host", host).stdout == "tiny\n"
+    answer = lm("respond", "--host", host, "-m", "tiny", "-l", "5", "hello")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert process.end(signal.SIGTERM) == (-signal.SIGTERM, "", "")
+
+
+def test_official_sdk(file: Path) -> None:
+    """The official SDK loads, answers, streams, tokenizes and cancels, and cannot tell."""
+    with background.start(LlamaEngine([file])) as running, lms.Client(f"127.0.0.1:{running.port}") as client:
+        progress: list[float] = []
+        model = client.llm.model("tiny", config={"contextLength": 128}, on_load_progress=progress.append)
+        assert (progress[0], progress[-1]) == (0.0, 1.0)
+        assert model.get_context_length() == 128
+        assert model.get_info().architecture == "llama"
+        result = model.respond("hello", config={"maxTokens": 7, "temperature": 0.5})
+        assert result.stats.predicted_tokens_count is not None
+        assert result.stats.predicted_tokens_count <= 7
+        assert (result.stats.tokens_per_second or 0) > 0
+        assert result.model_info.display_name == "Tiny"
+        schema = {"type": "object", "properties": {"n": {"const": 1}}, "required": ["n"], "additionalProperties": False}
+        structured = model.complete("x", response_format={"type": "json", "jsonSchema": schema})
+        assert structured.parsed == {"n": 1}
+        assert model.count_tokens("abc") == 3
+        chat = lms.Chat("S")
+        chat.add_user_message("U")
+        assert model.apply_prompt_template(chat) == "<|system|>S\n<|user|>U\n<|assistant|>"
+        stream = model.complete_stream("y")
+        for fragment in stream:
+            assert fragment.content
+            stream.cancel()
+        assert stream.result().stats.stop_reason in ("userStopped", "eosFound")
+        model.unload()
+        assert client.llm.list_loaded() == []
