@@ -51,6 +51,10 @@ class PromptProgress(NamedTuple):
     progress: float
 
 
+Value = Fragment | PromptProgress | LoadProgress
+"""What an exchange says while it runs."""
+
+
 class Stats(Record):
     """The server's figures on one prediction; a count that the server did not give is None.
 

@@ -18,9 +18,10 @@ from websockets.frames import Frame, Opcode
 from lmcli.client import requests
 from lmcli.client.address import Address
 from lmcli.client.catalog import list_downloaded, list_loaded
+from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.protocol import Credentials
 from lmcli.client.requests import Opening
-from lmcli.client.session import Exchange, Prediction, Session
+from lmcli.client.session import Session
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import (
     CannotConnect,

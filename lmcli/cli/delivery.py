@@ -12,7 +12,7 @@ from typing import Final
 from lmcli.cli.output import Output, ReaderLeft
 from lmcli.cli.sinks import Sink
 from lmcli.cli.stops import Interrupted, Stops
-from lmcli.client.session import Exchange
+from lmcli.client.exchanges import Exchange
 from lmcli.errors import LmError, OutputFailed
 
 _GRACE: Final = 1.0

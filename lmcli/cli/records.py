@@ -5,9 +5,8 @@ from typing import Any
 import orjson
 
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
 from lmcli.errors import LmError
-from lmcli.values import Fragment, JsonObject, ModelInstance, Stats
+from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, Value
 
 SIGNALLED = 128
 """What a shell adds to the number of a signal for the status of what died of it."""

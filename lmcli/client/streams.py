@@ -4,8 +4,8 @@ from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
+from lmcli.client.exchanges import Prediction
 from lmcli.client.payloads import parse_object
-from lmcli.client.session import Prediction
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
 from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress

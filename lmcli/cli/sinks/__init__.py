@@ -2,9 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
-from lmcli.client.session import Value
 from lmcli.errors import Incomplete, LmError, PredictionFailed
-from lmcli.values import PredictionEnd
+from lmcli.values import PredictionEnd, Value
 
 
 class Outcome(NamedTuple):

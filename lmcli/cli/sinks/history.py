@@ -6,7 +6,7 @@ from lmcli.cli.document import Document, assistant_entry
 from lmcli.cli.output import Output
 from lmcli.cli.records import Text
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
+from lmcli.values import Value
 
 
 class HistorySink:

@@ -5,7 +5,7 @@ import orjson
 from lmcli.cli.output import Output
 from lmcli.cli.records import Text, outcome_error, result_record
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
+from lmcli.values import Value
 
 
 class JsonSink:

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
-from lmcli.values import Fragment, LoadProgress
+from lmcli.values import Fragment, LoadProgress, Value
 
 
 class LinesSink:

@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from lmcli.cli.sinks import Outcome
 from lmcli.cli.voice import Voice
-from lmcli.client.session import Value
 from lmcli.errors import escaped
-from lmcli.values import Fragment
+from lmcli.values import Fragment, Value
 
 
 class ReasoningSink:

@@ -7,8 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
-from lmcli.values import Fragment, LoadProgress
+from lmcli.values import Fragment, LoadProgress, Value
 
 if TYPE_CHECKING:
     from rich.live import Live

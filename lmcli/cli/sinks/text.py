@@ -2,9 +2,8 @@
 
 from lmcli.cli.output import Output
 from lmcli.cli.sinks import Outcome
-from lmcli.client.session import Value
 from lmcli.errors import escaped
-from lmcli.values import Fragment
+from lmcli.values import Fragment, Value
 
 _KEPT_ON_A_TERMINAL = "\n\t"
 
