@@ -21,10 +21,10 @@ from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.tables import Cell, Table, report
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
+from lmcli.client.exchanges import Exchange
 from lmcli.client.images import Uploads
-from lmcli.client.session import Exchange, Value
 from lmcli.errors import ExitCode, LmError, escaped
-from lmcli.values import Fragment, JsonObject, ModelInstance, PredictionEnd
+from lmcli.values import Fragment, JsonObject, ModelInstance, PredictionEnd, Value
 
 _SHARES: Final = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
 _FIGURES: Final = (
@@ -79,7 +79,8 @@ class Series(NamedTuple):
         sample = Sample()
         for run in self.runs:
             sample.add(run.record()[figure])
-        return {name: sample.quantile(share) for name, share in _SHARES.items()}
+        shares = {name: sample.quantile(share) for name, share in _SHARES.items()}
+        return {name: _whole(value) for name, value in shares.items()} if figure.endswith("_count") else shares
 
 
 class Clock:
@@ -147,6 +148,11 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
     if failure is not None:
         raise failure
     return ExitCode.OK
+
+
+def _whole(value: float | None) -> float | None:
+    """A count between two counts stays between them; all others are whole numbers again."""
+    return int(value) if value is not None and value.is_integer() else value
 
 
 class _Bench:

@@ -1,7 +1,6 @@
 """Exact figures over many values, in eight bytes a value."""
 
 from array import array
-from collections.abc import Sequence
 
 
 class Sample:
@@ -9,7 +8,7 @@ class Sample:
 
     def __init__(self) -> None:
         self._values = array("d")
-        self._ordered: Sequence[float] | None = None
+        self._is_ordered = True
 
     def __len__(self) -> int:
         return len(self._values)
@@ -18,7 +17,7 @@ class Sample:
         """Take one value; None is none."""
         if value is not None:
             self._values.append(value)
-            self._ordered = None
+            self._is_ordered = False
 
     def quantile(self, share: float) -> float | None:
         """The value below which this share (0.0 to 1.0) of the values lies; None without any.
@@ -28,13 +27,13 @@ class Sample:
         """
         if not self._values:
             return None
-        if self._ordered is None:
-            self._ordered = array("d", sorted(self._values))
-        position = share * (len(self._ordered) - 1)
+        if not self._is_ordered:
+            self._values = array("d", sorted(self._values))
+            self._is_ordered = True
+        position = share * (len(self._values) - 1)
         below = int(position)
-        above = min(below + 1, len(self._ordered) - 1)
-        weight = position - below
-        return self._ordered[below] * (1 - weight) + self._ordered[above] * weight
+        above = min(below + 1, len(self._values) - 1)
+        return self._values[below] + (self._values[above] - self._values[below]) * (position - below)
 
     def histogram(self, bars: int) -> list[int]:
         """How many values lie in each of so many equal steps from the lowest to the highest."""

@@ -192,7 +192,8 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
 
 
 def options_record(typed: AskOptions) -> JsonObject:
-    """The sampling options that were given, for a record; never the prompt."""
+    """The options for sampling that were given, for a record; never the prompt."""
     config = sampling_config(typed)
     given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
-    return given | dict(config.raw)
+    preset = {} if typed.preset is None else {"preset": typed.preset}
+    return given | dict(config.raw) | preset

@@ -1,18 +1,19 @@
 """Summing up recorded predictions, by model, day, file or stop reason."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from lmcli.cli.options import Grouping, StatsOptions
 from lmcli.cli.quantiles import Sample
-from lmcli.cli.recorded import Recorded, Skipped, read_records
+from lmcli.cli.recorded import Recorded, read_records
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.tables import Cell, Table, report, sparkline
 from lmcli.cli.voice import Voice
-from lmcli.errors import BadInput, ExitCode, NoInput, quoted, reason
+from lmcli.errors import BadInput, ExitCode, LmError, NoInput, quoted, reason
 from lmcli.values import JsonObject
 
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -63,43 +64,53 @@ def summarise(typed: StatsOptions, names: Sequence[str], here: Surroundings, voi
     """Read the named files (`-` is stdin) once, and report.
 
     Raises:
-        NoInput: a file is not there.
+        NoInput: a file cannot be read; the others are in the report.
         BadInput: some lines were no records; the others are in the report.
     """
-    groups: dict[str, Group] = {}
+    groups: defaultdict[str, Group] = defaultdict(Group)
     skipped = 0
+    failures: list[LmError] = []
     for name in names:
-        with _opened(name, here) as file:
-            for record in read_records(file):
-                if isinstance(record, Skipped):
+        key_of = _key_of(typed.by, name)
+        try:
+            with _opened(name, here) as file:
+                for record in read_records(file):
+                    if isinstance(record, Recorded):
+                        groups[key_of(record)].add(record)
+                        continue
                     skipped += 1
                     if skipped <= _NAMED:
                         voice.warning(f"{quoted(name)}, line {record.number}: not a record")
-                    continue
-                key = name if typed.by is Grouping.FILE else str(getattr(record, typed.by))
-                group = groups.get(key)
-                if group is None:
-                    group = groups[key] = Group()
-                group.add(record)
+        except NoInput as error:
+            failures.append(error)
     by = str(typed.by)
     ordered = dict(sorted(groups.items()))
-    report(_table(by, ordered), {"by": by, "groups": {n: g.record() for n, g in ordered.items()}}, typed.output, here)
+    whole = {"by": by, "groups": {name: group.record() for name, group in ordered.items()}}
+    report(_table(by, ordered, has_spread=here.stdout_is_terminal), whole, typed.output, here)
     if skipped:
-        raise BadInput(f"{skipped} {'line was' if skipped == 1 else 'lines were'} passed over: not a record")
+        failures.append(BadInput(f"{skipped} {'line was' if skipped == 1 else 'lines were'} passed over: not a record"))
+    for failure in failures[:-1]:
+        voice.error(failure)
+    if failures:
+        raise failures[-1]
     return ExitCode.OK
+
+
+def _key_of(by: Grouping, file: str) -> Callable[[Recorded], str]:
+    """What a record of a file is grouped by."""
+    return (lambda _: file) if by is Grouping.FILE else attrgetter(str(by))
 
 
 @contextmanager
 def _opened(name: str, here: Surroundings) -> Iterator[BinaryIO]:
     try:
-        file = open(here.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb")  # noqa: SIM115
+        with open(here.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
+            yield file
     except OSError as error:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error
-    with file:
-        yield file
 
 
-def _table(by: str, groups: dict[str, Group]) -> Table:
+def _table(by: str, groups: dict[str, Group], *, has_spread: bool) -> Table:
     keys = (
         *(by, "predictions", "tokens_in", "tokens_out"),
         *(f"ttft_{name}" for name in _SHARES),
@@ -115,7 +126,8 @@ def _table(by: str, groups: dict[str, Group]) -> Table:
         ]
         for name, group in groups.items()
     ]
-    return Table(keys, rows, [sparkline(group.pace.histogram(_BARS)) for group in groups.values()])
+    spread = [sparkline(group.pace.histogram(_BARS)) for group in groups.values()] if has_spread else ()
+    return Table(keys, rows, spread)
 
 
 def _counted(counter: Counter[str]) -> str:

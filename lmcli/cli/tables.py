@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -14,6 +14,7 @@ from lmcli.errors import escaped
 
 _DIGITS: Final = ((1000.0, 0), (10.0, 1), (1.0, 2), (0.0, 4))
 """How many decimals are shown of a number, from which size on."""
+_GAP: Final = "  "
 
 Cell = str | int | float | None
 
@@ -57,23 +58,53 @@ def report(table: Table, whole: Any, form: ReportForm, here: Surroundings) -> No
 
 
 def drawn(table: Table, here: Surroundings) -> str:
-    """The table for a terminal, drawn by rich; turned on its side where it is wider than the terminal."""
+    """The table for a terminal, drawn by rich; turned on its side, in pieces, where it is wider than the terminal."""
+    lines = _lines(table)
+    if table.spread:
+        lines = [[*line, end] for line, end in zip(lines, ["SPREAD", *table.spread], strict=True)]
+    if sum(_widths(lines)) <= here.width + len(_GAP):
+        is_number = [_is_numeric(column) for column in _columns(table)] + [False] * bool(table.spread)
+        return _drawn(lines, is_number, here.width)
+    headings, *rows = lines
+    pieces = [_turned([headings, *piece]) for piece in _pieces(headings, rows, here.width)]
+    return "\n".join(_drawn(piece, [False] + [True] * (len(piece[0]) - 1), here.width) for piece in pieces)
+
+
+def _turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(line) for line in zip(*lines, strict=True)]
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """The widths of the columns, each with the gap behind it."""
+    return [max(map(len, column)) + len(_GAP) for column in zip(*lines, strict=True)]
+
+
+def _pieces(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:
+    """As many rows at a time as fit side by side, at least one."""
+    first, *others = _widths(_turned([headings, *rows]))
+    piece: list[Sequence[str]] = []
+    room = 0
+    for row, needed in zip(rows, others, strict=True):
+        if piece and needed > room:
+            yield piece
+            piece = []
+        if not piece:
+            room = width + len(_GAP) - first
+        piece.append(row)
+        room -= needed
+    yield piece
+
+
+def _drawn(lines: Sequence[Sequence[str]], is_number: Sequence[bool], width: int) -> str:
     from rich.console import Console  # noqa: PLC0415  only a terminal gets it
     from rich.table import Table as Drawing  # noqa: PLC0415
 
-    lines = _lines(table)
-    numeric = [_is_numeric(column) for column in _columns(table)] + [False]
-    if table.spread:
-        lines = [[*line, end] for line, end in zip(lines, ["SPREAD", *table.spread], strict=True)]
-    if sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True)) > here.width + 2:
-        lines = [list(line) for line in zip(*lines, strict=True)]
-        numeric = [False] + [True] * len(table.rows)
     drawing = Drawing(box=None, pad_edge=False, header_style="")
-    for heading, is_number in zip(lines[0], numeric, strict=False):
-        drawing.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for heading, is_right in zip(lines[0], is_number, strict=True):
+        drawing.add_column(heading, justify="right" if is_right else "left", overflow="fold")
     for line in lines[1:]:
         drawing.add_row(*line)
-    console = Console(width=here.width, color_system=None, highlight=False, markup=False, emoji=False)
+    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(drawing)
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
@@ -87,19 +118,19 @@ def sparkline(counts: Sequence[int]) -> str:
 
 
 def _plain(table: Table) -> str:
-    """Aligned columns, two spaces apart."""
+    """Aligned columns."""
     padded: list[list[str]] = []
     for cells, values in zip(zip(*_lines(table), strict=True), _columns(table), strict=True):
         align = str.rjust if _is_numeric(values) else str.ljust
         padded.append([align(cell, max(map(len, cells))) for cell in cells])
-    return "".join("  ".join(line).rstrip() + "\n" for line in zip(*padded, strict=True))
+    return "".join(_GAP.join(line).rstrip() + "\n" for line in zip(*padded, strict=True))
 
 
 def _csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.keys)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in table.rows)
+    writer.writerows([escaped(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows)
     return text.getvalue()
 
 
@@ -122,5 +153,5 @@ def _shown(cell: Cell) -> str:
         case None:
             return "-"
         case float():
-            return f"{cell:.{next(digits for limit, digits in _DIGITS if abs(cell) >= limit)}f}"
+            return f"{cell:.{next((digits for limit, digits in _DIGITS if abs(cell) >= limit), 0)}f}"
     return escaped(str(cell))
