@@ -23,7 +23,7 @@ LmError
 """
 
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class ExitCode(IntEnum):
@@ -42,6 +42,28 @@ class ExitCode(IntEnum):
     TRY_AGAIN = 75
     NOT_ALLOWED = 77
     BAD_SETTING = 78
+
+
+EXIT_MEANINGS: Final[dict[int, str]] = {
+    ExitCode.OK: "complete answer; a limit asked for (-l, --stop) counts as complete",
+    ExitCode.FAILED: "the server reported that the prediction failed",
+    ExitCode.USAGE: "what was typed cannot be meant",
+    ExitCode.INCOMPLETE: "incomplete: context full, model unloaded, connection lost in the middle",
+    ExitCode.UNUSABLE: "unusable: the answer is empty, or not what --schema asks for",
+    ExitCode.BAD_INPUT: "the input cannot be read",
+    ExitCode.NO_INPUT: "no input, or a file that is not there",
+    ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",
+    ExitCode.BUG: "a bug in lm",
+    ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
+    ExitCode.TRY_AGAIN: "the server was silent for longer than --timeout: try again",
+    ExitCode.NOT_ALLOWED: "API token missing or refused",
+    ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
+    129: "died of SIGHUP",
+    130: "died of SIGINT (Ctrl-C)",
+    141: "died of SIGPIPE: nobody reads stdout any more",
+    143: "died of SIGTERM",
+}
+"""What each status means: for help, man pages and README."""
 
 
 class LmError(Exception):

@@ -131,6 +131,14 @@ def stats_of(packets: Sequence[Packet]) -> Packet:
     return stats
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The keys of the test models are no completions for whoever runs the suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 Connect = Callable[..., Wire]
 StartServer = Callable[..., background.Running]
 

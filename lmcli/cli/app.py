@@ -14,6 +14,7 @@ from lmcli.cli.options import (
     ChatOptions,
     CompleteOptions,
     Files,
+    HelpOptions,
     Identifiers,
     Key,
     ModelsLoadOptions,
@@ -23,12 +24,13 @@ from lmcli.cli.options import (
     RespondOptions,
     ServeOptions,
     StatsOptions,
+    Topic,
     Typed,
     Words,
 )
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Loudness, Voice
-from lmcli.errors import ExitCode
+from lmcli.errors import EXIT_MEANINGS, ExitCode, UsageError
 
 SUMMARY: Final = """Unix filters for LM Studio.
 
@@ -86,6 +88,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "Run a local server that speaks LM Studio's WebSocket API.\n\nExample: lm serve --port 0",
         Files,
     ),
+    "help": Command(HelpOptions, "Open the manual page of a command.\n\nExample: lm help respond", Topic),
 }
 
 
@@ -97,6 +100,7 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
     app = typer.Typer(
         name="lm",
         help=SUMMARY,
+        epilog=_epilog() if len(names) == len(COMMANDS) else None,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -126,6 +130,15 @@ def hint_for(name: str = "") -> str:
     return f"lm {name} --help lists the options" if name else "lm --help lists the commands"
 
 
+def _epilog() -> str:
+    r"""What holds for all commands; a line with \b keeps Typer from filling the paragraph below it."""
+    from lmcli.cli.variables import VARIABLES  # noqa: PLC0415  only the help of lm itself lists them
+
+    environment = [f"  {variable.name:<18}  {variable.meaning}" for variable in VARIABLES]
+    statuses = [f"  {status:<3}  {meaning}" for status, meaning in EXIT_MEANINGS.items()]
+    return "\n".join(["\b", "Environment:", *environment, "", "\b", "Exit status:", *statuses])
+
+
 def _version_option(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),  # noqa: FBT001
 ) -> None:
@@ -139,6 +152,7 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
     def body(**values: Any) -> ExitCode | None:
         context: typer.Context | None = values.pop("context", None)
         if context is not None and context.invoked_subcommand is not None:
+            _refuse_lost_options(values, name, context.invoked_subcommand, command.options)
             return None
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
@@ -163,7 +177,13 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
     return body
 
 
+def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:
+    """What stands before the name of a command below this one would be lost."""
+    if any(values[option] != default for option, _, default in options.options()):
+        raise UsageError(f"options of lm {name} {below} come after {below}", hint_for(f"{name} {below}"))
+
+
 def _loudness(values: dict[str, Any]) -> Loudness:
-    if values["quiet"]:
+    if values.get("quiet"):
         return Loudness.QUIET
-    return Loudness.VERBOSE if values["verbose"] else Loudness.NORMAL
+    return Loudness.VERBOSE if values.get("verbose") else Loudness.NORMAL

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lmcli.cli.choices import OutputForm
 from lmcli.cli.connect import connect
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.editor import Cancelled, LineEditor, compose
 from lmcli.cli.figures import stats_text
 from lmcli.cli.inputs import joined
-from lmcli.cli.options import ChatOptions, OutputForm
+from lmcli.cli.options import ChatOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError, quoted

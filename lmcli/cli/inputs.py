@@ -8,8 +8,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from lmcli.cli.choices import InputForm
 from lmcli.cli.document import Document, recognize
-from lmcli.cli.options import ChatOptions, InputForm, RespondOptions, StatsOptions, SystemOptions
+from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.client.images import data_url, is_image

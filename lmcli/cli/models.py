@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from lmcli.cli.connect import connect
+from lmcli.cli.keys import remember
 from lmcli.cli.options import ModelsOptions
 from lmcli.cli.output import print_bytes
 from lmcli.cli.surroundings import Surroundings
@@ -20,6 +21,8 @@ def run(typed: ModelsOptions, _: Sequence[str], here: Surroundings, voice: Voice
     with connect(typed, here, voice) as connection:
         loaded = list_loaded(connection.session("llm"))
         downloaded = [] if typed.loaded else list_downloaded(connection.session("system"))
+    if not typed.loaded:
+        remember((model.model_key for model in downloaded if model.type == "llm"), typed, here)
     models: Sequence[ModelInfo] = loaded if typed.loaded else downloaded
     if typed.json:
         layout = orjson.OPT_INDENT_2 if here.stdout_is_terminal else 0

@@ -5,70 +5,12 @@ classes; what it means is made of it elsewhere (`inputs`, `requests`).
 """
 
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 from typer import Argument, Option
 
-
-class InputForm(StrEnum):
-    """How stdin is read."""
-
-    AUTO = "auto"
-    TEXT = "text"
-    JSON = "json"
-
-
-class OutputForm(StrEnum):
-    """How stdout is written."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-    HISTORY = "history"
-
-
-class RawOutputForm(StrEnum):
-    """How stdout is written where there is no conversation."""
-
-    TEXT = "text"
-    JSON = "json"
-    JSONL = "jsonl"
-
-
-class Overflow(StrEnum):
-    """What the server does when the context is full."""
-
-    STOP = "stop"
-    MIDDLE = "middle"
-    ROLLING = "rolling"
-
-
-class Grouping(StrEnum):
-    """What recorded results are summed up by."""
-
-    MODEL = "model"
-    DAY = "day"
-    FILE = "file"
-    STOP_REASON = "stop_reason"
-
-
-class ReportForm(StrEnum):
-    """How a report is written."""
-
-    TEXT = "text"
-    JSON = "json"
-    CSV = "csv"
-
-
-class ColorWhen(StrEnum):
-    """When stderr carries colour."""
-
-    AUTO = "auto"
-    ALWAYS = "always"
-    NEVER = "never"
-
+from lmcli.cli.choices import ColorWhen, Grouping, InputForm, OutputForm, Overflow, RawOutputForm, ReportForm
 
 Words = Annotated[
     list[str] | None, Argument(metavar="[PROMPT]...", help="Text of the prompt; words are joined by spaces.")
@@ -80,7 +22,10 @@ Records = Annotated[
     list[str] | None,
     Argument(metavar="[FILE]...", help="Recorded results to sum up, - for stdin; without any, measure."),
 ]
-Files = Annotated[list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to serve beside echo.")]
+Topic = Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The command; without any, all of lm.")]
+Files = Annotated[
+    list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to run by llama.cpp, instead of echo.")
+]
 
 
 class Typed:
@@ -128,7 +73,7 @@ class ServerOptions(Typed):
             "-H",
             "--host",
             metavar="ADDR",
-            help="host:port, http(s):// or ws(s)://…, or demo for the built-in server.  [env: LM_HOST; default: found]",
+            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  [env: LM_HOST; default: found]",
         ),
     ] = None
     token_file: Annotated[
@@ -274,7 +219,7 @@ class ListOptions(Typed):
     """What a list of models has besides."""
 
     loaded: Annotated[bool, Option("--loaded", help="Only models that are loaded, by identifier.")] = False
-    json: Annotated[bool, Option("--json", help="One JSON object a line, with everything the server says.")] = False
+    json: Annotated[bool, Option("--json", help="A JSON array, with everything the server says.")] = False
 
 
 class RespondOptions(PredictionOptions, TurnOptions):
@@ -344,6 +289,10 @@ class ServeOptions(Typed):
     ] = None
     quiet: Annotated[bool, Option("-q", "--quiet", help="Log nothing but errors.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="Log every request.")] = False
+
+
+class HelpOptions(Typed):
+    """`lm help` has no options."""
 
 
 DEMO_HOST: Final = "demo"

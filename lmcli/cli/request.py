@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from lmcli.chat import Message
+from lmcli.cli.choices import Overflow
 from lmcli.cli.document import Document
-from lmcli.cli.options import AskOptions, LoadOptions, Overflow
+from lmcli.cli.options import AskOptions, LoadOptions
 from lmcli.cli.voice import Voice
 from lmcli.client import requests
 from lmcli.client.config import OPTIONS, PREDICTION_PREFIX, prediction_stack

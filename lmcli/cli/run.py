@@ -3,21 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.connect import model_key
 from lmcli.cli.delivery import deliver
-from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm
+from lmcli.cli.keys import add
+from lmcli.cli.options import PredictionOptions
 from lmcli.cli.output import Output, ReaderLeft
 from lmcli.cli.records import Presence, Text
 from lmcli.cli.request import Request, load_opening, options_record
 from lmcli.cli.sinks import Outcome, Sink
 from lmcli.cli.sinks.choice import answer_sink, stderr_sinks
-from lmcli.cli.stops import Interrupted, Stops
+from lmcli.cli.stops import BROKEN_PIPE, Interrupted, Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
+from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.images import Uploads
-from lmcli.client.session import Exchange, Prediction
 from lmcli.errors import LmError
 
 
@@ -75,7 +77,7 @@ class Run:
             model: the identifier of the model to use; None loads the one that the task names.
         """
         self._unless_stopped(self._predict, model)
-        self.outcome = self.outcome._replace(signum=self._stops.signum)
+        self.outcome = self.outcome._replace(signum=self.outcome.signum or self._stops.signum)
         for sink in self._stderr:
             sink.finish(self.outcome)
         self._unless_stopped(self._answer.finish, self.outcome)
@@ -90,6 +92,7 @@ class Run:
             pass  # `stops` knows the signal
         except ReaderLeft:
             self.has_lost_its_reader = True
+            self.outcome = self.outcome._replace(signum=BROKEN_PIPE)
         except LmError as error:
             self.outcome = self.outcome._replace(error=self.outcome.error or error)
 
@@ -111,6 +114,7 @@ class Run:
     def _judge(self, prediction: Prediction) -> None:
         if prediction.end is None:
             return
+        add(prediction.end.model_info.model_key, self._task.typed, self._task.here)
         request = self._task.request
         may_be_empty = isinstance(request.subject, str) or request.schema is not None
         error = verdict(prediction.end, request.config, is_empty=not (may_be_empty or self._presence.is_there))

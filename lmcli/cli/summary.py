@@ -7,7 +7,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from lmcli.cli.options import Grouping, StatsOptions
+from lmcli.cli.choices import Grouping
+from lmcli.cli.options import StatsOptions
 from lmcli.cli.quantiles import Sample
 from lmcli.cli.recorded import Recorded, read_records
 from lmcli.cli.surroundings import Surroundings

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lmcli.cli.options import ReportForm
+from lmcli.cli.choices import ReportForm
 from lmcli.cli.output import print_bytes
 from lmcli.cli.surroundings import Surroundings
 from lmcli.errors import escaped

@@ -2,8 +2,9 @@
 
 # ruff: noqa: PLC0415
 
+from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.document import Document
-from lmcli.cli.options import OutputForm, PredictionOptions, RawOutputForm, VoiceOptions
+from lmcli.cli.options import PredictionOptions, VoiceOptions
 from lmcli.cli.output import Output
 from lmcli.cli.request import Reasoning, Request
 from lmcli.cli.sinks import Sink, StderrSink

@@ -1,0 +1,145 @@
+"""The man pages, in mdoc: prose from `man/prose`, everything that is a table from the commands."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from lmcli import __version__
+from lmcli.cli.variables import VARIABLES
+from lmcli.errors import EXIT_MEANINGS
+from lmcli.reference.tree import Command, Option
+
+PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
+_LITERAL: Final = (".Bd -literal -offset indent", ".Ed")
+_ESCAPES: Final = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
+_PLAIN: Final = {"…": "...", "\\": r"\e"}
+
+
+def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
+    """One page.
+
+    Args:
+        name: of the page.
+        commands: all commands by path.
+        prose: its date line and sections by hand; between .Bd -literal and .Ed stands shell as it is typed.
+    """
+    date, sections = _sections(prose)
+    shown = _of_page(name, commands)
+    written: dict[str, Iterable[str]] = {
+        "NAME": _name(name, shown[0]),
+        "SYNOPSIS": _synopses(shown),
+        "DESCRIPTION": sections["DESCRIPTION"],
+        "OPTIONS": _options(shown),
+        "ENVIRONMENT": _environment(shown),
+        "FILES": sections["FILES"],
+        "EXIT STATUS": _exit_statuses(),
+        "EXAMPLES": sections["EXAMPLES"],
+        "SEE ALSO": _see_also(name),
+    }
+    lines = [date, f".Dt {name.upper()} 1", f".Os lm {__version__}"]
+    for title, body in written.items():
+        lines += [f".Sh {title}", *body]
+    return "\n".join(lines) + "\n"
+
+
+def examples(prose: str) -> Iterator[str]:
+    """The shell blocks of a page's examples, as they are typed."""
+    inside = prose.partition("\n.Sh EXAMPLES\n")[2].split(_LITERAL[0] + "\n")[1:]
+    for block in inside:
+        yield block.partition(_LITERAL[1])[0]
+
+
+def prose_of(name: str, root: Path) -> str:
+    """What was written by hand for a page."""
+    return (root / "man" / "prose" / f"{name}.mdoc").read_text(encoding="utf-8")
+
+
+def _of_page(name: str, commands: Mapping[str, Command]) -> list[Command]:
+    """The command that a page is about, and those below it; `lm` has its own pages for these."""
+    path = name.removeprefix("lm").removeprefix("-")
+    return [commands[path], *(commands[below] for below in commands[path].below if path)]
+
+
+def _sections(prose: str) -> tuple[str, dict[str, list[str]]]:
+    date, *parts = prose.split(".Sh ")
+    titled = (part.rstrip("\n").split("\n") for part in parts)
+    return date.strip(), {lines[0]: list(_literals_escaped(lines[1:])) for lines in titled}
+
+
+def _literals_escaped(lines: Iterable[str]) -> Iterator[str]:
+    is_literal = False
+    for line in lines:
+        is_literal = line == _LITERAL[0] or (is_literal and line != _LITERAL[1])
+        yield _literal(line) if is_literal and line != _LITERAL[0] else line
+
+
+def _literal(text: str) -> str:
+    r"""Text that is shown, and copied, character by character; a full stop at its beginning is no request."""
+    escaped = "".join(_ESCAPES.get(char, char) for char in text)
+    return rf"\&{escaped}" if escaped.startswith(".") else escaped
+
+
+def _text(text: str) -> list[str]:
+    """Sentences, one a line; the hyphens of options are those that can be typed."""
+    plain = "".join(_PLAIN.get(char, char) for char in text)
+    plain = re.sub(r"(?<!\w)--?(?=\w)[\w-]*", lambda found: found[0].replace("-", r"\-"), plain)
+    return [rf"\&{line}" if line[0] in ".'" else line for line in re.split(r"(?<=[.!?]) +(?=[A-Z])", plain)]
+
+
+def _name(name: str, command: Command) -> list[str]:
+    summary = command.summary.partition("\n")[0].rstrip(".")
+    return [f".Nm {name}", f".Nd {summary[:1].lower() if command.path else summary[:1]}{summary[1:]}"]
+
+
+def _synopses(shown: list[Command]) -> list[str]:
+    lines: list[str] = []
+    for command in shown:
+        lines += [f".Nm lm {_words(command.path)}".rstrip(), ".Op Ar option ..."]
+        if not command.path:
+            lines += [".Ar command", ".Op Ar argument ..."]
+        if command.argument:
+            name = command.argument.strip("[].")
+            lines.append(f".Op Ar {name} ..." if command.argument.endswith("...") else f".Ar {name}")
+    return lines
+
+
+def _words(path: str) -> str:
+    return f"Cm {path}" if path else ""
+
+
+def _options(shown: list[Command]) -> list[str]:
+    lines: list[str] = []
+    for command in shown:
+        if len(shown) > 1:
+            lines.append(f".Ss Options of lm {command.path}")
+        lines.append(".Bl -tag -width Ds")
+        for option in command.options:
+            lines += [f".It {_typed(option)}", *_text(option.help), *([f"[{option.notes}]"] if option.notes else [])]
+        lines.append(".El")
+    return lines
+
+
+def _typed(option: Option) -> str:
+    names = " , ".join(f"Fl {name[1:]}".replace("-", r"\-") for name in option.names)
+    return f"{names} Ar {option.metavar.strip('<>').replace('|', ' | ')}" if option.metavar else names
+
+
+def _environment(shown: list[Command]) -> list[str]:
+    names = {name for command in shown for option in command.options for name in option.names}
+    is_whole = not shown[0].path
+    variables = [variable for variable in VARIABLES if is_whole or variable.option in names]
+    if not variables:
+        return ["None."]
+    rows = (line for variable in variables for line in (f".It Ev {variable.name}", *_text(variable.meaning)))
+    return [".Bl -tag -width Ds", *rows, ".El"]
+
+
+def _exit_statuses() -> list[str]:
+    rows = (line for status, meaning in EXIT_MEANINGS.items() for line in (f".It {int(status)}", *_text(meaning)))
+    return [".Bl -tag -width Ds", *rows, ".El"]
+
+
+def _see_also(name: str) -> list[str]:
+    others = sorted(other for other in PAGES if other != name)
+    return [f".Xr {other} 1 ,".removesuffix(" ," if other == others[-1] else "") for other in others]

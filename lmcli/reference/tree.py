@@ -1,0 +1,123 @@
+"""Typer's command tree as plain records."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import typer
+from typer.main import get_command
+
+from lmcli.cli.app import COMMANDS, build
+from lmcli.cli.surroundings import Surroundings
+
+ANY_FILE: Final = "*"
+
+
+class Values(NamedTuple):
+    """What a TAB offers for a value.
+
+    Attributes:
+        words: these.
+        files: files whose names match this pattern, and folders on the way.
+        has_keys: the keys of models that are known here.
+    """
+
+    words: tuple[str, ...] = ()
+    files: str = ""
+    has_keys: bool = False
+
+
+class Option(NamedTuple):
+    """One option.
+
+    Attributes:
+        names: as they are typed, short ones first; those that negate it last.
+        metavar: what its value is called; empty if it has none.
+        values: what its value may be.
+        help: what it does, in sentences.
+        notes: environment and default, `env: LM_MODEL; default: the loaded one`.
+        is_repeatable: whether it may be given several times.
+    """
+
+    names: tuple[str, ...]
+    metavar: str
+    values: Values
+    help: str
+    notes: str
+    is_repeatable: bool
+
+    @property
+    def title(self) -> str:
+        """What it does, for a line in a list."""
+        return self.help.rstrip(".")
+
+
+class Command(NamedTuple):
+    """One command; `path` is what is typed after `lm`, empty for `lm` itself."""
+
+    path: str
+    summary: str
+    example: str
+    options: tuple[Option, ...]
+    argument: str
+    argument_values: Values
+    below: tuple[str, ...]
+
+
+_BY_NAME: Final = {
+    "--history": Values(files="*.json"),
+    "-H": Values(words=("demo",), files="*.gguf"),
+    "--reasoning": Values(words=("show", "hide", "on", "off")),
+    "--gpu": Values(words=("max", "off")),
+}
+_BY_METAVAR: Final = {
+    "FILE": Values(files=ANY_FILE),
+    "FILE|JSON": Values(files="*.json"),
+    "[FILE]...": Values(files=ANY_FILE),
+    "[MODEL.gguf]...": Values(files="*.gguf"),
+    "KEY": Values(has_keys=True),
+    "[IDENTIFIER]...": Values(has_keys=True),
+    "[COMMAND]...": Values(words=tuple(name for name in COMMANDS if " " not in name)),
+}
+"""What a value may be, where its type does not say."""
+
+_HELP: Final = re.compile(r"(?P<text>.*?)(?:  \[(?P<notes>.*?)\])?(?P<more>  .*)?")
+
+
+def commands() -> dict[str, Command]:
+    """`lm` and all its commands by path, those below another right after it."""
+    root = get_command(build(Surroundings.of_process()))
+    return {command.path: command for command in _walk(root, "", None)}
+
+
+def _walk(command: Any, path: str, parent: typer.Context | None) -> Iterator[Command]:
+    context = typer.Context(command, info_name=path, parent=parent, **command.context_settings)
+    options = [_option(p, context) for p in command.get_params(context) if p.param_type_name == "option"]
+    arguments = [p.make_metavar(context) for p in command.get_params(context) if p.param_type_name == "argument"]
+    argument = arguments[0] if arguments else ""
+    summary, _, example = command.help.partition("\n\nExample: ")
+    paths = [known for known in COMMANDS if known.rpartition(" ")[0] == path]
+    values = _BY_METAVAR.get(argument, Values())
+    yield Command(path, summary, example, tuple(options), argument, values, tuple(paths))
+    for below in paths:
+        yield from _walk(command.commands[below.rpartition(" ")[2]], below, context)
+
+
+def _option(parameter: Any, context: typer.Context) -> Option:
+    found = _HELP.fullmatch(parameter.get_help_record(context)[1])
+    if found is None:
+        raise ValueError(f"the help of {parameter.opts[0]} is more than a line")
+    return Option(
+        names=(*sorted(parameter.opts, key=len), *parameter.secondary_opts),
+        metavar="" if parameter.is_flag else parameter.make_metavar(context),
+        values=_values(parameter),
+        help=found["text"] + (found["more"] or "").replace("  ", " "),
+        notes=found["notes"] or "",
+        is_repeatable=parameter.multiple,
+    )
+
+
+def _values(parameter: Any) -> Values:
+    if choices := getattr(parameter.type, "choices", None):
+        return Values(words=tuple(choices))
+    return _BY_NAME.get(parameter.opts[0]) or _BY_METAVAR.get(parameter.metavar, Values())

@@ -1,0 +1,159 @@
+"""What a TAB offers in bash, zsh and fish: the same in each, asked of the real shell."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from processes import Terminal, start
+from shells import ROOT, SHELLS, Offers, program
+
+from lmcli.cli.app import COMMANDS
+from lmcli.reference.tree import commands
+
+KEYS = {"qwen/qwen3-4b@q4_k_m", "qwen/qwen3-4b@q8_0", "gemma-3:2"}
+FILES = {"talk.json", "notes.md", "model.gguf"}
+TOP = {name for name in COMMANDS if " " not in name}
+
+CASES: Mapping[str, set[str]] = {
+    "lm ": TOP,
+    "lm re": {"respond"},
+    "lm models ": {"load", "unload"},
+    "lm models u": {"unload"},
+    "lm help ": TOP,
+    "lm help st": {"stats"},
+    "lm respond ": set(),
+    "lm respond --te": {"--temperature"},
+    "lm respond hello --te": {"--temperature"},
+    "lm respond --no-": {"--no-stdin", "--no-progress"},
+    "lm respond -- --te": set(),
+    "lm models load --id": {"--identifier"},
+    "lm serve --tok": {"--tokens-per-second"},
+    "lm respond -o ": {"text", "json", "jsonl", "history"},
+    "lm respond --output h": {"history"},
+    "lm respond --output=js": {"json", "jsonl"},
+    "lm respond -n hello --output=": {"text", "json", "jsonl", "history"},
+    "lm complete -o ": {"text", "json", "jsonl"},
+    "lm stats --by ": {"model", "day", "file", "stop_reason"},
+    "lm respond --reasoning ": {"show", "hide", "on", "off"},
+    "lm respond -t ": set(),
+    "lm respond --stop ": set(),
+    "lm respond -m ": KEYS,
+    "lm respond --model qwen/qwen3-4b@q8": {"qwen/qwen3-4b@q8_0"},
+    "lm respond --draft-model=gem": {"gemma-3:2"},
+    "lm stats -m gemma-3:": {"gemma-3:2"},
+    "lm models load ": KEYS,
+    "lm models unload g": {"gemma-3:2"},
+    "lm chat --history ": {"talk.json", "sub/"},
+    "lm chat --history=ta": {"talk.json"},
+    "lm chat --history sub/": {"sub/deep.json"},
+    "lm serve ": {"model.gguf", "sub/"},
+    "lm respond -f ": {*FILES, "sub/"},
+    "lm respond --file=no": {"notes.md"},
+    "lm respond -H ": {"demo", "model.gguf", "sub/"},
+    "lm serve --host ": set(),
+}
+"""What is typed, and what is offered; a folder is offered with a slash."""
+
+OPTIONS = [f"lm {path} -".replace("  ", " ") for path in commands()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of each kind, beside a cache that holds model keys."""
+    above = tmp_path_factory.mktemp("completions")
+    (above / "cache" / "lm").mkdir(parents=True)
+    (above / "cache" / "lm" / "models").write_text("".join(f"{key}\n" for key in sorted(KEYS)))
+    folder = above / "here"
+    (folder / "sub").mkdir(parents=True)
+    for name in (*FILES, "sub/deep.json"):
+        (folder / name).touch()
+    return folder
+
+
+def variables(folder: Path) -> dict[str, str]:
+    """What a shell sees: no `lm` and no `python`, because a TAB needs neither."""
+    return {"PATH": "/usr/bin:/bin", "HOME": str(folder.parent), "XDG_CACHE_HOME": str(folder.parent / "cache")}
+
+
+@pytest.fixture(scope="module", params=SHELLS)
+def offers(request: pytest.FixtureRequest, folder: Path) -> tuple[str, Mapping[str, set[str]]]:
+    """What one shell offers for every line: its name, and the candidates by line."""
+    file, ask = SHELLS[request.param]
+    lines = [*CASES, *OPTIONS]
+    found: Offers = ask(ROOT / "completions" / file, lines, folder, variables(folder))
+    return request.param, dict(zip(lines, found, strict=True))
+
+
+def as_offered(shell: str, line: str, expected: set[str]) -> set[str]:
+    """What one shell's own completion of files leaves out or writes otherwise."""
+    expected = expected - (
+        {name for name in expected if name in FILES or "/" in name} if _is_readlines(shell, line) else set()
+    )
+    if shell == "zsh":  # adds the slash, and keeps the folder, on the way to the line
+        expected = {name.rstrip("/").removeprefix("sub/") if name not in KEYS else name for name in expected}
+    if shell == "bash":  # folders come from readline, which also replaces only what follows : and @
+        expected = {name for name in expected if not name.endswith("/")}
+        expected = {name[len(glued(line)) :] for name in expected}
+    return expected
+
+
+def _is_readlines(shell: str, line: str) -> bool:
+    return shell == "bash" and ("-f " in line or "--file=" in line)
+
+
+def glued(line: str) -> str:
+    """The part of the last word that readline leaves alone."""
+    word = line.rpartition(" ")[2].rpartition("=")[2]
+    return word[: max(word.rfind("@"), word.rfind(":") + 1, 0)]
+
+
+def test_each_line_is_offered_what_fits(offers: tuple[str, Mapping[str, set[str]]]) -> None:
+    """Subcommands, options, choices, files, chat files and model keys, also behind an equals sign."""
+    shell, found = offers
+    wrong = {line: found[line] for line, wanted in CASES.items() if found[line] != as_offered(shell, line, wanted)}
+    assert wrong == {}
+
+
+def test_every_option_is_offered(offers: tuple[str, Mapping[str, set[str]]]) -> None:
+    """After a hyphen come all options of the command, and no others."""
+    _, found = offers
+    for line, command in zip(OPTIONS, commands().values(), strict=True):
+        assert {offered.rstrip("=") for offered in found[line]} == {n for o in command.options for n in o.names}, line
+
+
+def pressed(line: str, folder: Path) -> str:
+    """What stands on the command line of an interactive bash after a TAB."""
+    terminal = Terminal()
+    surroundings = variables(folder) | {"TERM": "dumb", "PS1": "", "INPUTRC": "/dev/null"}
+    shell = (program("bash"), "--norc", "--noprofile", "-i")
+    with start(
+        *shell, folder=folder, variables=surroundings, stdin=terminal, stdout=terminal, stderr=terminal,
+        in_new_session=True,
+    ) as child:  # fmt: skip
+        terminal.type(f". {shlex.quote(str(ROOT / 'completions' / 'lm.bash'))}\n".encode())
+        terminal.type(b"lm() { printf '<%s>' \"$@\"; echo '<end>'; }\n")
+        terminal.type(line.encode() + b"\t\n")
+        child.wait_for(b"<end>\r\n")
+        return child["stdout"].decode().split("\n")[-2].removesuffix("<end>\r").partition("<")[2]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lm resp", "respond"),
+        ("lm respond --tem", "respond><--temperature"),
+        ("lm respond --output=hi", "respond><--output=history"),
+        ("lm respond -m qwen/qwen3-4b@q4", "respond><-m><qwen/qwen3-4b@q4_k_m"),
+        ("lm respond -m gemma-3:", "respond><-m><gemma-3:2"),
+        ('lm respond -m "gem', "respond><-m><gemma-3:2"),
+        ("lm respond --draft-model=gemma-3:", "respond><--draft-model=gemma-3:2"),
+        ("lm respond -f no", "respond><-f><notes.md"),
+        ("lm respond --file=no", "respond><--file=notes.md"),
+        ("lm chat --history s", "chat><--history><sub/"),
+        ("lm chat --history sub/", "chat><--history><sub/deep.json"),
+    ],
+)
+def test_tab_in_bash_writes_the_whole_word(folder: Path, line: str, words: str) -> None:
+    """A TAB at a real prompt leaves a line that means what was offered."""
+    assert pressed(line, folder) == f"{words}>"

@@ -1,0 +1,200 @@
+"""What the documentation shows is run: every example of the man pages, every shell block of the README.
+
+They run in a folder that holds the files they name, in a git repository with a change, against a real server. A block
+that cannot run here stands behind `<!-- not run by the tests: WHY -->`; it is listed below, so that none is added by
+accident.
+"""
+
+import html
+import json
+import os
+import re
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import picture as terminal_picture
+import pytest
+from conftest import PATIENCE, StartServer
+from processes import Terminal, environment, start
+from shells import ROOT, program
+
+from lmcli.reference.manual import PAGES, examples, prose_of
+from lmcli.reference.readme import filled
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOT_RUN = re.compile(r"<!-- (?:not run by the tests: .*|the tests) -->\n\Z")
+GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
+NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "pip install '.[local]'"]
+"""How the blocks begin that install something from the network; the gate runs the second."""
+
+STAND_INS = {"qwen2.5-7b-instruct": "echo-jit", "127.0.0.1:41234": "{address}"}
+"""What the documentation names, and what is there instead."""
+
+JQ = """#!{python}
+import json, re, sys
+value = json.load(open(sys.argv[3]) if sys.argv[3:] else sys.stdin)
+for name, number in re.findall(r"\\.(\\w+)|\\[(-?\\d+)\\]", sys.argv[2]):
+    value = value[name] if name else value[int(number)]
+print(value if isinstance(value, str) else json.dumps(value))
+"""
+"""As much of jq as the documentation uses, for machines that have none."""
+
+TALK = {"messages": [{"role": "user", "content": "Good morning"}, {"role": "assistant", "content": "Good morning"}]}
+TEXTS = {
+    "session.txt": "$ ls\na b\n$ ",
+    "story.txt": "Once upon a time",
+    "prompt.txt": "Why is the sky blue?\n",
+    "words.txt": "house\ntree\n",
+    "notes.md": "# Notes\n",
+    "report.txt": "All went well.\n",
+    "Makefile": "all:\n",
+    "package.json": "{}\n",
+    "city.json": json.dumps({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
+    "talk.json": json.dumps(TALK),
+}
+TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
+"""What is typed into the programs that ask: three dialogues, and what ends the README's loops."""
+
+
+def picture() -> bytes:
+    """A PNG image of one pixel."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0\0")),
+        (b"IEND", b""),
+    ]
+    parts = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files that the documentation names, in a git repository with a change."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    for name in ("cat.png", "chart.png"):
+        (folder / name).write_bytes(picture())
+    jq = tmp_path / "bin" / "jq"
+    jq.parent.mkdir()
+    jq.write_text(JQ.format(python=sys.executable))
+    jq.chmod(stat.S_IRWXU)
+    for arguments in (["init", "-q"], ["add", "Makefile"]):
+        subprocess.run([program("git"), *arguments], cwd=folder, check=True, timeout=PATIENCE)
+    (folder / "Makefile").write_text("all:\n\ttrue\n")
+    return folder
+
+
+def serving(line: str) -> bool:
+    """Whether a line is a server that stays in the foreground."""
+    return line.startswith("lm serve") and not line.endswith("&")
+
+
+def run_server(line: str, folder: Path, variables: Mapping[str, str]) -> None:
+    """Run a server until it says where it is, and end it as a user would."""
+    with start("sh", "-c", f"exec {line}", folder=folder, variables=variables) as child:
+        child.wait_for(b"http://")
+        child.process.send_signal(signal.SIGINT)
+        assert child.end() == -signal.SIGINT
+
+
+def run_block(block: str, folder: Path, port: int) -> str:
+    """Run a block as it is typed on a terminal, line after line; gives what it prints."""
+    variables = environment(folder, port)
+    variables["PATH"] = os.pathsep.join((str(folder.parent / "bin"), variables["PATH"]))
+    for name, stand_in in STAND_INS.items():
+        block = block.replace(name, stand_in.format(address=f"127.0.0.1:{port}"))
+    lines = block.splitlines()
+    for line in filter(serving, lines):
+        run_server(line, folder, variables)
+    rest = "\n".join(line for line in lines if not serving(line))
+    terminal = Terminal()
+    terminal.type(TYPED)
+    with start("sh", "-e", "-u", "-c", rest, folder=folder, variables=variables, stdin=terminal) as child:
+        status = child.end()
+        said = child["stderr"].decode()
+        assert status == 0, said
+    assert not re.search(r"lm: error|lm: warning|not found|Traceback", said), said
+    return child["stdout"].decode()
+
+
+def shell_blocks() -> Iterator[tuple[str, bool]]:
+    """The shell blocks of the README, and whether each is run."""
+    for found in re.finditer(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE):
+        yield found[1], NOT_RUN.search(README[: found.start()]) is None
+
+
+def first_words(block: str) -> str:
+    """A name for a block."""
+    return " ".join(block.split()[:4])
+
+
+RUN = [block for block, is_run in shell_blocks() if is_run]
+EXAMPLES = [(page, block) for page in PAGES for block in examples(prose_of(page, ROOT))]
+
+
+@pytest.mark.parametrize("block", RUN, ids=first_words)
+def test_every_shell_block_of_the_readme_runs(block: str, folder: Path, start_server: StartServer) -> None:
+    """As it stands there, without an error or a warning."""
+    run_block(block, folder, start_server().port)
+
+
+@pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda value: first_words(value) if " " in value else value)
+def test_every_example_of_the_man_pages_runs(page: str, block: str, folder: Path, start_server: StartServer) -> None:
+    """As it stands there, without an error or a warning."""
+    run_block(block, folder, start_server().port)
+
+
+def test_what_is_not_run_is_known() -> None:
+    """Only blocks that install from the network are left out, each marked where it stands."""
+    left_out = [block for block, is_run in shell_blocks() if not is_run]
+    assert [block.startswith(start) for block, start in zip(left_out, NOT_RUN_HERE, strict=True)] == [True] * 4
+    assert all(re.search(r"^lm ", block, re.MULTILINE) is None or GGUF in block for block in left_out)
+
+
+def test_every_page_has_examples() -> None:
+    """At least two, and together they use every command."""
+    text = "\n".join(block for _, block in EXAMPLES)
+    assert all(sum(page == name for page, _ in EXAMPLES) >= 2 for name in PAGES)
+    for command in ("respond", "complete", "chat", "stats", "models", "models load", "models unload", "serve"):
+        assert re.search(rf"\blm {command}\b", text), command
+
+
+def test_a_block_that_fails_is_noticed(folder: Path, start_server: StartServer) -> None:
+    """A mistyped option, a missing file and a missing program each fail the test of their block."""
+    port = start_server().port
+    for block in ("lm respond --no-such hi", "lm respond hi < missing.txt", "no-such-program | lm respond hi"):
+        with pytest.raises(AssertionError):
+            run_block(f"{block}\n", folder, port)
+
+
+def test_the_tables_of_the_readme_are_the_generated_ones() -> None:
+    """Options, exit status and environment."""
+    assert filled(README) == README
+    titles = re.findall(r"<!-- generated: (.*) -->", README)
+    assert titles == ["environment", "exit status", "lm respond --help"]
+
+
+def test_the_help_in_the_readme_is_the_help() -> None:
+    """`lm respond --help` prints exactly what stands there."""
+    variables = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "lmcli", "respond", "--help"]
+    printed = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert f"<!-- generated: lm respond --help -->\n```text\n{printed.stdout}```\n<!-- end -->" in README
+
+
+def test_the_picture_shows_a_real_run() -> None:
+    """What it shows is what its lines print today, and it loads nothing from anywhere."""
+    drawn = terminal_picture.PICTURE.read_text(encoding="utf-8")
+    shown = "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", drawn)).replace("\xa0", " ")
+    ran = re.sub(r"\x1b\[[\d;]*m", "", terminal_picture.recorded())
+    assert "".join(ran.split()) in "".join(shown.split())
+    assert "url(http" not in drawn
+    assert "](.pictures/lm.svg)" in README
