@@ -1,18 +1,23 @@
 """The door: answers `--version` itself, else runs the command and leaves without looking back."""
 
+import os
 import sys
+
+_OUTPUT_FAILED = 74  # errors.ExitCode.OUTPUT_FAILED, without loading it
 
 
 def main() -> None:
     """Run `lm` with the arguments of this process and end it with a status of `errors.ExitCode`."""
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:2] == ["--version"]:
         from lmcli import __version__
 
         try:
             sys.stdout.write(f"lm {__version__}\n")
             sys.stdout.flush()
         except (OSError, AttributeError) as error:  # full, or closed: then there is no stdout at all
-            sys.exit(f"lm: error: cannot write to standard output: {error}")
+            why = getattr(error, "strerror", "it is closed")
+            sys.stderr.write(f"lm: error: cannot write to standard output: {why}\n".lower())
+            os._exit(_OUTPUT_FAILED)  # what is left in the buffer cannot be written either
         return
     from lmcli import haste
 

@@ -14,7 +14,6 @@ from lmcli.record import Record
 
 JsonObject = dict[str, Any]
 
-ReasoningType = Literal["none", "reasoning", "reasoningStartTag", "reasoningEndTag"]
 OverflowPolicy = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
 
 

@@ -66,7 +66,7 @@ def test_what_is_no_address(text: str) -> None:
     """What is no address is refused with the forms that are; from the environment it is a bad setting."""
     with pytest.raises(UsageError, match="is no address") as typed:
         parse_address(text)
-    with pytest.raises(BadSetting, match=r"^LM_HOST is no address: '") as found:
+    with pytest.raises(BadSetting, match=r"^LM_HOST is no address: ") as found:
         parse_address(text, source="LM_HOST")
     assert typed.value.hints == found.value.hints
     assert "10.0.0.5:1234" in typed.value.hints[0]

@@ -123,12 +123,13 @@ STRANGERS = {
     "pure": {"orjson"},
     "client": {"orjson", "websockets"},
     "server": {"orjson", "websockets", "xllamacpp"},
-    "cli": {"jsonschema", "orjson", "rich", "typer"},
+    "cli": {"jsonschema", "referencing", "orjson", "rich", "typer"},
     "door": set[str](),
     "reference": {"typer"},
 }
 ONLY = {
     "jsonschema": {"lmcli.cli.schema"},
+    "referencing": {"lmcli.cli.schema"},
     "websockets": {"lmcli.client.transport", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.door", "lmcli.reference"},
     "rich": {"lmcli.cli.sinks.terminal", "lmcli.cli.tables"},

@@ -30,7 +30,7 @@ from lmcli.cli.options import (
 )
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Loudness, Voice
-from lmcli.errors import EXIT_MEANINGS, ExitCode, UsageError
+from lmcli.errors import EXIT_MEANINGS, ExitCode, UsageError, quoted
 
 SUMMARY: Final = """Unix filters for LM Studio.
 
@@ -154,6 +154,7 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         if context is not None and context.invoked_subcommand is not None:
             _refuse_lost_options(values, name, context.invoked_subcommand, command.options)
             return None
+        _refuse_broken_text(values)
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
@@ -175,6 +176,14 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
     body.__annotations__ = annotations
     vars(body)["__signature__"] = inspect.Signature(parameters)  # what inspect.signature reads first
     return body
+
+
+def _refuse_broken_text(values: dict[str, Any]) -> None:
+    """The wire knows UTF-8 only; what is typed otherwise arrives here with surrogates. Names of files may be so."""
+    for option, value in values.items():
+        for text in value if isinstance(value, list) and option != "words" else [value]:
+            if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+                raise UsageError(f"--{option.rstrip('_').replace('_', '-')} is not UTF-8: {quoted(text, limit=60)}")
 
 
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:

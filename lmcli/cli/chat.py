@@ -44,7 +44,7 @@ def _one_turn(typed: ChatOptions, words: Sequence[str], here: Surroundings, voic
         entry = assistant_entry(text, one.outcome)
         if file is not None and entry is not None:
             _keep(file, document.with_entry(entry), one, voice)
-    return prediction.end(one)
+    return one.ending.end()
 
 
 def _keep(file: ChatFile, document: Document, one: Run, voice: Voice) -> None:

@@ -1,17 +1,17 @@
 """Typed options and the environment → a connection to the server that is meant."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
+from lmcli.cli.request import is_span
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Loudness, Voice
 from lmcli.client.address import LOOPBACK, Address
 from lmcli.client.connection import Connection
-from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token
+from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.errors import BadSetting, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
 MODEL_VARIABLE: Final = "LM_MODEL"
 MODEL_SUFFIX: Final = ".gguf"
-_OTHERS_MAY_READ: Final = 0o044
 
 
 @contextmanager
@@ -55,7 +54,7 @@ def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
         UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
     """
     if typed.timeout is not None:
-        if typed.timeout > 0 and math.isfinite(typed.timeout):
+        if is_span(typed.timeout):
             return typed.timeout
         raise UsageError(f"--timeout takes a number of seconds above 0, not {typed.timeout:g}")
     text = here.setting(TIMEOUT_VARIABLE)
@@ -65,7 +64,7 @@ def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if seconds > 0 and math.isfinite(seconds):
+    if is_span(seconds):
         return seconds
     raise BadSetting(f"{TIMEOUT_VARIABLE} is no number of seconds above 0: {quoted(text)}")
 
@@ -107,6 +106,6 @@ def _token(path: Path | None, here: Surroundings, voice: Voice) -> str | None:
     if path is None:
         return find_token(None, here.environment)
     token = find_token(path, here.environment)
-    if path.is_file() and path.stat().st_mode & _OTHERS_MAY_READ:
+    if is_readable_by_others(path):
         voice.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
     return token

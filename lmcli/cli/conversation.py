@@ -8,7 +8,7 @@ from lmcli.cli.document import Document, assistant_entry
 from lmcli.cli.history import ChatFile
 from lmcli.cli.inputs import Attachments, system_prompt
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.prediction import end, loaded_model
+from lmcli.cli.prediction import loaded_model
 from lmcli.cli.records import Text
 from lmcli.cli.request import make_request
 from lmcli.cli.run import Run, Task
@@ -126,8 +126,8 @@ class Conversation:
         if entry is not None:
             self._attached, self._unanswered = Attachments(), None
             self._keep(document.with_entry(entry))
-        if one.outcome.signum != SIGINT:
-            end(one)
+        if one.ending.signum != SIGINT:
+            one.ending.end()
 
     def _current(self) -> Document:
         """The conversation as it is now; somebody else may have gone on with the file."""

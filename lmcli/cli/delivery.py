@@ -5,17 +5,33 @@ What arrives within a short grace still goes to the sinks, so that figures and h
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from lmcli.cli.output import Output, ReaderLeft
 from lmcli.cli.sinks import Sink
 from lmcli.cli.stops import Interrupted, Stops
+from lmcli.client.connection import Connection
 from lmcli.client.exchanges import Exchange
 from lmcli.errors import LmError, OutputFailed
 
 _GRACE: Final = 1.0
+
+
+@contextmanager
+def watched(connection: Connection, output: Output, stops: Stops) -> Iterator[None]:
+    """Have signals and a reader who leaves end every wait for the server, until the block ends.
+
+    Raises:
+        Interrupted: a signal has come already.
+    """
+    connection.interrupts = output.interrupts
+    try:
+        stops.check()  # one that came before its descriptor was watched ends no wait
+        yield
+    finally:
+        connection.interrupts = ()
 
 
 def deliver(
@@ -36,9 +52,7 @@ def deliver(
         OutputFailed: stdout cannot be written; the exchange was cancelled.
         LmError: the server failed.
     """
-    exchange.interrupts = output.interrupts
     try:
-        stops.check()  # a signal that came before `interrupts` was looked up ends no wait
         while not exchange.is_over:
             values = exchange.read(within=tick)
             for sink in sinks:
@@ -54,8 +68,8 @@ def deliver(
 
 
 def _wind_down(exchange: Exchange, sinks: Sequence[Sink], output: Output) -> None:
-    exchange.cancel()
     deadline = output.deadline = time.monotonic() + _GRACE
+    exchange.cancel(within=_GRACE)
     while not exchange.is_over and (left := deadline - time.monotonic()) > 0:
         values = exchange.read(within=left)
         for sink in sinks:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.connect import connect
 from lmcli.cli.conversation import Conversation
-from lmcli.cli.editor import Cancelled, LineEditor, compose
+from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
 from lmcli.cli.figures import stats_text
 from lmcli.cli.inputs import joined
 from lmcli.cli.options import ChatOptions
@@ -72,7 +72,10 @@ class _Dialogue:
     def attempt(self, step: Callable[[str], None], text: str) -> None:
         """Do something with what was typed; what goes wrong is said, and the dialogue goes on."""
         try:
-            step(text)
+            with interruptible():
+                step(text)
+        except Cancelled:
+            self.voice.raw("\n")
         except LmError as error:
             self.voice.error(error)
 
@@ -118,7 +121,11 @@ def _undo(dialogue: _Dialogue, _: str) -> None:
 def _save(dialogue: _Dialogue, name: str) -> None:
     if not name:
         raise UsageError("/save takes the name of a file")
-    dialogue.conversation.save(Path(name).expanduser())
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"there is no such user: {quoted(name)}") from error
+    dialogue.conversation.save(path)
 
 
 def _stats(dialogue: _Dialogue, _: str) -> None:

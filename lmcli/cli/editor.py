@@ -5,7 +5,8 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ _MORE: Final = "… "
 
 
 class Cancelled(Exception):
-    """What was being typed is to be forgotten (Ctrl-C)."""
+    """What was being typed, or done, is to be forgotten (Ctrl-C)."""
 
 
 class LineEditor:
@@ -79,10 +80,20 @@ def compose(text: str, here: Surroundings) -> str:
 
 
 def _line(prompt: str) -> str:
-    """One line; only while it is typed does Ctrl-C mean to forget it."""
+    with interruptible():
+        return input(prompt)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have Ctrl-C end what is done here, and not the process.
+
+    Raises:
+        Cancelled: Ctrl-C was pressed.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return input(prompt)
+        yield
     except KeyboardInterrupt as interrupt:
         raise Cancelled from interrupt
     finally:

@@ -1,15 +1,15 @@
 """The figures of a prediction, for a person and for a file."""
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import orjson
-
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import output_failure
 from lmcli.cli.records import SIGNALLED, error_record, model_record, stats_record
 from lmcli.cli.sinks import Outcome
-from lmcli.errors import ExitCode, quoted
+from lmcli.errors import ExitCode, escaped, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
 
@@ -24,7 +24,7 @@ def stats_text(end: PredictionEnd) -> str:
         "Tokens per second": _rounded(stats.tokens_per_second, 2),
         "Stop reason": stats.stop_reason,
     }
-    return "".join(f"{label}: {'unknown' if value is None else value}\n" for label, value in rows.items())
+    return "".join(f"{label}: {'unknown' if value is None else escaped(str(value))}\n" for label, value in rows.items())
 
 
 def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: str | None) -> JsonObject:
@@ -50,17 +50,27 @@ def append_line(path: Path, record: JsonObject) -> None:
     Raises:
         OutputFailed: it could not be written whole.
     """
-    line = orjson.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}) + b"\n"
+    line = written({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            written = os.write(descriptor, line)
+            _append(descriptor, line)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise output_failure(quoted(path), error) from error
-    if written != len(line):
-        raise output_failure(quoted(path), OSError(0, "no space left on device"))
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """Write a line; where there is no room for all of it, see to it that the next one begins a line."""
+    begun = os.write(descriptor, line)
+    try:
+        while begun < len(line):
+            begun += os.write(descriptor, line[begun:])
+    except OSError:
+        with suppress(OSError):
+            os.write(descriptor, b"\n")
+        raise
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

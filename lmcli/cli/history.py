@@ -11,10 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-import orjson
-
 from lmcli.cli.document import Document, recognize
-from lmcli.cli.inputs import decoded, parse_json
+from lmcli.cli.inputs import decoded
+from lmcli.cli.jsontext import parse_json, written
 from lmcli.cli.output import output_failure
 from lmcli.cli.voice import Voice
 from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
@@ -27,11 +26,16 @@ class ChatFile:
 
     Args:
         path: where it is, or will be.
+
+    Raises:
+        BadInput: there is something else than a file, such as a folder or a device.
     """
 
     def __init__(self, path: Path) -> None:
         self._shown = quoted(path)
         self._path = Path(os.path.realpath(path))
+        if self._path.exists() and not self._path.is_file():
+            raise BadInput(f"{self._shown} is no regular file")
 
     def read(self) -> Document:
         """The conversation; one in which nothing has been said if the file is not there, or empty.
@@ -64,7 +68,7 @@ class ChatFile:
             OutputFailed: it could not be written; the old file is untouched.
         """
         temporary = self._path.with_name(f".{self._path.name}.new")
-        data = orjson.dumps(document.raw, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        data = written(document.raw, is_indented=True)
         try:
             with _created(temporary, self._mode()) as file:
                 file.write(data)

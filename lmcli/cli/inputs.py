@@ -10,6 +10,7 @@ import orjson
 
 from lmcli.cli.choices import InputForm
 from lmcli.cli.document import Document, recognize
+from lmcli.cli.jsontext import parse_json, read_json
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
@@ -222,26 +223,13 @@ def read_bytes(path: Path) -> bytes:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
 
 
-def parse_json(text: str, name: str) -> Any:
-    """JSON as a value.
-
-    Raises:
-        BadInput: with line and column.
-    """
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise BadInput(f"{name} is no JSON: {where}: {error.msg.partition(':')[0]}") from error
-
-
 def _history(text: str, form: InputForm) -> Document | None:
     if form is InputForm.TEXT:
         return None
     if form is InputForm.JSON:
         return _must_be_history(parse_json(text, "stdin"))
     try:
-        value = orjson.loads(text)
+        value = read_json(text)
     except orjson.JSONDecodeError:
         return None
     return recognize(value)

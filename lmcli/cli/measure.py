@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lmcli.cli.connect import MODEL_VARIABLE, connect
-from lmcli.cli.delivery import deliver
+from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.ending import Ending
 from lmcli.cli.inputs import read_text, read_turn
 from lmcli.cli.options import StatsOptions
-from lmcli.cli.output import Output, ReaderLeft
+from lmcli.cli.output import Output
 from lmcli.cli.prediction import loaded_model
 from lmcli.cli.quantiles import Sample
-from lmcli.cli.records import model_record, stats_record
+from lmcli.cli.records import Text, model_record, stats_record
 from lmcli.cli.request import Request, load_opening, make_request
 from lmcli.cli.sinks import Outcome, Sink, StderrSink
 from lmcli.cli.sinks.choice import progress_sink
-from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
+from lmcli.cli.stops import Interrupted, Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.tables import Cell, Table, report
+from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.exchanges import Exchange
@@ -126,28 +128,17 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
         request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed, voice)
     else:
         request = make_request(read_turn(typed, (), here, voice), typed, voice)
-    failure: LmError | None = None
     with connect(typed, here, voice) as connection:
         connection.session("llm")
         named: Sequence[str | None] = typed.models or [here.setting(MODEL_VARIABLE)]
         with Stops() as stops:
+            ending = Ending(stops)
             bench = _Bench(typed, request, connection, here=here, voice=voice, stops=stops)
-            try:
-                for name in named:
-                    bench.measure(name)
-            except Interrupted:
-                pass  # `stops` knows the signal
-            except ReaderLeft:
-                die_of_broken_pipe()
-            except LmError as error:
-                failure = error
+            ending.attempt(bench.measure_all, named)
+            ending.error = ending.error or bench.flaw
     if any(series.runs for series in bench.series):
         report(_table(bench.series), {"models": [s.record() for s in bench.series]}, typed.output, here)
-    if stops.signum is not None:
-        die_of(stops.signum)
-    if failure is not None:
-        raise failure
-    return ExitCode.OK
+    return ending.end()
 
 
 def _whole(value: float | None) -> float | None:
@@ -169,6 +160,7 @@ class _Bench:
         stops: Stops,
     ) -> None:
         self.series: list[Series] = []
+        self.flaw: LmError | None = None
         self._typed = typed
         self._request = request
         self._here = here
@@ -177,6 +169,12 @@ class _Bench:
         self._output = Output(here.stdout, stops)
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
+
+    def measure_all(self, keys: Sequence[str | None]) -> None:
+        """Measure one model after the other; None stands for the loaded one."""
+        with watched(self._connection, self._output, self._stops):
+            for key in keys:
+                self.measure(key)
 
     def measure(self, key: str | None) -> None:
         """Load a model if need be, run it as often as asked, and keep the figures."""
@@ -199,13 +197,21 @@ class _Bench:
 
     def _predict(self, model: str) -> Measured:
         opening, fallback = self._request.opening(model, self._uploads.resolve), self._request.fallback(model)
-        clock = Clock()
+        clock, text = Clock(), Text()
         prediction = self._connection.session("llm").predict(opening, fallback)
-        self._deliver(prediction, [clock, *([EchoSink(self._voice)] if self._typed.echo else [])])
+        self._deliver(prediction, [clock, text, *([EchoSink(self._voice)] if self._typed.echo else [])])
         total = time.perf_counter() - clock.began
         if prediction.end is None:
             raise Interrupted
+        self.flaw = self.flaw or self._judged(prediction.end, text)
         return Measured(prediction.end, clock.first, total)
+
+    def _judged(self, end: PredictionEnd, text: Text) -> LmError | None:
+        """What keeps an answer from being complete, or of the form that was asked for; it is measured all the same."""
+        error = verdict(end, self._request.config, is_empty=False)
+        if error is None and self._request.schema is not None:
+            error = self._request.schema.flaw(text.answer)
+        return error
 
     def _deliver(self, exchange: Exchange, sinks: Sequence[Sink]) -> None:
         progress = progress_sink(self._typed, self._here, self._voice)

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-import orjson
-
 from lmcli.cli.connect import connect
+from lmcli.cli.jsontext import written
 from lmcli.cli.keys import remember
 from lmcli.cli.options import ModelsOptions
 from lmcli.cli.output import print_bytes
@@ -25,12 +24,11 @@ def run(typed: ModelsOptions, _: Sequence[str], here: Surroundings, voice: Voice
         remember((model.model_key for model in downloaded if model.type == "llm"), typed, here)
     models: Sequence[ModelInfo] = loaded if typed.loaded else downloaded
     if typed.json:
-        layout = orjson.OPT_INDENT_2 if here.stdout_is_terminal else 0
-        shown = orjson.dumps(_records(models, loaded), option=layout | orjson.OPT_APPEND_NEWLINE)
+        shown = written(_records(models, loaded), is_indented=here.stdout_is_terminal)
     elif here.stdout_is_terminal:
         shown = drawn(_table(models, loaded), here).encode()
     else:
-        shown = "".join(f"{_name(model)}\n" for model in models).encode()
+        shown = "".join(f"{_name(model)}\n" for model in models).encode(errors="replace")
     print_bytes(shown, here.stdout)
     return ExitCode.OK
 

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from lmcli.cli.connect import connect
-from lmcli.cli.delivery import deliver
+from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.ending import Ending
 from lmcli.cli.options import ModelsLoadOptions
-from lmcli.cli.output import Output, ReaderLeft
+from lmcli.cli.output import Output
 from lmcli.cli.request import load_opening
 from lmcli.cli.sinks import Outcome
 from lmcli.cli.sinks.choice import progress_sink
-from lmcli.cli.stops import Interrupted, Stops, die_of, die_of_broken_pipe
+from lmcli.cli.stops import Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, UsageError
@@ -26,26 +27,28 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
         raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
     opening = load_opening(words[0], typed, identifier=typed.identifier)
     progress = progress_sink(typed, here, voice)
+    sinks = [progress] if progress else []
     with connect(typed, here, voice) as connection:
         session = connection.session("llm")
         with Stops() as stops:
+            ending = Ending(stops)
             output = Output(here.stdout, stops)
-            loading = session.load(opening)
-            try:
-                deliver(
-                    loading, [progress] if progress else [], output, stops, tick=progress.tick if progress else None
-                )
-                output.write(f"{loading.wait().identifier}\n".encode())
-            except Interrupted:
-                pass  # `stops` knows the signal
-            except ReaderLeft:
-                die_of_broken_pipe()
-            finally:
-                if progress:
-                    progress.finish(Outcome())
-    if stops.signum is not None:
-        die_of(stops.signum)
-    has_wishes = any(value is not None for value in (typed.ttl, typed.context_length, typed.gpu))
-    if has_wishes and not loading.is_new:
-        voice.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
-    return ExitCode.OK
+
+            def load() -> None:
+                with watched(connection, output, stops):
+                    loading = session.load(opening)
+                    deliver(loading, sinks, output, stops, tick=progress.tick if progress else None)
+                    output.write(f"{loading.wait().identifier}\n".encode())
+                if _has_wishes(typed) and not loading.is_new:
+                    voice.warning(
+                        f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)"
+                    )
+
+            ending.attempt(load)
+            for sink in sinks:
+                sink.finish(Outcome())
+    return ending.end()
+
+
+def _has_wishes(typed: ModelsLoadOptions) -> bool:
+    return any(value is not None for value in (typed.ttl, typed.context_length, typed.gpu))

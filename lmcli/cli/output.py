@@ -51,19 +51,25 @@ class Output:
         """
         if self.is_broken:
             return
-        self._unsent += data
-        while self._unsent:
-            self._wait()
-            try:
-                written = os.write(self._descriptor, self._unsent[:_PIPE_BYTES])
-            except BlockingIOError:  # whoever shares the pipe made it non-blocking, and filled it first
-                continue
-            except OSError as error:
-                self.is_broken = True
-                if isinstance(error, BrokenPipeError):
-                    raise ReaderLeft from error
-                raise output_failure("standard output", error) from error
-            self._unsent = self._unsent[written:]
+        rest = memoryview(self._unsent + data)
+        try:
+            while rest:
+                self._wait()
+                rest = rest[self._written(rest[:_PIPE_BYTES]) :]
+        finally:
+            self._unsent = bytes(rest)
+
+    def _written(self, data: memoryview) -> int:
+        """Write what there is room for; how much it was."""
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:  # whoever shares the pipe made it non-blocking, and filled it first
+            return 0
+        except OSError as error:
+            self.is_broken = True
+            if isinstance(error, BrokenPipeError):
+                raise ReaderLeft from error
+            raise output_failure("standard output", error) from error
 
     def check(self) -> None:
         """Notice a reader who left while there was nothing to write.

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.connect import connect
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import print_bytes
 from lmcli.cli.request import load_opening
 from lmcli.cli.run import Run, Task
 from lmcli.cli.sinks import Sink
-from lmcli.cli.stops import Stops, die_of, die_of_broken_pipe
+from lmcli.cli.stops import Stops
 from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
@@ -25,7 +24,7 @@ def run(task: Task) -> ExitCode:
     Raises:
         LmError: what kept the answer from being complete; all that had arrived is on stdout.
     """
-    return show_request(task) if task.typed.dry_run else end(perform(task))
+    return show_request(task) if task.typed.dry_run else perform(task).ending.end()
 
 
 def perform(task: Task, keepers: Sequence[Sink] = ()) -> Run:
@@ -46,21 +45,6 @@ def perform(task: Task, keepers: Sequence[Sink] = ()) -> Run:
             one = Run(task, connection, uploads, stops, keepers)
             one.carry_out(model)
     return one
-
-
-def end(one: Run) -> ExitCode:
-    """End the process as the prediction ended.
-
-    Raises:
-        LmError: what kept the answer from being complete.
-    """
-    if one.has_lost_its_reader:
-        die_of_broken_pipe()
-    if one.outcome.signum is not None:
-        die_of(one.outcome.signum)
-    if one.outcome.error is not None:
-        raise one.outcome.error
-    return ExitCode.OK
 
 
 def loaded_model(connection: Connection, voice: Voice) -> str:
@@ -84,8 +68,7 @@ def show_request(task: Task) -> ExitCode:
     """Print what would be sent: endpoint and creation parameter of each request, in order."""
     key = task.model_key
     openings = [*([load_opening(key, task.typed)] if key else []), task.request.opening(key, _named)]
-    layout = orjson.OPT_INDENT_2 if task.here.stdout_is_terminal else 0
-    shown = orjson.dumps({o.endpoint: o.parameter for o in openings}, option=layout | orjson.OPT_APPEND_NEWLINE)
+    shown = written({o.endpoint: o.parameter for o in openings}, is_indented=task.here.stdout_is_terminal)
     print_bytes(shown, task.here.stdout)
     return ExitCode.OK
 

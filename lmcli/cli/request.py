@@ -19,6 +19,7 @@ from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfi
 if TYPE_CHECKING:
     from lmcli.cli.schema import Schema
 
+_LONGEST_SECONDS: Final = 1e9
 _POLICIES: Final[Mapping[Overflow, OverflowPolicy]] = {
     Overflow.STOP: "stopAtLimit",
     Overflow.MIDDLE: "truncateMiddle",
@@ -148,6 +149,11 @@ def sampling_config(typed: AskOptions, overflow: Overflow | None = None) -> Pred
     return config
 
 
+def is_span(seconds: float) -> bool:
+    """Whether something can last so long; three decades are enough for all that is waited for."""
+    return 0 < seconds <= _LONGEST_SECONDS
+
+
 def load_config(typed: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
@@ -169,7 +175,7 @@ def load_opening(key: str, typed: LoadOptions, *, identifier: str | None = None)
     Raises:
         UsageError: an option has a value that it cannot have.
     """
-    if typed.ttl is not None and not typed.ttl > 0:
+    if typed.ttl is not None and not is_span(typed.ttl):
         raise UsageError(f"--ttl takes a number of seconds above 0, not {typed.ttl:g}")
     config = load_config(typed)
     if identifier is None:

@@ -1,26 +1,27 @@
 """A prediction on its way: loaded, run, delivered, judged, and written down."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.connect import model_key
-from lmcli.cli.delivery import deliver
+from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.ending import Ending
 from lmcli.cli.keys import add
 from lmcli.cli.options import PredictionOptions
-from lmcli.cli.output import Output, ReaderLeft
+from lmcli.cli.output import Output
 from lmcli.cli.records import Presence, Text
 from lmcli.cli.request import Request, load_opening, options_record
 from lmcli.cli.sinks import Outcome, Sink
 from lmcli.cli.sinks.choice import answer_sink, stderr_sinks
-from lmcli.cli.stops import BROKEN_PIPE, Interrupted, Stops
+from lmcli.cli.stops import Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.images import Uploads
-from lmcli.errors import LmError
+from lmcli.values import PredictionEnd
 
 
 class Task(NamedTuple):
@@ -50,15 +51,13 @@ class Run:
         keepers: further sinks, such as one that keeps the text.
 
     Attributes:
-        outcome: how it ended.
-        has_lost_its_reader: nobody reads stdout any more.
+        ending: how the process is to end.
     """
 
     def __init__(
         self, task: Task, connection: Connection, uploads: Uploads, stops: Stops, keepers: Sequence[Sink] = ()
     ) -> None:
-        self.outcome = Outcome()
-        self.has_lost_its_reader = False
+        self.ending = Ending(stops)
         self._task = task
         self._connection = connection
         self._uploads = uploads
@@ -69,34 +68,38 @@ class Run:
         self._presence = Presence()
         self._text = Text() if task.request.schema else None
         self._keepers = [*keepers, self._presence, *([self._text] if self._text else [])]
+        self._end: PredictionEnd | None = None
+        self._recovered: str | None = None
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the prediction ended."""
+        return Outcome(self._end, self.ending.error, self.ending.signum, self._recovered)
 
     def carry_out(self, model: str | None) -> None:
         """Load what must be loaded, predict, complete the output and write the figures down.
 
         Args:
-            model: the identifier of the model to use; None loads the one that the task names.
+            model: the identifier of the model to use; None takes the one that the task names, or the loaded one.
         """
-        self._unless_stopped(self._predict, model)
-        self.outcome = self.outcome._replace(signum=self.outcome.signum or self._stops.signum)
+        self.ending.attempt(self._predict, model)
         for sink in self._stderr:
             sink.finish(self.outcome)
-        self._unless_stopped(self._answer.finish, self.outcome)
+        self.ending.attempt(self._answer.finish, self.outcome)
         if self._task.typed.stats or self._task.typed.stats_file is not None:
-            self._unless_stopped(self._write_figures)
-
-    def _unless_stopped(self, step: Callable[..., None], *arguments: object) -> None:
-        """Take one step; what ends it early is kept for the end of the process, the first error counts."""
-        try:
-            step(*arguments)
-        except Interrupted:
-            pass  # `stops` knows the signal
-        except ReaderLeft:
-            self.has_lost_its_reader = True
-            self.outcome = self.outcome._replace(signum=BROKEN_PIPE)
-        except LmError as error:
-            self.outcome = self.outcome._replace(error=self.outcome.error or error)
+            self.ending.attempt(self._write_figures)
 
     def _predict(self, model: str | None) -> None:
+        with watched(self._connection, self._output, self._stops):
+            prediction = self._begun(model)
+            try:
+                self._deliver(prediction)
+            finally:
+                self._end = prediction.end
+        if self._end is not None:
+            self._judge(self._end)
+
+    def _begun(self, model: str | None) -> Prediction:
         task = self._task
         session = self._connection.session("llm")
         if model is None:
@@ -104,32 +107,26 @@ class Run:
             self._deliver(loading)
             model = loading.wait().identifier
         opening = task.request.opening(model, self._uploads.resolve)
-        prediction = session.predict(opening, task.request.fallback(model))
-        try:
-            self._deliver(prediction)
-        finally:
-            self.outcome = self.outcome._replace(end=prediction.end)
-        self._judge(prediction)
+        return session.predict(opening, task.request.fallback(model))
 
-    def _judge(self, prediction: Prediction) -> None:
-        if prediction.end is None:
-            return
-        add(prediction.end.model_info.model_key, self._task.typed, self._task.here)
+    def _judge(self, end: PredictionEnd) -> None:
+        """See whether the answer is complete, and of the form that was asked for."""
+        add(end.model_info.model_key, self._task.typed, self._task.here)
         request = self._task.request
         may_be_empty = isinstance(request.subject, str) or request.schema is not None
-        error = verdict(prediction.end, request.config, is_empty=not (may_be_empty or self._presence.is_there))
-        recovered = None
+        error = verdict(end, request.config, is_empty=not (may_be_empty or self._presence.is_there))
         if error is None and request.schema is not None and self._text is not None:
             if not self._presence.is_there:
-                recovered = request.schema.recovered(self._text.reasoning)
-            error = None if recovered else request.schema.flaw(self._text.answer)
-        if recovered is not None:
+                self._recovered = request.schema.recovered(self._text.reasoning)
+            error = None if self._recovered else request.schema.flaw(self._text.answer)
+        if self._recovered is not None:
             self._task.voice.warning("the answer was inside the reasoning of the model")
-        self.outcome = self.outcome._replace(error=error, recovered=recovered)
+        self.ending.error = error
 
     def _deliver(self, exchange: Exchange) -> None:
         ticks = [sink.tick for sink in self._stderr if sink.tick is not None]
-        sinks = [*self._stderr, self._answer, *self._keepers]
+        # What keeps comes first: a sink that writes may be stopped in the middle of a burst.
+        sinks = [*self._keepers, *self._stderr, self._answer]
         deliver(exchange, sinks, self._output, self._stops, tick=min(ticks, default=None))
 
     def _write_figures(self) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from lmcli.cli.inputs import parse_json, read_file
+from lmcli.cli.inputs import read_file
+from lmcli.cli.jsontext import parse_json
 from lmcli.cli.voice import Voice
 from lmcli.errors import BadInput, LmError, Unusable, quoted
 from lmcli.values import JsonObject
@@ -54,7 +55,12 @@ class Schema:
             return Unusable(f"the answer is no JSON: {where}", "-l N allows a longer answer")
         if self._validator is None:
             return None
-        violations = sorted(self._validator.iter_errors(value), key=lambda v: [str(step) for step in v.absolute_path])
+        try:
+            violations = sorted(
+                self._validator.iter_errors(value), key=lambda v: [str(step) for step in v.absolute_path]
+            )
+        except _unusable_schema_errors() as error:
+            return BadInput(f"the schema cannot be used for a check: {error}")
         if not violations:
             return None
         return Unusable(f"the answer does not meet the schema: {violations[0].json_path}: {violations[0].message}")
@@ -88,9 +94,16 @@ def _objects(text: str) -> Iterator[str]:
     while start >= 0:
         try:
             value, end = decoder.raw_decode(text, start)
-        except ValueError:
+        except (ValueError, RecursionError):
             start = text.find("{", start + 1)
             continue
         if isinstance(value, dict):
             yield text[start:end]
         start = text.find("{", end)
+
+
+def _unusable_schema_errors() -> tuple[type[Exception], ...]:
+    """What a validator raises for a schema that refers to itself without end, or to something that is not there."""
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415  comes with jsonschema
+
+    return (RecursionError, Unresolvable)

@@ -3,9 +3,7 @@
 import asyncio
 import ipaddress
 import logging
-import os
 import signal
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,7 +14,7 @@ from lmcli.cli.stops import die_of
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.client.address import LOOPBACK
-from lmcli.client.discovery import TOKEN_FORM
+from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
 from lmcli.server.app import Server
 from lmcli.server.echo import EchoEngine, Pace
@@ -63,11 +61,10 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     """
     try:
         lines = file.read_bytes().split(b"\n")
-        mode = file.stat().st_mode
     except OSError as error:
         raise NoInput(f"cannot read the token file {quoted(file)}: {reason(error)}") from error
-    if os.name == "posix" and mode & stat.S_IROTH:
-        _log.warning("everybody can read the token file %s", quoted(file))
+    if is_readable_by_others(file):
+        _log.warning("others can read the token file %s: chmod 600 keeps it to yourself", quoted(file))
     tokens: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         text = line.decode("ascii", "replace").strip()

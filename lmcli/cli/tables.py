@@ -5,9 +5,8 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from lmcli.cli.choices import ReportForm
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import print_bytes
 from lmcli.cli.surroundings import Surroundings
 from lmcli.errors import escaped
@@ -46,8 +45,7 @@ def report(table: Table, whole: Any, form: ReportForm, here: Surroundings) -> No
         OutputFailed: stdout cannot be written.
     """
     if form is ReportForm.JSON:
-        layout = orjson.OPT_INDENT_2 if here.stdout_is_terminal else 0
-        shown = orjson.dumps(whole, option=layout | orjson.OPT_APPEND_NEWLINE)
+        shown = written(whole, is_indented=here.stdout_is_terminal)
     elif form is ReportForm.CSV:
         shown = _csv(table).encode()
     elif here.stdout_is_terminal:

@@ -24,6 +24,7 @@ VARIABLES: Final = (
     Variable("LM_HOST", "address of the server", "-H", is_value=True),
     Variable("LM_API_TOKEN", "API token", "--token-file", is_value=True),
     Variable("LMSTUDIO_API_TOKEN", "API token, if LM_API_TOKEN is not set", "--token-file", is_value=True),
+    Variable("SSL_CERT_FILE", "certificate authorities to trust, for https and wss", "-H"),
     Variable("LM_TIMEOUT", "longest silence of the server, in seconds", "--timeout", is_value=True),
     Variable("NO_COLOR", "no colour on stderr, if it is not empty", "--color"),
     Variable("FORCE_COLOR", "colour even in a pipe; not if empty, 0, no or false", "--color"),

@@ -1,5 +1,6 @@
 """Whether an answer is complete: the stop reason, seen with what the user asked for."""
 
+from lmcli.client.config import OPTIONS, PREDICTION_PREFIX
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import PredictionConfig, PredictionEnd
 
@@ -23,7 +24,11 @@ def verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> 
             return PredictionFailed("the prediction failed; the server gave no reason")
         case "userStopped":
             return Incomplete("the answer is cut: the prediction was stopped on the server")
-        case "maxPredictedTokensReached" if not config.max_tokens and not config.raw:
+        case "maxPredictedTokensReached" if not _has_limit(config):
             limit = stats.predicted_tokens_count
             return Incomplete(f"the answer is cut at the server's limit of {limit} tokens", "-l N sets another limit")
     return Unusable("the answer is empty", "-o json shows the reasoning and why it stopped") if is_empty else None
+
+
+def _has_limit(config: PredictionConfig) -> bool:
+    return bool(config.max_tokens) or PREDICTION_PREFIX + OPTIONS["max_tokens"].key in config.raw

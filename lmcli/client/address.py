@@ -4,7 +4,7 @@ import re
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from lmcli.errors import BadSetting, UsageError, quoted
+from lmcli.errors import BadSetting, LmError, UsageError, quoted
 
 LOOPBACK: Final = "127.0.0.1"
 HTTP_PORT: Final = 1234
@@ -51,20 +51,20 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         parts = urlsplit(text if has_scheme else f"ws://{text}")
         secure = _SCHEMES[parts.scheme.lower()]
         port = parts.port
-        host = parts.hostname
+        host = parts.hostname or ""
+        host.encode("idna")
     except (ValueError, KeyError):
-        host = None
-    if (
-        not host
-        or "//" in parts.path
-        or re.search(r"[\s\x00-\x1f]", text)
-        or parts.username is not None
-        or parts.query
-        or parts.fragment
-    ):
-        if source:
-            raise BadSetting(f"{source} is no address: {quoted(text)}", _FORMS)
-        raise UsageError(f"{quoted(text)} is no address", _FORMS)
+        raise _no_address(quoted(text), source) from None
+    if parts.username is not None or parts.query or parts.fragment:  # whatever it is, it may be a secret
+        raise _no_address("what has a user, a query or a fragment", source)
+    if not host or "//" in parts.path or re.search(r"[\s\x00-\x1f]", text):
+        raise _no_address(quoted(text), source)
     prefix = _API_PATHS.sub("", parts.path.rstrip("/"))
     default_port = _SCHEME_PORTS[secure] if has_scheme else HTTP_PORT
     return Address(host, default_port if port is None else port, secure, prefix)
+
+
+def _no_address(what: str, source: str | None) -> LmError:
+    if source:
+        return BadSetting(f"{source} is no address: {what}", _FORMS)
+    return UsageError(f"{what} is no address", _FORMS)

@@ -245,6 +245,8 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"{label} cannot be {quoted(value)}")
     if isinstance(value, list | tuple) and not all(isinstance(item, str) and item for item in value):
         raise UsageError(f"{label} must be texts that are not empty")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UsageError(f"{label} cannot be a number of more than 64 bits")
     choices = CHOICES.get(name)
     if choices and value not in choices:
         raise UsageError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}")

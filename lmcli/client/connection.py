@@ -3,6 +3,7 @@
 from lmcli.client.address import Address
 from lmcli.client.protocol import Credentials
 from lmcli.client.session import Session, Trace
+from lmcli.client.waiting import Interrupt
 from lmcli.closing import Closing
 
 
@@ -31,6 +32,18 @@ class Connection(Closing):
         self._timeout = timeout
         self._trace = trace
         self._sessions: dict[str, Session] = {}
+        self._interrupts: tuple[Interrupt, ...] = ()
+
+    @property
+    def interrupts(self) -> tuple[Interrupt, ...]:
+        """What ends a wait for the server on any of the sockets, see `waiting`."""
+        return self._interrupts
+
+    @interrupts.setter
+    def interrupts(self, interrupts: tuple[Interrupt, ...]) -> None:
+        self._interrupts = interrupts
+        for session in self._sessions.values():
+            session.interrupts = interrupts
 
     def session(self, namespace: str) -> Session:
         """The socket to a namespace.
@@ -42,7 +55,14 @@ class Connection(Closing):
         if session is None or not session.is_open:
             if session is not None:
                 session.close()
-            session = Session.open(self.address, namespace, self._credentials, timeout=self._timeout, trace=self._trace)
+            session = Session.open(
+                self.address,
+                namespace,
+                self._credentials,
+                timeout=self._timeout,
+                trace=self._trace,
+                interrupts=self._interrupts,
+            )
             self._sessions[namespace] = session
         return session
 

@@ -5,6 +5,7 @@ import re
 import secrets
 import selectors
 import socket
+import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def studio_home(environment: Mapping[str, str]) -> Path:
 
     Source: lmstudio-js 6ec11db, lms-common-server/src/findLMStudioHome.ts:7-34
     """
-    home = Path(environment.get("HOME") or environment.get("USERPROFILE") or Path.home())
+    home = Path(environment.get("HOME") or environment.get("USERPROFILE") or os.path.expanduser("~"))  # noqa: PTH111  where there is none, it stays ~
     try:
         pointer = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -129,6 +130,11 @@ def find_token(token_file: Path | None = None, environment: Mapping[str, str] = 
         except OSError as error:
             raise NoInput(f"cannot read the token file {quoted(token_file)}: {reason(error)}") from error
     return next((token for name in TOKEN_VARIABLES if (token := environment.get(name))), None)
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Whether a file with a secret in it is open to more people than its owner."""
+    return os.name == "posix" and path.is_file() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 class _Probe:

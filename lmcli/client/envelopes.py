@@ -141,4 +141,5 @@ def encode(envelope: Envelope) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
-        return json.dumps(value, allow_nan=False).encode()
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
+        return json.dumps(finite).encode()

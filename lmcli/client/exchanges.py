@@ -39,10 +39,10 @@ class Line(Protocol):
     def start(self, exchange: "Exchange", opening: Opening) -> int:
         """Open a channel for an exchange; gives its number."""
 
-    def cancel(self, channel_id: int) -> None:
-        """Ask the server to end a channel soon."""
+    def cancel(self, channel_id: int, *, within: float | None = None) -> None:
+        """Ask the server to end a channel soon, if it takes that within so many seconds."""
 
-    def pump(self, *, within: float | None = None) -> None:
+    def pump(self, *, within: float | None = None) -> bool:
         """Wait for what the server sends next, and hand it to the exchanges that it is for."""
 
 
@@ -59,6 +59,7 @@ class Exchange:
     def __init__(self, line: Line, opening: Opening) -> None:
         self.packets: list[Any] = []
         self.is_over = False
+        self._is_cancelled = False
         self._line = line
         self._end: ChannelClosed | ChannelFailed | None = None
         self._number = line.start(self, opening)
@@ -95,15 +96,16 @@ class Exchange:
             return self._finish(self._end)
         return []
 
-    def cancel(self) -> None:
-        """Ask the server to stop; read on for what it still says."""
-        self._line.cancel(self._number)
+    def cancel(self, *, within: float | None = None) -> None:
+        """Ask the server to stop, if it takes that within so many seconds; read on for what it still says."""
+        self._is_cancelled = True
+        self._line.cancel(self._number, within=within)
 
     def abandon(self, *, within: float = _DRAIN_SECONDS) -> None:
         """Stop, and wait a little for the server to say so; what it still sends is dropped."""
         deadline = monotonic() + within
         try:
-            self.cancel()
+            self.cancel(within=within)
             while not self.is_over and (left := deadline - monotonic()) > 0:
                 self.read(within=left)
         except LmError:
@@ -169,7 +171,12 @@ class Prediction(Exchange):
 
     def _finish(self, end: ChannelClosed | ChannelFailed) -> list[Value]:
         error = end.error if isinstance(end, ChannelFailed) else None
-        if self._fallback is not None and isinstance(error, Rejection) and error.is_unknown_endpoint:
+        if (
+            self._fallback is not None
+            and not self._is_cancelled
+            and isinstance(error, Rejection)
+            and error.is_unknown_endpoint
+        ):
             self._line.knows_raw_completion = False
             opening, self._fallback, self._end = self._fallback, None, None
             self._number = self._line.start(self, opening)

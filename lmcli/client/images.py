@@ -1,7 +1,6 @@
 """Images on their way to the server: read, recognised, uploaded once, and named in the messages that show them."""
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -79,6 +78,8 @@ def read_image(source: str) -> tuple[bytes, str]:
             data, name = path.read_bytes(), path.name
         except OSError as error:
             raise NoInput(f"cannot read {quoted(source)}: {reason(error)}") from error
+        except ValueError as error:  # a null byte
+            raise BadInput(f"{quoted(source)} cannot be the name of a file") from error
     if not is_image(data):
         raise BadInput(f"{quoted(source, limit=60)} is no JPEG, PNG or WebP image")
     return data, name
@@ -94,5 +95,5 @@ def _data_of(url: str) -> bytes:
     head, _, body = url.partition(",")
     try:
         return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadInput(f"{quoted(url, limit=60)} is no data URL: {error}") from error

@@ -6,7 +6,7 @@ all of them.
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from lmcli.client.address import Address
 from lmcli.client.envelopes import ABSENT
@@ -34,6 +34,8 @@ from lmcli.errors import (
 )
 
 Trace = Callable[[str], None]
+
+_TRACED_BYTES: Final = 2000
 
 
 class Session:
@@ -64,6 +66,7 @@ class Session:
         *,
         timeout: float | None = None,
         trace: Trace | None = None,
+        interrupts: tuple[Interrupt, ...] = (),
     ) -> "Session":
         """Connect, authenticate and wait to be let in.
 
@@ -73,6 +76,7 @@ class Session:
             credentials: one pair for all sessions of a client.
             timeout: the longest silence of the server, in seconds, from now on.
             trace: told in a line each what is sent, where, and how long it took; never the credentials.
+            interrupts: what ends a wait, from the greeting on.
 
         Raises:
             CannotConnect: nobody answers, or not as LM Studio does.
@@ -81,6 +85,7 @@ class Session:
         """
         began = monotonic()
         session = cls(Transport.open(address, namespace, timeout=timeout), timeout=timeout, trace=trace)
+        session.interrupts = interrupts
         try:
             session._greet(credentials)
         except (ConnectionLost, RemoteProtocolError) as error:
@@ -113,12 +118,13 @@ class Session:
 
         Raises:
             LmError: what the server says went wrong.
-            ConnectionLost, TimedOut, RemoteProtocolError: no answer came.
+            ConnectionLost, TimedOut, RemoteProtocolError: no answer came, or an interrupt came first.
         """
         number, text = self._protocol.call(endpoint, parameter)
         self._send(text)
         while number not in self._answers:
-            self.pump()
+            if not self.pump():
+                raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
         answer = self._answers.pop(number)
         if isinstance(answer, CallFailed):
             raise as_error(answer.error, PredictionFailed)
@@ -143,8 +149,12 @@ class Session:
         """Close the socket; running exchanges are over."""
         self._transport.close()
 
-    def pump(self, *, within: float | None = None) -> None:
-        """Wait for what the server sends next, for at most `within` seconds, and hand it to whom it is for."""
+    def pump(self, *, within: float | None = None) -> bool:
+        """Wait for what the server sends next, for at most `within` seconds, and hand it to whom it is for.
+
+        Returns:
+            Whether anything came; if not, the time was over or an interrupt came.
+        """
         if self._broken is not None:
             raise self._broken
         texts = self._transport.receive(within=self._patience(within))
@@ -157,6 +167,7 @@ class Session:
         except RemoteProtocolError as error:  # what came before it is read first
             self._broken = error
             self._transport.close()
+        return bool(texts)
 
     def _route(self, texts: list[bytes]) -> None:
         receive = self._protocol.receive
@@ -177,11 +188,11 @@ class Session:
         self._send(text)
         return number
 
-    def cancel(self, channel_id: int) -> None:
-        """Ask the server to end a channel soon; harmless if it has ended."""
+    def cancel(self, channel_id: int, *, within: float | None = None) -> None:
+        """Ask the server to end a channel soon; harmless if it has ended. `within`: see `Transport.send`."""
         text = self._protocol.cancel(channel_id)
         if text is not None:
-            self._send(text)
+            self._send(text, within=within)
 
     def _greet(self, credentials: Credentials) -> None:
         self._transport.send(self._protocol.authenticate(credentials))
@@ -200,8 +211,9 @@ class Session:
         left = self._silent_since + self._timeout - monotonic()
         return left if within is None else min(left, within)
 
-    def _send(self, text: bytes) -> None:
+    def _send(self, text: bytes, *, within: float | None = None) -> None:
         if self._trace is not None:
-            self._trace(f"sends {text.decode()}")
-        self._transport.send(text)
+            shown = text[:_TRACED_BYTES].decode(errors="ignore")
+            self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+        self._transport.send(text, within=within)
         self._silent_since = monotonic()

@@ -18,7 +18,7 @@ from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
 from lmcli.client.waiting import Interrupt, Woken, wait
-from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, escaped, reason
+from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, reason
 
 BURST_BYTES: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0
@@ -35,18 +35,22 @@ class Transport:
         interrupts: what ends a wait in `receive` before a text arrives, see `waiting`.
         ping_after: seconds of silence before the server is asked for a sign of life.
         lost_after: seconds that it has to give one.
+        timeout: seconds that it may take nothing of what is sent; None stands for both of the above.
     """
 
     def __init__(self, connection: socket.socket, protocol: ClientProtocol, address: Address) -> None:
         self.interrupts: Sequence[Interrupt] = ()
         self.ping_after = PING_AFTER
         self.lost_after = LOST_AFTER
+        self.timeout: float | None = None
         self._socket = connection
         self._protocol = protocol
         self._address = address
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
         self._lost: str | None = None
+        self._quiet_since = self._left_at = time.monotonic()
+        self._is_asked = False
 
     @classmethod
     def open(cls, address: Address, namespace: str, *, timeout: float | None = None) -> "Transport":
@@ -72,6 +76,7 @@ class Transport:
             raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", _hint(error)) from error
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         transport = cls(connection, ClientProtocol(uri, max_size=None), address)
+        transport.timeout = timeout
         try:
             transport._shake_hands(timeout)
         except BaseException:
@@ -89,16 +94,21 @@ class Transport:
         if self.is_open:
             self._read()
 
-    def send(self, text: bytes) -> None:
+    def send(self, text: bytes, *, within: float | None = None) -> None:
         """Send one text, all of it.
+
+        Args:
+            text: what to send.
+            within: seconds that the server may take nothing of it; None stands for the transport's own patience.
 
         Raises:
             ConnectionLost: the server is gone or takes nothing any more, or an interrupt came before it took the text.
+            TimedOut: the server took nothing for as long as the transport's timeout.
         """
         if not self.is_open:
             raise self._loss()
         self._protocol.send_text(text)
-        self._flush()
+        self._flush(within=within)
 
     def receive(self, *, within: float | None = None) -> list[bytes]:
         """The texts that are there; waits for the first one. Empty: an interrupt came, or the time was over.
@@ -109,28 +119,34 @@ class Transport:
         Raises:
             ConnectionLost: the server closed, reset or no longer answers.
         """
-        heard_at = time.monotonic()
-        deadline = None if within is None else heard_at + within
-        pinged_at: float | None = None
+        began = time.monotonic()
+        self._quiet_since += began - self._left_at  # while nobody read, the server had no chance to be heard
+        try:
+            self._wait_for_text(None if within is None else began + within)
+        finally:
+            self._left_at = time.monotonic()
+        texts, self._texts = self._texts, []
+        return texts
+
+    def _wait_for_text(self, deadline: float | None) -> None:
+        """Read until a text is there, an interrupt comes or the deadline is over; ask a silent server for a sign."""
         while not self._texts:
             if self._lost is not None:
                 raise self._loss()
             if self._read():
-                heard_at, pinged_at = time.monotonic(), None
+                self._quiet_since, self._is_asked = time.monotonic(), False
                 continue
-            next_step = heard_at + self.ping_after if pinged_at is None else pinged_at + self.lost_after
+            next_step = self._quiet_since + (self.lost_after if self._is_asked else self.ping_after)
             until = next_step if deadline is None else min(next_step, deadline)
             woken = wait(self._socket.fileno(), interrupts=self.interrupts, timeout=until - time.monotonic())
             if woken is Woken.INTERRUPTED or (woken is Woken.TIMED_OUT and until == deadline):
-                return []
-            if woken is Woken.TIMED_OUT and pinged_at is None:
-                pinged_at = time.monotonic()
+                return
+            if woken is Woken.TIMED_OUT and self._is_asked:
+                self._lost = "it no longer answers"
+            elif woken is Woken.TIMED_OUT:
+                self._quiet_since, self._is_asked = time.monotonic(), True
                 self._protocol.send_ping(b"")
                 self._flush()
-            elif woken is Woken.TIMED_OUT:
-                self._lost = "it no longer answers"
-        texts, self._texts = self._texts, []
-        return texts
 
     def close(self) -> None:
         """Say goodbye and let go; never waits for the server."""
@@ -195,7 +211,7 @@ class Transport:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
             self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
 
-    def _flush(self, *, patient: bool = True) -> None:
+    def _flush(self, *, patient: bool = True, within: float | None = None) -> None:
         """Write what the protocol wants written; impatient where whoever reads next sees a loss (handshake, pong)."""
         data = memoryview(b"".join(self._protocol.data_to_send()))
         while data:
@@ -207,12 +223,19 @@ class Transport:
                     if patient:
                         raise self._loss() from error
                     return
-                patience = self.ping_after + self.lost_after
+                patience = within or self.timeout or self.ping_after + self.lost_after
                 woken = wait(self._socket.fileno(), to_write=True, interrupts=self.interrupts, timeout=patience)
-                if woken is not Woken.READY:
-                    is_interrupt = woken is Woken.INTERRUPTED
-                    self._lost = "interrupted while sending" if is_interrupt else "it takes nothing any more"
+                if woken is Woken.INTERRUPTED:
+                    self._lost = "interrupted while sending"
                     raise self._loss() from error
+                if woken is Woken.TIMED_OUT:
+                    self._lost = "it takes nothing any more"
+                    raise self._given_up(within) from error
+
+    def _given_up(self, within: float | None) -> LmError:
+        if self.timeout is None or within is not None:
+            return self._loss()
+        return TimedOut(f"the server took nothing for {self.timeout:g} s", "a larger --timeout waits longer")
 
     def _loss(self) -> ConnectionLost:
         return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")

@@ -1,8 +1,7 @@
 """The answer as the whole chat history with the new turn at its end; feeds straight back into `lm respond`."""
 
-import orjson
-
 from lmcli.cli.document import Document, assistant_entry
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import Output
 from lmcli.cli.records import Text
 from lmcli.cli.sinks import Outcome
@@ -15,7 +14,7 @@ class HistorySink:
     def __init__(self, output: Output, document: Document, *, is_terminal: bool) -> None:
         self._output = output
         self._document = document
-        self._layout = orjson.OPT_INDENT_2 if is_terminal else 0
+        self._is_terminal = is_terminal
         self._text = Text()
 
     def burst(self, values: list[Value]) -> None:
@@ -28,6 +27,4 @@ class HistorySink:
         entry = assistant_entry(self._text, outcome)
         if entry is None:
             return
-        self._output.write(
-            orjson.dumps(self._document.with_entry(entry).raw, option=self._layout | orjson.OPT_APPEND_NEWLINE)
-        )
+        self._output.write(written(self._document.with_entry(entry).raw, is_indented=self._is_terminal))

@@ -1,7 +1,6 @@
 """The answer as one JSON object."""
 
-import orjson
-
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import Output
 from lmcli.cli.records import Text, outcome_error, result_record
 from lmcli.cli.sinks import Outcome
@@ -13,7 +12,7 @@ class JsonSink:
 
     def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
         self._output = output
-        self._layout = orjson.OPT_INDENT_2 if is_terminal else 0
+        self._is_terminal = is_terminal
         self._is_structured = is_structured
         self._text = Text()
 
@@ -29,4 +28,4 @@ class JsonSink:
         error = outcome_error(outcome)
         if error is not None:
             record["error"] = error
-        self._output.write(orjson.dumps(record, option=self._layout | orjson.OPT_APPEND_NEWLINE))
+        self._output.write(written(record, is_indented=self._is_terminal))

@@ -1,9 +1,6 @@
 """The answer as a stream of JSON lines: progress, fragments, and a result or an error at the end."""
 
-from typing import Any
-
-import orjson
-
+from lmcli.cli.jsontext import written
 from lmcli.cli.output import Output
 from lmcli.cli.records import Text, outcome_error, result_record
 from lmcli.cli.sinks import Outcome
@@ -22,7 +19,7 @@ class JsonLinesSink:
         """Write what has arrived together."""
         self._text.burst(values)
         if values:
-            self._output.write(b"".join(_line(_event(value)) for value in values))
+            self._output.write(b"".join(written(_event(value)) for value in values))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""
@@ -31,7 +28,7 @@ class JsonLinesSink:
         record = result_record(self._text, end and end.model_info, end and end.stats, is_structured=self._is_structured)
         error = outcome_error(outcome)
         ending = {"type": "result"} if error is None else {"type": "error", **error}
-        self._output.write(_line(ending | record))
+        self._output.write(written(ending | record))
 
 
 def _event(value: Value) -> JsonObject:
@@ -39,7 +36,3 @@ def _event(value: Value) -> JsonObject:
         return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
     kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
     return {"type": kind, "progress": value.progress}
-
-
-def _line(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)
