@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,10 @@ from websockets.sync.client import connect as open_socket
 from lmcli.server import background
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import Engine
+
+# Whoever runs the suite in the background may have Ctrl-C ignored, which its children would inherit, and obey.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PATIENCE = 10.0
 """Seconds after which something that was waited for is not coming."""
