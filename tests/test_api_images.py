@@ -131,6 +131,9 @@ def test_images_that_cannot_be_used(client: lms.Client, tmp_path: Path) -> None:
         (str(tmp_path / "words.png"), BadInput),
         ("data:image/png;base64,AAAA", BadInput),
         ("data:image/png;base64,?", BadInput),
+        ("data:image/png;base64,ä", BadInput),
+        ("data:image/png,ä", BadInput),
+        ("null\0byte.png", BadInput),
     ):
         with pytest.raises(error):
             model.respond([{"role": "user", "content": [image_url(url)]}])

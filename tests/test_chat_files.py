@@ -7,11 +7,12 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,34 @@ def test_a_folder_that_must_not_be_written_is_known_before_anything_is_asked(tmp
     ran = run(line, tmp_path, environment(tmp_path, "127.0.0.1:1"))
     assert ran == (74, b"", "lm: error: cannot lock 'theirs/talk.json': permission denied\n")
     assert names(folder) == {"talk.json"}
+
+
+def make_node(path: Path) -> None:
+    """A device that takes everything and gives nothing."""
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.open("rb").close()
+    except PermissionError:
+        pytest.skip("this system lets nobody make devices")
+
+
+@pytest.mark.parametrize("through_link", [False, True], ids=["itself", "a link to it"])
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, make_node], ids=["fifo", "folder", "device"])
+def test_what_is_no_file_is_refused_and_left_alone(
+    tmp_path: Path, make: Callable[[Path], None], *, through_link: bool
+) -> None:
+    """A FIFO, a folder and a device are neither read nor replaced: 65 without a word to the server."""
+    thing = tmp_path / "thing"
+    make(thing)
+    if through_link:
+        (tmp_path / "talk.json").symlink_to(thing)
+    before, there = thing.stat(), names(tmp_path)
+    name = "talk.json" if through_link else "thing"
+    ran = run(f"lm chat -n --history {name} hi", tmp_path, environment(tmp_path, "127.0.0.1:1"))
+    assert ran == (65, b"", f"lm: error: '{name}' is no regular file\n")
+    after = thing.stat()
+    assert (after.st_ino, after.st_mode, after.st_rdev) == (before.st_ino, before.st_mode, before.st_rdev)
+    assert names(tmp_path) == there
 
 
 def test_a_file_that_cannot_be_kept_does_not_hide_what_happened_before(tmp_path: Path) -> None:

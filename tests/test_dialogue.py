@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -335,6 +336,21 @@ def test_save(talk: OpenTalk, tmp_path: Path) -> None:
     assert said(tmp_path / "my own talk.json") == ["one", "You say: one!", "two", "You say: two!"]
 
 
+def test_save_where_it_cannot_be(talk: OpenTalk, tmp_path: Path) -> None:
+    """The home of nobody, a folder and a FIFO are errors, and the dialogue goes on."""
+    os.mkfifo(tmp_path / "pipe")
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    assert "there is no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
+    assert "'.' is no regular file" in dialogue.ask("/save .")
+    assert "'pipe' is no regular file" in dialogue.ask("/save pipe")
+    assert dialogue.ask("two").endswith("You say: two!\n")
+    dialogue.ask("/save talk.json")
+    assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
+    dialogue.leave()
+
+
 def test_stats(talk: OpenTalk) -> None:
     """/stats shows the figures of the last answer, once there is one."""
     dialogue = talk()
@@ -434,6 +450,62 @@ def test_ctrl_c_before_the_first_word_takes_the_question_back(tmp_path: Path) ->
         assert said(tmp_path / "talk.json") == ["doc.txt:\n\nwords\n\ntwo", "at last"]
         dialogue.ask("three")
         assert said(tmp_path / "talk.json")[2] == "three"
+        dialogue.leave()
+
+
+def cpu_seconds(process: "subprocess.Popen[bytes]") -> float:
+    """The time that a running process has computed for. Source: proc(5), utime and stime."""
+    file = Path("/proc", str(process.pid), "stat")
+    if not file.exists():
+        pytest.skip("this system does not say how long a process has computed")
+    fields = file.read_text(encoding="utf-8").rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "endpoint"),
+    [((), '"listLoaded"'), (("-m", "echo"), '"getOrLoad"')],
+    ids=["asked what is loaded", "asked to load"],
+)
+def test_ctrl_c_while_a_server_is_silent(
+    arguments: tuple[str, ...], endpoint: str, tmp_path: Path, serve: Serve
+) -> None:
+    """A server that says nothing at all does not keep the prompt, nor what was said before; later it answers again."""
+    server = serve()
+    with talking(tmp_path, server.port, "-v", "--history", "talk.json", *arguments) as dialogue:
+        dialogue.see_prompt()
+        dialogue.ask("one")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            dialogue.type("two")
+            dialogue.see(endpoint)
+            dialogue.type(CTRL_C, end="")
+            dialogue.see_prompt()
+            assert said(tmp_path / "talk.json") == ["one", "one"]
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert dialogue.ask("three").endswith("three\n")
+        assert said(tmp_path / "talk.json") == ["one", "one", "three", "three"]
+        dialogue.leave()
+
+
+def test_waiting_for_a_silent_server_is_no_work(tmp_path: Path, serve: Serve) -> None:
+    """While nothing comes the process sleeps, but for showing how long it has waited."""
+    server = serve()
+    with talking(tmp_path, server.port, "-v", "-m", "echo") as dialogue:
+        dialogue.see_prompt()
+        dialogue.ask("one")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            dialogue.type("two")
+            dialogue.see('"getOrLoad"')
+            began, computed = time.monotonic(), cpu_seconds(dialogue.process)
+            dialogue.see("waiting 1 s")
+            assert cpu_seconds(dialogue.process) - computed < (time.monotonic() - began) / 3
+            dialogue.type(CTRL_C, end="")
+            dialogue.see_prompt()
+        finally:
+            server.process.send_signal(signal.SIGCONT)
         dialogue.leave()
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import StartServer
 from processes import environment, run
 
+from lmcli.client.discovery import candidate_ports, first_greeting
 from lmcli.errors import ExitCode
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
@@ -151,3 +152,17 @@ def test_a_bug_shows_its_traceback_and_where_to_report_it(tmp_path: Path, start_
         "lm: error: this is a bug in lm; please report it with the lines above",
     ]
     assert any("door.py" in line for line in lines)
+
+
+def test_a_user_without_a_home(tmp_path: Path) -> None:
+    """Without HOME and an entry in the list of users the ports of this machine are asked all the same: status 69."""
+    unknown_user = "setpriv --reuid=54321 --regid=54321 --clear-groups"
+    variables = {name: value for name, value in environment(tmp_path, 1).items() if name == "PATH"}
+    if run(f"{unknown_user} lm --version", tmp_path, variables).status != 0:
+        pytest.skip("this system lets nobody become another user")
+    if first_greeting(candidate_ports({})) is not None:
+        pytest.skip("LM Studio runs on this machine")
+    for command in ("models", "respond -n hi"):
+        ran = run(f"{unknown_user} lm {command}", tmp_path, variables)
+        assert (ran.status, ran.stdout) == (69, b"")
+        assert ran.stderr.startswith("lm: error: no LM Studio on this machine: nothing answers at 127.0.0.1 on port ")

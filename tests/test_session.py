@@ -4,6 +4,7 @@ import json
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -18,10 +19,12 @@ from websockets.frames import Frame, Opcode
 from lmcli.client import requests
 from lmcli.client.address import Address
 from lmcli.client.catalog import list_downloaded, list_loaded
+from lmcli.client.connection import Connection
 from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.protocol import Credentials
 from lmcli.client.requests import Opening
 from lmcli.client.session import Session
+from lmcli.client.transport import CONNECT_SECONDS
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import (
     CannotConnect,
@@ -503,6 +506,67 @@ def test_interrupt_ends_a_read(open_session: Open) -> None:
     os.close(writer)
 
 
+@pytest.fixture
+def interrupt() -> Iterator[Interrupt]:
+    """One that is there already."""
+    reader, writer = os.pipe()
+    os.write(writer, b"!")
+    yield Interrupt(reader)
+    os.close(reader)
+    os.close(writer)
+
+
+def greeting(peer: Peer) -> None:
+    """Let the client in, and say nothing more."""
+    peer.greet()
+    peer.wait_until_left()
+
+
+@pytest.mark.timeout(20)
+def test_interrupt_ends_a_call(open_session: Open, interrupt: Interrupt) -> None:
+    """A question whose answer nobody waits for any more is an error, at once."""
+    with ScriptedServer(greeting) as server:
+        session = open_session(server)
+        session.interrupts = (interrupt,)
+        with pytest.raises(ConnectionLost, match="listLoaded was interrupted"):
+            session.call("listLoaded")
+        session.close()
+
+
+def test_interrupts_reach_sockets_that_are_opened_later(server: Running, interrupt: Interrupt) -> None:
+    """Whatever socket of a connection is waited for, old or new, its interrupts end the wait; until there are none."""
+    reader, writer = os.pipe()
+    quiet = Interrupt(reader)
+    with Connection(Address("127.0.0.1", server.port), WHO) as connection:
+        old = connection.session("llm")
+        connection.interrupts = (quiet,)
+        new = connection.session("files")
+        assert (connection.interrupts, old.interrupts, new.interrupts) == ((quiet,),) * 3
+        assert len(list_loaded(old)) == 1
+        old.close()
+        again = connection.session("llm")
+        assert again is not old
+        assert again.interrupts == (quiet,)
+        connection.interrupts = ()
+        assert not again.interrupts
+        assert not new.interrupts
+    os.close(reader)
+    os.close(writer)
+
+
+def test_interrupt_ends_the_greeting_of_a_socket(interrupt: Interrupt) -> None:
+    """A server that does not answer the authentication is left as soon as an interrupt comes."""
+    with (
+        ScriptedServer(Peer.wait_until_left) as server,
+        Connection(Address("127.0.0.1", server.port), WHO) as connection,
+    ):
+        connection.interrupts = (interrupt,)
+        began = time.monotonic()
+        with pytest.raises(CannotConnect):
+            connection.session("files")
+        assert time.monotonic() - began < CONNECT_SECONDS / 2
+
+
 # Failures, and what came before them.
 
 
@@ -791,6 +855,30 @@ def test_cancel_after_falling_back(open_session: Open) -> None:
         prediction.cancel()
         assert what_came(prediction) == ("", None)
         session.close()
+
+
+def test_what_was_cancelled_is_not_begun_again(open_session: Open) -> None:
+    """A server without `completeRawText` that hears the cancel first is not asked in older words any more."""
+    heard: list[Packet] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        assert peer.receive()["endpoint"] == "completeRawText"
+        assert peer.receive() == sent(1, {"type": "cancel"})
+        peer.send(warning("x", kind="channelEndpointUnknown"))
+        while True:
+            heard.append(peer.receive())
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        prediction = completing(session)
+        prediction.cancel()
+        text, error = what_came(prediction)
+        assert text == ""
+        assert isinstance(error, RequestRejected)
+        assert prediction.is_over
+        session.close()
+    assert heard == []
 
 
 def test_other_refusals_are_not_fallen_back_from(open_session: Open) -> None:

@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pytest
 from conftest import PATIENCE, Connect, Packet, StartServer, query
-from processes import Hand, Puppet, environment, run, start
+from faults import Peer, ScriptedServer
+from processes import INSTANCE, Hand, Puppet, environment, run, start
 
 from lmcli.server.background import Running
 
@@ -267,6 +269,63 @@ def test_a_reader_who_does_not_read_cannot_keep_a_stopped_process(tmp_path: Path
     os.close(reading)
 
 
+@pytest.mark.parametrize("form", ["json", "history"])
+def test_a_signal_while_the_end_is_written_is_obeyed(form: str, tmp_path: Path) -> None:
+    """An answer that comes at its end as a whole, and that nobody reads: the process dies of the signal, and says so.
+
+    What stands on stdout is cut, so the status must not be that of success.
+    """
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.say(envelope["channelId"], "word " * 200_000)
+        hand.finish(envelope["channelId"])
+
+    reading, writing = os.pipe()
+    with Puppet(play) as puppet:
+        variables = environment(tmp_path, puppet.port)
+        with start("lm", "respond", "-o", form, "hi", folder=tmp_path, variables=variables, stdout=writing) as child:
+            while is_writable(writing):
+                assert child.process.poll() is None
+            os.close(writing)
+            child.process.send_signal(signal.SIGTERM)
+            signalled = time.monotonic()
+            assert child.process.wait(PATIENCE) == -signal.SIGTERM
+            assert time.monotonic() - signalled < PATIENCE / 2
+            assert child.end() == -signal.SIGTERM
+            assert child["stderr"] == b""
+    with os.fdopen(reading, "rb") as pipe, pytest.raises(json.JSONDecodeError):
+        json.loads(pipe.read())
+
+
+@pytest.mark.parametrize("reads_on", [False, True], ids=["who leaves it", "who reads on"])
+def test_a_stopped_flood_keeps_an_answer_without_a_hole(tmp_path: Path, *, reads_on: bool) -> None:
+    """A chat file holds the beginning of what was generated, and stdout the beginning of that, however slow it is."""
+    flood = Flood()
+    reading, writing = os.pipe()
+    with Puppet(flood) as puppet:
+        variables = environment(tmp_path, puppet.port)
+        command = ("lm", "chat", "-n", "--history", "talk.json", "hi")
+        with start(*command, folder=tmp_path, variables=variables, stdout=writing) as child:
+            while is_writable(writing):
+                assert child.process.poll() is None
+            os.close(writing)
+            child.process.send_signal(signal.SIGINT)
+            assert puppet.wait_for("channelSend")["message"] == {"type": "cancel"}
+            with os.fdopen(reading, "rb") as pipe:
+                if not reads_on:
+                    assert child.process.wait(PATIENCE) == -signal.SIGINT
+                written = pipe.read().decode()
+            assert child.end() == -signal.SIGINT
+    answer = json.loads((tmp_path / "talk.json").read_text())["messages"][1]
+    assert answer["partial"] is True
+    kept, generated = answer["content"], "".join(flood.sent)
+    assert kept == generated[: len(kept)]
+    assert written == kept[: len(written)]
+    assert written
+    if reads_on:
+        assert written == kept == generated
+
+
 def is_writable(pipe: int) -> bool:
     """Whether a pipe takes more."""
     return bool(select.select([], [pipe], [], 0)[1])
@@ -394,3 +453,84 @@ def test_a_signal_completes_the_output(form: str, tmp_path: Path) -> None:
     assert answer["content"] == "one two"
     assert answer["stats"]["stop_reason"] == "userStopped"
     assert answer.get("partial", False) is (form == "history")
+
+
+class Deaf:
+    """Lets clients in and tells them what is loaded, and then reads nothing more of what it was to be sent.
+
+    Args:
+        namespace: where it does so; on the other one it says nothing.
+
+    Attributes:
+        is_told: something that it does not read has come.
+        server: where it is.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.is_told = threading.Event()
+        self.server = ScriptedServer(self._play)
+        self._namespace = namespace
+        self._is_left = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_left.set()
+        self.server.__exit__(kind, error, trace)
+
+    def _play(self, peer: Peer) -> None:
+        peer.greet()
+        if peer.path == "/llm":
+            peer.send({"type": "rpcResult", "callId": peer.receive()["callId"], "result": [INSTANCE]})
+        if peer.path != self._namespace:
+            peer.wait_until_left()
+        peer.socket.recv(1, socket.MSG_PEEK)
+        self.is_told.set()
+        self._is_left.wait(3 * PATIENCE)
+
+
+LARGE = 40_000_000
+"""More than the buffers of the system hold."""
+
+SENDINGS = [
+    pytest.param("/llm", "lm respond < large.txt", id="a prompt"),
+    pytest.param("/files", "lm respond -n -f large.png hi", id="an image"),
+]
+
+
+def make_large_files(folder: Path) -> None:
+    """A text and what begins as an image does."""
+    (folder / "large.txt").write_bytes(b"x" * LARGE)
+    (folder / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(LARGE))
+
+
+@pytest.mark.parametrize(("namespace", "line"), SENDINGS)
+def test_a_signal_while_the_request_is_sent(namespace: str, line: str, tmp_path: Path) -> None:
+    """A server that takes nothing of what is asked keeps nobody: one signal is enough."""
+    make_large_files(tmp_path)
+    with Deaf(namespace) as deaf:
+        variables = environment(tmp_path, deaf.server.port)
+        with start("sh", "-c", f"exec {line}", folder=tmp_path, variables=variables) as child:
+            assert deaf.is_told.wait(PATIENCE)
+            child.process.send_signal(signal.SIGINT)
+            signalled = time.monotonic()
+            assert child.end() == -signal.SIGINT
+            assert time.monotonic() - signalled < PATIENCE / 2
+            assert (child["stdout"], child["stderr"]) == (b"", b"")
+
+
+@pytest.mark.parametrize(("namespace", "line"), SENDINGS)
+def test_the_timeout_holds_while_the_request_is_sent(namespace: str, line: str, tmp_path: Path) -> None:
+    """A server that takes nothing for so long is as silent as one that says nothing."""
+    make_large_files(tmp_path)
+    with Deaf(namespace) as deaf:
+        ran = run(line.replace("respond", "respond --timeout 0.5"), tmp_path, environment(tmp_path, deaf.server.port))
+        assert deaf.is_told.is_set()
+    assert (ran.status, ran.stdout) == (75, b"")
+    error, hint = ran.stderr.splitlines()
+    assert error == "lm: error: the server took nothing for 0.5 s"
+    assert hint == "lm: hint: a larger --timeout waits longer"

@@ -347,6 +347,62 @@ def test_a_text_is_a_sign_of_life_too(dial: Dial) -> None:
         transport.close()
 
 
+def counting_pings(peer: Peer) -> None:
+    """A script that answers each text with the number of pings so far, until the client leaves."""
+    pings = 0
+    while (frame := peer.frame()).opcode is not Opcode.CLOSE:
+        pings += frame.opcode is Opcode.PING
+        if frame.opcode is Opcode.TEXT:
+            peer.send(pings)
+
+
+def pings(transport: Transport) -> int:
+    """How often a server of `counting_pings` was asked for a sign of life."""
+    transport.send(b"0")
+    count: int = texts(transport, 1)[0]
+    return count
+
+
+def wait_in_short_steps(transport: Transport, seconds: float) -> None:
+    """Wait for a server that says nothing."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert transport.receive(within=0.01) == []
+
+
+def test_who_waits_in_short_steps_notices_a_dead_server_too(dial: Dial) -> None:
+    """With `within` in a loop the server is asked for a sign of life, and lost if it gives none."""
+    asked: SimpleQueue[Opcode] = SimpleQueue()
+
+    def script(peer: Peer) -> None:
+        while True:
+            asked.put(peer.frame().opcode)
+
+    with ScriptedServer(script) as behind, Proxy(behind.port, without_pongs) as server:
+        transport = dial(server.port)
+        transport.ping_after, transport.lost_after = 0.05, 0.1
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost, match="it no longer answers"):
+            wait_in_short_steps(transport, PATIENCE)
+        assert time.monotonic() - began >= 0.15
+        assert asked.get(timeout=PATIENCE) is Opcode.PING
+
+
+def test_time_in_which_nobody_reads_is_no_silence(dial: Dial) -> None:
+    """A caller who was busy elsewhere neither asks for a sign of life nor takes the server for lost afterwards."""
+    with ScriptedServer(counting_pings) as behind, Proxy(behind.port, without_pongs) as server:
+        transport = dial(server.port)
+        transport.ping_after = transport.lost_after = 0.5
+        time.sleep(0.6)  # busy elsewhere
+        assert transport.receive(within=0) == []
+        assert pings(transport) == 0
+        wait_in_short_steps(transport, 0.7)
+        time.sleep(0.6)  # and again, with a question open
+        assert transport.receive(within=0) == []
+        assert pings(transport) == 1
+        transport.close()
+
+
 def test_waiting_ends_after_the_given_time(dial: Dial) -> None:
     """With `within`, silence is an empty list, not before its time and not an error."""
     with silent_after_handshake() as server:

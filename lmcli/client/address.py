@@ -54,17 +54,18 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         host = parts.hostname or ""
         host.encode("idna")
     except (ValueError, KeyError):
-        raise _no_address(quoted(text), source) from None
-    if parts.username is not None or parts.query or parts.fragment:  # whatever it is, it may be a secret
-        raise _no_address("what has a user, a query or a fragment", source)
-    if not host or "//" in parts.path or re.search(r"[\s\x00-\x1f]", text):
-        raise _no_address(quoted(text), source)
+        raise _no_address(text, source) from None
+    has_more = parts.username is not None or parts.query or parts.fragment
+    if not host or has_more or "//" in parts.path or re.search(r"[\s\x00-\x1f]", text):
+        raise _no_address(text, source)
     prefix = _API_PATHS.sub("", parts.path.rstrip("/"))
     default_port = _SCHEME_PORTS[secure] if has_scheme else HTTP_PORT
     return Address(host, default_port if port is None else port, secure, prefix)
 
 
-def _no_address(what: str, source: str | None) -> LmError:
+def _no_address(text: str, source: str | None) -> LmError:
+    is_secret = any(sign in text for sign in "@?#")  # a token has no place in an address, and none in a message
+    what = "what has a user, a query or a fragment" if is_secret else quoted(text)
     if source:
         return BadSetting(f"{source} is no address: {what}", _FORMS)
     return UsageError(f"{what} is no address", _FORMS)
