@@ -396,3 +396,12 @@ def test_any_stack_can_be_read(stack: Any) -> None:
     values = read_stack(stack)
     list(invalid_fields(values))
     prediction_stack(read_prediction_config(values))
+
+
+def test_whole_numbers_may_come_as_floats() -> None:
+    """The official SDK writes some whole numbers as 40.0; that is what they are, and 40.5 is not."""
+    values = {"llm.prediction.topKSampling": 40.0, "llm.prediction.maxPredictedTokens": {"checked": True, "value": 7.0}}
+    assert not list(invalid_fields(values))
+    config = read_prediction_config(values)
+    assert (config.top_k_sampling, config.max_tokens) == (40, 7)
+    assert list(invalid_fields({"llm.prediction.topKSampling": 40.5}))

@@ -6,7 +6,8 @@ Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/sr
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -184,46 +185,43 @@ def write_fields(values: Mapping[str, Any]) -> JsonObject:
 
 def read_prediction_config(values: Mapping[str, Any]) -> PredictionConfig:
     """Read collapsed config values back into options; what is switched off, unknown or invalid is left out."""
-    return PredictionConfig(**dict(_readable(values.items())))
+    found: JsonObject = {}
+    for key, value in values.items():
+        if (name := _OPTION_OF_KEY.get(key)) is not None:
+            with suppress(UsageError):
+                found[name] = _read(name, key, value)
+    return PredictionConfig(**found)
 
 
 def invalid_fields(values: Mapping[str, Any]) -> Iterator[str]:
     """Say which collapsed config values their options cannot have, such as `checked` without a number."""
     for key, value in values.items():
-        name = _OPTION_OF_KEY.get(key)
-        if name is None:
-            continue
-        inner = value
-        if OPTIONS[name].off is not None:
-            if not isinstance(value, Mapping) or type(value.get("checked")) is not bool:
-                yield f"{key} cannot be {quoted(value)}"
-                continue
-            if not value["checked"]:
-                continue
-            inner = value.get("value")
-        try:
-            _check(name, inner)
-        except UsageError as error:
-            yield f"{key}: {error.message}"
+        if (name := _OPTION_OF_KEY.get(key)) is not None:
+            try:
+                _read(name, key, value)
+            except UsageError as error:
+                yield error.message
 
 
-def _readable(items: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
-    for key, wire_value in items:
-        name = _OPTION_OF_KEY.get(key)
-        if name is None:
-            continue
-        value = wire_value
-        if OPTIONS[name].off is not None:
-            if not isinstance(value, Mapping) or not value.get("checked"):
-                continue
-            value = value.get("value")
-        if isinstance(value, list):
-            value = tuple(value)
-        try:
-            _check(name, value)
-        except UsageError:
-            continue
-        yield name, value
+def _read(name: str, key: str, value: Any) -> Any:
+    """The value of an option on the wire; None where it is switched off.
+
+    A whole number may come as a float: the official Python SDK writes `topKSampling` so.
+    """
+    option = OPTIONS[name]
+    if option.off is not None:
+        if not isinstance(value, Mapping) or type(value.get("checked")) is not bool:
+            raise UsageError(f"{key} cannot be {quoted(value)}")
+        if not value["checked"]:
+            return None
+        value = value.get("value")
+    if isinstance(value, float) and option.type is int and value.is_integer():
+        value = int(value)
+    try:
+        _check(name, value)
+    except UsageError as error:
+        raise UsageError(f"{key}: {error.message}") from error
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _write(name: str, value: Any) -> Any:
