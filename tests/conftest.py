@@ -3,6 +3,7 @@
 import itertools
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from websockets.client import ClientProtocol
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
+from websockets.uri import parse_uri
 
 from lmcli.server import background
 from lmcli.server.echo import EchoEngine, Pace
@@ -142,6 +145,24 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def deaf(server: socket.socket, **openings: Packet) -> None:
+    """Open channels by hand, by endpoint and parameter, and read nothing beyond the first bytes of the first one."""
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client = ClientProtocol(parse_uri("ws://127.0.0.1/llm"))
+    client.send_request(client.connect())
+    texts: list[Packet | None] = [None, GUEST]
+    for number, (endpoint, parameter) in enumerate(openings.items()):
+        texts.append(
+            {"type": "channelCreate", "endpoint": endpoint, "channelId": number, "creationParameter": parameter}
+        )
+    for index, text in enumerate(texts):
+        if text is not None:
+            client.send_text(json.dumps(text).encode())
+        server.sendall(b"".join(client.data_to_send()))
+        if index <= len((None, GUEST)):
+            client.receive_data(server.recv(4096))
 
 
 Connect = Callable[..., Wire]

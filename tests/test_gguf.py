@@ -1,5 +1,6 @@
 """The reader of GGUF headers: what it finds, and every way in which a file can be damaged."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_model_in_parts(tmp_path: Path) -> None:
     assert found.info.size_bytes == 2 * first.stat().st_size
     with pytest.raises(UsageError, match="later part"):
         local_models([second])
+
+
+def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
+    """A pipe is refused without being opened, which would wait for ever; a folder cannot be read, either."""
+    with pytest.raises(NoInput, match="cannot read"):
+        local_models([tmp_path])
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes here")
+    pipe = tmp_path / "pipe.gguf"
+    os.mkfifo(pipe)
+    with pytest.raises(NoInput, match="no ordinary file"):
+        local_models([pipe])
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

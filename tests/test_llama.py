@@ -1,7 +1,12 @@
 """Real predictions by llama.cpp, through the socket, on a tiny model: every option does what it says."""
 
+import asyncio
 import json
+import os
+import select
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Packet, Wire, checked, predicting, query, stack, stats_of, text_of, user
+from conftest import Connect, Packet, Serve, Wire, checked, predicting, query, stack, stats_of, text_of, user
 from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
+from lmcli.server.engine import PredictionRequest
 from lmcli.server.llama import LlamaEngine
+from lmcli.server.llama_options import excess
+from lmcli.server.llama_prediction import Prediction
+from lmcli.server.llama_runtime import LoadSettings, Runtime
+from lmcli.server.llama_trial import prove
+from lmcli.values import PredictionConfig, Stats
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 CONTEXT = 256
 RAW = {"enabled": False, "startString": "<think>", "endString": "</think>"}
+NO_END = {"llama.logitBias": [[2, "-inf"]]}
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +207,77 @@ def test_schema_that_cannot_be_kept_to(wire: Wire, schema: Packet) -> None:
     assert text_of(packets) == ""
 
 
+def nested(depth: int) -> Packet:
+    """A schema of arrays in arrays."""
+    schema: Packet = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "minItems": 10**9},
+        {"anyOf": [{"type": "object", "properties": {"a": {"type": "string", "maxLength": 1e9}}}]},
+        {"type": "string", "pattern": "^a{3,100000}$"},
+        {"type": "string", "pattern": "^" + "(" * 50_000 + "a" + ")" * 50_000 + "$"},
+        {"const": "x" * 200_000},
+        nested(400),
+    ],
+)
+def test_schema_that_is_too_much(wire: Wire, schema: Packet) -> None:
+    """What would take all memory, or the process, is refused before llama.cpp sees it."""
+    packets = complete(wire, "a", options(structured={"type": "json", "jsonSchema": schema}))
+    assert packets[-1]["displayData"]["code"] == "generic.engineDoesNotSupportFeature"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        "root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000,
+        "root ::= " + "(" * 501 + '"a"' + ")" * 501,
+        'root ::= "a"{2001}',
+        'root ::= "' + "a" * 90_000 + '"{2000}',
+    ],
+)
+def test_grammar_that_is_too_much(wire: Wire, grammar: str) -> None:
+    """What would take all memory, or the process, is refused before llama.cpp sees it."""
+    packets = complete(wire, "a", options(structured={"type": "gbnf", "gbnfGrammar": grammar}))
+    assert packets[-1]["displayData"]["code"] == "generic.engineDoesNotSupportFeature"
+
+
+def test_form_within_its_limits() -> None:
+    """What is at the limits is not refused; words that look like limits are no limits."""
+    for schema in ({"maxLength": 2000}, {"pattern": "(a{2000}|b{,7}|c{3,})"}, {"properties": {"minItems": nested(90)}}):
+        assert not list(excess({"json_schema": schema}))
+    assert not list(excess({"grammar": "root ::= " + "(" * 500 + '"a"{1999}' + ")" * 500}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"structured": {"type": "json", "jsonSchema": {"const": "\ud800"}}},
+        {"structured": {"type": "json", "jsonSchema": {"type": "string", "description": "\ud83d"}}},
+        {"structured": {"type": "gbnf", "gbnfGrammar": 'root ::= "\ud800"'}},
+        {"llama.logitBias": [["\ud800", 1]]},
+        {
+            "reasoning.budgetTokens": checked(2**62),
+            "reasoning.parsing": {**RAW, "enabled": True, "endString": "\ud800"},
+        },
+    ],
+)
+def test_half_a_pair_of_surrogates(wire: Wire, values: Packet) -> None:
+    """Half of a surrogate pair is replaced, wherever it stands."""
+    assert stats_of(complete(wire, "a", options(**values)))["stopReason"] in ("maxPredictedTokensReached", "eosFound")
+
+
+@pytest.mark.parametrize("bias", [5, {"a": 1}, [[1]], [[nested(400), 1]]])
+def test_bias_that_cannot_be(wire: Wire, bias: Any) -> None:
+    """A value that the engine cannot even read is an error, and no failed prediction."""
+    assert complete(wire, "a", options(**{"llama.logitBias": bias}))[-1]["type"] == "error"
+
+
 def test_bad_grammar_is_refused(wire: Wire) -> None:
     """A grammar with a mistake is an error, and the server lives on."""
     packets = complete(wire, "a", options(structured={"type": "gbnf", "gbnfGrammar": "root := nope"}))
@@ -363,6 +446,68 @@ def test_client_that_leaves_stops_the_engine(llama: background.Running, wire: Wi
     wait_until(lambda: not running_predictions())
 
 
+def test_others_wait_outside(wire: Wire) -> None:
+    """No more threads than sessions, and one, are inside of the engine; who waits is cancelled at once."""
+    load(wire, "two", numParallelSessions=1)
+    endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens=checked(60_000), **NO_END)
+    channels = [wire.open("predict", predicting("hi", endless, identifier="two")) for _ in range(20)]
+    while wire.receive()["message"]["type"] != "fragment":
+        pass
+    assert len(running_predictions()) == 2
+    for channel in reversed(channels):
+        wire.cancel(channel)
+        stats = stats_of([end_of(wire, channel)])
+        assert stats["stopReason"] == "userStopped"
+        assert channel in channels[:2] or stats["predictedTokensCount"] == 0
+    assert stats_of(wire.predict("hi", options(), identifier="two"))["predictedTokensCount"] > 0
+    wire.call("unloadModel", {"identifier": "two"})
+
+
+def end_of(wire: Wire, channel: int) -> Packet:
+    """The last packet of a channel, and its close; what others say is passed over."""
+    last: Packet = {}
+    while (envelope := wire.receive())["type"] != "channelClose" or envelope["channelId"] != channel:
+        if envelope.get("channelId") == channel:
+            last = envelope["message"]
+    return last
+
+
+def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
+    """The engine is left as soon as everything is computed, read or not."""
+
+    async def compute() -> None:
+        runtime = Runtime(files["one"], LoadSettings(CONTEXT, 1, 0, 1, {}))
+        has_left = asyncio.Event()
+        request = PredictionRequest(
+            messages=(),
+            raw_prompt="a",
+            values={"llm.prediction.llama.logitBias": [[2, "-inf"]]},
+            options=PredictionConfig(max_tokens=200),
+            files={},
+            cancelled=asyncio.Event(),
+        )
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            loop.call_soon_threadsafe(has_left.set)
+
+        prediction = Prediction(
+            runtime=runtime,
+            request=request,
+            context_length=CONTEXT,
+            warn=lambda *_: None,
+            leave=leave,
+        )
+        prediction.start()
+        await has_left.wait()
+        events = [event async for event in prediction.events()]
+        assert isinstance(events[-1], Stats)
+        assert events[-1].predicted_tokens_count == 200
+        runtime.close()
+
+    asyncio.run(compute())
+
+
 def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
     """The answer to a cancel does not wait for the prompt."""
     load(wire, "slow", contextLength=8192)
@@ -379,7 +524,7 @@ def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
 def test_unload_in_the_middle(wire: Wire) -> None:
     """A model that is unloaded ends its predictions with what they have, and another goes on."""
     load(wire, "two")
-    endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens=checked(60_000))
+    endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens=checked(60_000), **NO_END)
     channel = wire.open("predict", predicting("hi", endless, identifier="two"))
     while wire.receive()["message"]["type"] != "fragment":
         pass
@@ -393,7 +538,7 @@ def test_unload_in_the_middle(wire: Wire) -> None:
             continue
         last = envelope
         if envelope.get("message", {}).get("type") == "success":
-            assert envelope["message"]["stats"]["stopReason"] in ("modelUnloaded", "eosFound")
+            assert envelope["message"]["stats"]["stopReason"] == "modelUnloaded"
     assert channel == last["channelId"]
     assert text_of(complete(wire, "a", options(structured=only("fine")))) == "fine"
 
@@ -418,6 +563,37 @@ def test_what_is_not_met_is_said_once(wire: Wire, caplog: pytest.LogCaptureFixtu
     assert "llama.cpuThreads" in warnings[0]
 
 
+def test_warnings_are_bounded(llama: background.Running, files: dict[str, Path]) -> None:
+    """Keys that a client makes up fill neither memory nor log."""
+    engine = LlamaEngine([files["one"]])
+    for number in range(1000):
+        engine.warn(f"{number}{'x' * 3000}", "there")
+    assert len(engine._warned) == 256
+    assert max(map(len, engine._warned)) == 100
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("llama.evalBatchSize", (1, 31, 65_537)),
+        ("numParallelSessions", (0, 1024, True)),
+        ("llama.contextCheckpoints", (0, 1025)),
+        ("llama.cpuThreadPoolSize", (0, 100_000, "1")),
+    ],
+)
+def test_load_values_have_bounds(wire: Wire, key: str, values: tuple[Any, ...]) -> None:
+    """A number that llama.cpp does not survive is refused by name."""
+    for value in values:
+        assert f"Invalid load config: llm.load.{key} must be" in load(wire, "two", **{key: value})[-1]["title"]
+
+
+def test_more_sessions_than_a_batch_has_room_for(wire: Wire) -> None:
+    """The batch grows with the sessions: llama.cpp aborts where it does not."""
+    assert load(wire, "two", numParallelSessions=64, **{"llama.evalBatchSize": 32})[-1]["type"] == "loadSuccess"
+    assert stats_of(wire.predict("hi", options(), identifier="two"))["stopReason"]
+    wire.call("unloadModel", {"identifier": "two"})
+
+
 def test_value_that_the_engine_refuses(wire: Wire) -> None:
     """A value out of the engine's range is an error in its words."""
     packets = complete(wire, "a", options(repeatPenalty=checked(-1)))
@@ -435,20 +611,77 @@ def test_damaged_file_is_refused(connect: Connect, tmp_path: Path) -> None:
         cut.write_bytes(cut.read_bytes()[:200_000])
         wire = connect(running)
         assert "cut short" in load(wire, "cut")[-1]["title"]
-        assert "Cannot load odd" in load(wire, "odd")[-1]["title"]
-        assert "damaged" in load(wire, "fatal")[-1]["title"], "llama.cpp aborts on this one"
+        answer = load(wire, "odd")[-1]
+        assert "Cannot load odd" in answer["title"]
+        assert "'output_norm.weight' not found" in answer["title"]
+        assert answer["suggestion"] == "lm serve --verbose shows what llama.cpp says"
+        aborted = load(wire, "fatal")[-1]["title"]
+        assert "damaged" in aborted
+        assert "GGML_ASSERT" in aborted, "llama.cpp aborts on this one"
         assert wire.result("listLoaded") == []
 
 
-def test_memory_stays(wire: Wire) -> None:
-    """Predictions leave nothing behind."""
-    resource = pytest.importorskip("resource")
+def test_verbose_shows_what_the_trial_says(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With --verbose, llama.cpp's own words about a file are on stderr."""
+    odd = make_model(tmp_path / "odd.gguf")
+    odd.write_bytes(odd.read_bytes().replace(b"output_norm.weight", b"output_nope.weight"))
+    with background.start(LlamaEngine([odd], is_verbose=True)) as running:
+        assert "suggestion" not in load(connect(running), "odd")[-1]
+    assert "'output_norm.weight' not found" in capfd.readouterr().err
 
-    def predict(times: int) -> int:
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A file that llama.cpp never comes to the end of; it can be opened for writing once llama.cpp reads it."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("it takes a named pipe")
+    os.mkfifo(tmp_path / "endless.gguf")
+    return tmp_path / "endless.gguf"
+
+
+def test_trial_ends_with_a_cancel(endless: Path) -> None:
+    """A cancel does not wait for the end of the trial."""
+
+    async def cancel() -> bool:
+        cancelled = asyncio.Event()
+        trial = asyncio.create_task(prove(endless, cancelled))
+        pipe = await asyncio.to_thread(os.open, endless, os.O_WRONLY)
+        cancelled.set()
+        is_proven = await trial
+        os.close(pipe)
+        return is_proven
+
+    assert not asyncio.run(cancel())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the trial's end waits for llama.cpp")
+def test_trial_ends_with_its_parent(endless: Path) -> None:
+    """A trial does not outlive a parent that is killed."""
+    code = (
+        "import asyncio, pathlib, sys; from lmcli.server.llama_trial import prove; "
+        "asyncio.run(prove(pathlib.Path(sys.argv[1]), asyncio.Event()))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(endless)]) as parent:
+        pipe = os.open(endless, os.O_WRONLY)
+        parent.kill()
+    poll = select.poll()
+    poll.register(pipe, 0)
+    assert poll.poll(10_000), "somebody still reads"
+    os.close(pipe)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
+def test_memory_stays(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
+    """Predictions leave nothing behind in the server: 300 of them, not even 5 KiB each."""
+    process = serve(str(files["one"]), quiet=True)
+    wire = connect(process.port)
+    load(wire, "one")
+    status = Path(f"/proc/{process.process.pid}/status")
+
+    def resident_kib_after(times: int) -> int:
         for _ in range(times):
             complete(wire, "hello", options(maxPredictedTokens=checked(4)))
-        peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak
+        return int(status.read_text().split("VmRSS:")[1].split()[0])
 
-    before = predict(100)
-    assert predict(200) - before < 2048, "KiB"
+    before = resident_kib_after(100)
+    assert resident_kib_after(300) - before < 300 * 5

@@ -2,11 +2,25 @@
 
 import base64
 import os
+import socket
 import time
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, Connect, Packet, StartServer, Wire, predicting, query, stack, stats_of, text_of, user
+from conftest import (
+    PATIENCE,
+    Connect,
+    Packet,
+    StartServer,
+    Wire,
+    deaf,
+    predicting,
+    query,
+    stack,
+    stats_of,
+    text_of,
+    user,
+)
 
 import lmcli
 from lmcli.server.background import Running
@@ -73,13 +87,58 @@ def test_model_is_loaded_on_request(wire: Wire) -> None:
 
 
 def test_two_who_want_a_model_load_it_once(start_server: StartServer, connect: Connect) -> None:
-    """The second waits for the first one's loading."""
+    """The second watches the first one's loading, and hears of its progress, too."""
     server = start_server(load_seconds=0.1)
     first, second = connect(server), connect(server)
     channels = [(wire, wire.open("getOrLoad", getting())) for wire in (first, second)]
-    last = sorted(types(wire.packets(channel))[-1] for wire, channel in channels)
-    assert last == ["alreadyLoaded", "loadSuccess"]
+    for told in [wire.packets(channel) for wire, channel in channels]:
+        assert (types(told)[0], types(told)[-1], set(types(told)[1:-1])) == (
+            "startLoading",
+            "loadSuccess",
+            {"loadProgress"},
+        )
     assert loaded(first) == ["echo", "echo-jit"]
+
+
+def test_client_that_does_not_read_holds_up_nobody(start_server: StartServer, connect: Connect) -> None:
+    """A load goes on whatever the one does who asked for it first; the next one has its model."""
+    server = start_server(load_seconds=0.2)
+    with socket.create_connection(("127.0.0.1", server.port)) as unread:
+        deaf(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
+        second = connect(server)
+        assert types(second.stream("getOrLoad", getting()))[-1] in ("loadSuccess", "alreadyLoaded")
+
+
+def test_load_ends_with_the_last_who_wants_it(start_server: StartServer, connect: Connect) -> None:
+    """Who cancels is let go at once; the load goes on for the others, and a given-up one leaves its identifier."""
+    server = start_server(load_seconds=1000)
+    first, second = connect(server), connect(server)
+    channels = [(wire, wire.open("getOrLoad", getting())) for wire in (first, second)]
+    for wire, _ in channels:
+        assert wire.receive()["message"]["type"] == "startLoading"
+        assert wire.receive()["message"]["progress"] == 0
+    for wire, channel in channels:
+        wire.cancel(channel)
+        assert "cancelled" in error(wire.packets(channel)[-1])["title"]
+    again = first.open("getOrLoad", getting())
+    assert first.receive()["message"]["identifier"] == "echo-jit"
+    second.open("getOrLoad", getting())
+    assert second.receive()["message"]["identifier"] == "echo-jit"
+    second.socket.close()
+    first.cancel(again)
+    assert "cancelled" in error(first.packets(again)[-1])["title"]
+    assert loaded(first) == ["echo"]
+
+
+def test_slow_load_is_never_silent(
+    start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that hears nothing for long gives up: the progress is told again and again."""
+    monkeypatch.setattr("lmcli.server.loads.NEWS_SECONDS", 0.01)
+    wire = connect(start_server(load_seconds=1000))
+    wire.open("getOrLoad", getting())
+    told = [wire.receive()["message"] for _ in range(4)]
+    assert told[1:] == [{"type": "loadProgress", "progress": 0}] * 3
 
 
 def test_instances_are_numbered(wire: Wire) -> None:
@@ -324,6 +383,30 @@ def test_upload_that_is_no_base64_is_refused(server: Running, connect: Connect) 
     """A broken upload is an error, not half a file."""
     asked = {"name": "x", "contentBase64": "?"}
     assert "base64" in error(connect(server, "/files").call("uploadFileBase64", asked))["title"]
+
+
+@pytest.mark.parametrize("size", range(9))
+def test_upload_is_decoded_in_pieces(
+    server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Wherever a large upload is cut, it is the same file; a cut does not hide a fault."""
+    monkeypatch.setattr("lmcli.server.files.PIECE", 4)
+    files = connect(server, "/files")
+    text = "aé€zzzzzzzz"[:size]
+    answer = files.result("uploadFileBase64", {"name": "x", "contentBase64": base64.b64encode(text.encode()).decode()})
+    assert (answer["fileType"], answer["sizeBytes"]) == ("text/plain", len(text.encode()))
+    broken = {"name": "x", "contentBase64": "YQ==" + "YWFh" * size + "YQ=="}
+    assert "base64" in error(files.call("uploadFileBase64", broken))["title"]
+
+
+def test_uploads_are_bounded(server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files of a client together may have a size; beyond it a file is refused, those before stay."""
+    monkeypatch.setattr("lmcli.server.identities.MAX_UPLOADED_BYTES", 8)
+    asked = {"name": "x", "contentBase64": base64.b64encode(b"1234").decode()}
+    first, second = connect(server, "/files"), connect(server, "/files")
+    assert first.result("uploadFileBase64", asked)["sizeBytes"] == 4
+    assert second.result("uploadFileBase64", asked)["sizeBytes"] == 4
+    assert "larger than" in error(second.call("uploadFileBase64", asked))["title"]
 
 
 def test_files_live_as_long_as_their_client(server: Running, connect: Connect) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Serve, StartServer, predicting
+from conftest import Connect, Serve, StartServer, deaf, predicting
 
 from lmcli.cli.serve import read_api_tokens
 from lmcli.errors import BadSetting, ExitCode, NoInput
@@ -31,6 +31,33 @@ def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signa
     status, stdout, stderr = process.end(number)
     assert (status, stdout) == (-number, "")
     assert stderr == "lm: serving, Ctrl-C ends\n"
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_client_that_does_not_read_does_not_keep_the_server(
+    serve: Serve, connect: Connect, number: signal.Signals
+) -> None:
+    """The server ends though a client takes nothing, not even the goodbye."""
+    process = serve()
+    address = ("127.0.0.1", process.port)
+    with socket.create_connection(address) as silent:
+        deaf(silent, predict=predicting(("w" * 300_000 + " ") * 60))
+        connect(process.port).predict("a")
+        assert process.end(number)[0] == -number
+
+
+@posix
+def test_unread_log_does_not_stop_the_server(serve: Serve, connect: Connect) -> None:
+    """When nobody reads stderr, what is said there is lost, and counted; everybody is served."""
+    process = serve()
+    wire = connect(process.port, "/system")
+    for _ in range(3000):
+        wire.begin("rpcCall", "notify", {"title": "x" * 200})
+    assert {wire.receive()["type"] for _ in range(3000)} == {"rpcResult"}
+    assert process.process.stderr is not None
+    lines = iter(process.process.stderr.readline, "")
+    assert next(line for line in lines if "are lost" in line).startswith("lm: warning: ")
 
 
 @posix

@@ -157,3 +157,79 @@ def test_schema_without_a_plain_instance_is_refused(schema: Any) -> None:
     """What cannot be made up is an error, never an instance that breaks the schema."""
     with pytest.raises(NoSpecimen):
         specimen(schema)
+
+
+def _nested(depth: int, inner: Any) -> Any:
+    return inner if depth == 0 else {"anyOf": [_nested(depth - 1, inner), {"type": "string"}]}
+
+
+def test_alternatives_are_made_once() -> None:
+    """Deep alternatives take no time to the power of their depth."""
+    assert specimen(_nested(26, {"type": "integer"})) == 0
+    assert specimen({"anyOf": [{"required": ["a"]}, {"type": "string"}], "properties": {"a": False}}) == ""
+
+
+LARGE = [
+    {"type": "string", "minLength": 10**10},
+    {"type": "array", "minItems": 10**10},
+    {"type": "array", "minItems": 1000, "items": {"type": "string", "minLength": 100}},
+    {"type": "array", "minItems": 100, "items": {"const": "x" * 1000}},
+    {"type": "object", "minProperties": 10**10},
+    {"anyOf": [{"$ref": "#"}, {"$ref": "#"}], "type": "string", "minLength": 20_000},
+    {"type": "array", "minItems": 9, "items": {"$ref": "#"}},
+    {"allOf": [{"anyOf": [{"properties": {"b": False}}, {"properties": {"c": False}}]}] * 20, "required": ["b", "c"]},
+]
+
+
+@pytest.mark.parametrize("schema", LARGE)
+def test_large_schema_is_refused(schema: Any) -> None:
+    """What would be large, or much work to find, is refused before it is made."""
+    with pytest.raises(NoSpecimen):
+        specimen(schema)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^(a+)+$b",
+        "(|){30}b",
+        "(a?){64}b",
+        "(a|a)*b",
+        "a*a*a*a*a*a*a*b",
+        "a?" * 30 + "b",
+        "(?:x+x+)+y",
+        "[)]+(a*)*b",
+        "a" * 999,
+    ],
+)
+def test_pattern_that_may_take_for_ever_is_not_tried(pattern: str) -> None:
+    """A regular expression that backtracks without end is refused at once."""
+    with pytest.raises(NoSpecimen):
+        specimen({"type": "string", "pattern": pattern})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"), [(r"^\d{4}-\d{2}-\d{2}$", "1970-01-01"), ("^[A-Z]{20}$", "A" * 20), ("^(?:b|a)$", "a")]
+)
+def test_plain_pattern_is_met(pattern: str, text: str) -> None:
+    """The patterns that plain fillings meet are met."""
+    assert specimen({"type": "string", "pattern": pattern}) == text
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "("},
+        {"type": "array", "minItems": "x"},
+        {"allOf": 5},
+        {"type": "object", "properties": [1], "required": ["a"]},
+        {"type": "object", "required": 5},
+        {"type": "integer", "minimum": "a"},
+        {"type": "string", "format": [1]},
+        {"type": "integer", "minimum": 5, "multipleOf": 1e-320},
+    ],
+)
+def test_malformed_schema_is_refused(schema: Any) -> None:
+    """What is no schema is an error of the one who sent it."""
+    with pytest.raises(NoSpecimen):
+        specimen(schema)

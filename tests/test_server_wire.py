@@ -1,7 +1,13 @@
 """The server's side of the wire: HTTP, authentication, envelopes; what happens to a client that errs."""
 
+import asyncio
 import http.client
 import json
+import socket
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +20,17 @@ import lmcli
 from lmcli.client.envelopes import KINDS
 from lmcli.server.app import NAMESPACES
 from lmcli.server.background import Running
+from lmcli.server.connection import (
+    MAX_CALLS,
+    MAX_CALLS_AT_ONCE,
+    MAX_CHANNELS,
+    MAX_CREDENTIALS_BYTES,
+    MAX_WARNINGS,
+    can_raise_limit,
+)
+from lmcli.server.echo import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.engine import LARGE, LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.values import LoadProgress, ModelInfo
 
 TOKEN = {"authVersion": 1, "clientIdentifier": "abcdefgh", "clientPasskey": "0123456789abcdefghij"}
 
@@ -44,6 +61,12 @@ def test_greeting_is_answered_over_http(server: Running, path: str, body: Packet
 def test_unknown_page_is_not_found(server: Running) -> None:
     """A page that is not there is a 404, not an upgrade error."""
     assert get(server.port, "/v1/models")[0] == 404
+
+
+@pytest.mark.parametrize("path", ["//[", "/[::", "//"])
+def test_odd_path_is_not_found(server: Running, path: str) -> None:
+    """A path that is no part of any URL is a page that is not there, too."""
+    assert get(server.port, path)[0] == 404
 
 
 def test_unknown_namespace_is_refused(server: Running, connect: Connect) -> None:
@@ -77,6 +100,35 @@ def test_malformed_authentication_is_passed_over(server: Running, connect: Conne
     assert wire.receive() == {"success": True}
 
 
+def test_stranger_may_not_send_much(server: Running, connect: Connect) -> None:
+    """Before the authentication a large text is not even received; afterwards it may be as large as it likes."""
+    assert can_raise_limit(), "this websockets keeps its limit elsewhere"
+    stranger = connect(server, identity=None)
+    stranger.send(" " * MAX_CREDENTIALS_BYTES + "{}")
+    with pytest.raises(ConnectionClosed) as ended:
+        stranger.receive()
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1009
+    asked = {"specifier": query(), "inputString": "a " * LARGE}
+    assert connect(server).result("countTokens", asked) == {"tokenCount": LARGE + 1}
+
+
+def test_stranger_may_not_send_much_whatever_the_websockets(
+    server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release of websockets that takes one limit only receives a large first text, which is then refused."""
+    monkeypatch.setattr("lmcli.server.connection.MAX_CREDENTIALS_BYTES", 10)
+    stranger = connect(server, identity=None)
+    stranger.send(" " * 11)
+    assert stranger.receive() == {"success": False, "error": "This is too large for an authentication"}
+
+
+def test_longest_credentials_are_let_in(server: Running, connect: Connect) -> None:
+    """The limit is no less than what an authentication may take, escaped as it may be."""
+    longest = {**GUEST, "clientIdentifier": "\ud83d" * 256, "clientPasskey": "\x00" * 256}
+    assert is_let_in(connect(server, identity=None), longest)
+
+
 def test_silent_client_is_sent_away(start_server: StartServer, connect: Connect) -> None:
     """Who does not say who they are in time is told so, and the connection closes."""
     wire = connect(start_server(options={"authentication_seconds": 0.05}), identity=None)
@@ -106,6 +158,29 @@ def test_identifier_belongs_to_its_first_passkey(server: Running, connect: Conne
     assert late.receive()["success"] is False, "the connection to /system still lives"
     second.socket.close()
     assert any(is_let_in(connect(server, identity=None), other) for _ in range(100)), "both are gone"
+
+
+def test_half_a_surrogate_is_no_question_mark(server: Running, connect: Connect) -> None:
+    """Two passkeys that cannot be written as UTF-8 are still two."""
+    assert is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "\ud83d"})
+    assert not is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "?"})
+    assert not is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "\ude00"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the server's end among this process's descriptors")
+def test_system_watches_the_connection(server: Running, wire: Wire) -> None:
+    """A client whose machine is gone is noticed: its socket has TCP's keepalive on."""
+    client = wire.socket.socket.getsockname()
+    found = [keep_alive(int(entry.name), client) for entry in Path("/proc/self/fd").iterdir()]
+    assert [value for value in found if value is not None] == [1]
+
+
+def keep_alive(descriptor: int, peer: Any) -> int | None:
+    """Whether TCP's keepalive is on, if a descriptor is a socket that is connected to a peer."""
+    with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as found:
+        if found.getpeername() == peer:
+            return found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    return None
 
 
 @pytest.mark.parametrize(
@@ -239,6 +314,115 @@ def test_warnings_come_five_times(wire: Wire) -> None:
     wire.send({"type": "keepAlive"})
     kinds = [wire.receive()["type"] for _ in range(6)]
     assert kinds == ["communicationWarning"] * 5 + ["keepAliveAck"]
+
+
+def test_bad_requests_do_not_fill_the_log(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """What a client does wrong is logged as often as the client hears of it."""
+    caplog.set_level("DEBUG", "lmcli")
+    for _ in range(50):
+        wire.begin("rpcCall", "nope")
+        wire.send("no envelope")
+    wire.send({"type": "keepAlive"})
+    while wire.receive()["type"] != "keepAliveAck":
+        pass
+    messages = [record.getMessage() for record in caplog.records]
+    for beginning in ("warned a client", "passed over"):
+        assert len([message for message in messages if message.startswith(beginning)]) == MAX_WARNINGS
+
+
+class Broken(EchoModel):
+    """A model in which everything is a bug."""
+
+    async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
+        raise ZeroDivisionError(request)
+        yield
+
+    async def count_tokens(self, text: str) -> int:
+        raise KeyError(text)
+
+    async def tokenize(self, text: str) -> Sequence[int]:
+        return [object()]  # type: ignore[list-item]
+
+
+class BrokenEngine(EchoEngine):
+    async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
+        return [(LOADED_AT_START, Broken({}, Pace()))]
+
+    async def load(
+        self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
+    ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
+        yield LoadProgress(0.0)
+        raise AssertionError((model, values, cancelled))
+
+
+def test_bug_ends_only_what_it_happens_in(
+    start_server: StartServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody thought of answers its own call or channel; the connection and its other channels go on."""
+    wire = connect(start_server(BrokenEngine()))
+    problem = {"title": "Internal error of the server", "rootTitle": "Internal error of the server"}
+    for endpoint in ("countTokens", "tokenize"):
+        assert wire.call(endpoint, {"specifier": query(), "inputString": "a"})["error"] == problem
+    assert wire.predict("a") == [{"type": "error", **problem}]
+    for endpoint, key in (("loadModel", "modelKey"), ("getOrLoad", "identifier")):
+        parameter = {key: "echo-jit", "loadConfigStack": {"layers": []}}
+        assert wire.stream(endpoint, parameter)[-1] == {"type": "error", **problem}
+    assert [info["identifier"] for info in wire.result("listLoaded")] == ["echo"]
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 5
+    assert all(record.exc_info for record in errors)
+
+
+class Slow(EchoModel):
+    """A model that counts when it is told to go."""
+
+    def __init__(self) -> None:
+        super().__init__({}, Pace())
+        self.may_go = asyncio.Event()
+
+    async def count_tokens(self, text: str) -> int:
+        if text == "go":
+            self.may_go.set()
+        await self.may_go.wait()
+        return 1
+
+
+class SlowEngine(EchoEngine):
+    async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
+        return [(LOADED_AT_START, Slow())]
+
+
+def test_slow_calls_do_not_stop_the_rest(start_server: StartServer, connect: Connect) -> None:
+    """However many calls wait, a connection is read; beyond a number they are refused, and the others answered."""
+    server = start_server(SlowEngine())
+    wire = connect(server)
+    for _ in range(MAX_CALLS_AT_ONCE + 1):
+        wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
+    wire.send({"type": "keepAlive"})
+    assert wire.receive() == {"type": "keepAliveAck"}
+    for _ in range(MAX_CALLS - MAX_CALLS_AT_ONCE):
+        wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
+    assert "Too many calls" in wire.receive()["error"]["title"]
+    connect(server).result("countTokens", {"specifier": query(), "inputString": "go"})
+    assert {wire.receive()["callId"] for _ in range(MAX_CALLS)} == set(range(MAX_CALLS))
+
+
+def test_quick_calls_are_never_too_many(wire: Wire) -> None:
+    """A client may send as many calls as it likes before it reads."""
+    for _ in range(2 * MAX_CALLS):
+        wire.begin("rpcCall", "listLoaded")
+    assert [wire.receive()["type"] for _ in range(2 * MAX_CALLS)] == ["rpcResult"] * 2 * MAX_CALLS
+
+
+def test_channels_are_bounded(server: Running, connect: Connect) -> None:
+    """One channel more than there may be is refused, and those that are open stay."""
+    wire = connect(server, "/system")
+    for _ in range(MAX_CHANNELS):
+        wire.open("alive")
+    one_more = wire.open("alive")
+    answer = wire.receive()
+    assert (answer["type"], answer["channelId"]) == ("channelError", one_more)
+    assert "Too many channels" in answer["error"]["title"]
 
 
 JSON = st.recursive(

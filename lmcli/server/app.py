@@ -1,10 +1,11 @@
 """The server: one port, the greeting over HTTP, one WebSocket path for each namespace."""
 
+import asyncio
 import logging
+import socket as sockets
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import urlsplit
 
 import orjson
 from websockets.asyncio.server import Server as SocketServer
@@ -13,11 +14,12 @@ from websockets.http11 import Request, Response
 
 from lmcli import __version__
 from lmcli.server import files, loading, models, prediction, system
-from lmcli.server.connection import attend
+from lmcli.server.connection import MAX_CREDENTIALS_BYTES, attend, can_raise_limit
 from lmcli.server.endpoints import Context, Namespace
 from lmcli.server.engine import Engine
 from lmcli.server.identities import Identities, Identity
-from lmcli.server.instances import Instance, Instances
+from lmcli.server.instance import Instance
+from lmcli.server.instances import Instances
 from lmcli.values import JsonObject
 
 MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
@@ -78,6 +80,7 @@ class Server:
         self._identities = Identities(api_tokens)
         self._authentication_seconds = authentication_seconds
         self._sockets: SocketServer | None = None
+        self._attended: set[ServerConnection] = set()
 
     async def start(self, host: str, port: int) -> int:
         """Load what is there from the beginning, then listen; gives the port.
@@ -95,8 +98,9 @@ class Server:
             port,
             process_request=answer_page,
             compression=None,
-            max_size=MAX_TEXT_BYTES,
-            # A client that reads slowly or sleeps is alive: its socket says when it is not.
+            # Who has not said who they are may not send much; `attend` is told the limit for the others.
+            max_size=MAX_CREDENTIALS_BYTES if can_raise_limit() else MAX_TEXT_BYTES,
+            # A client that reads slowly or sleeps is alive: its socket says when it is not, see `_keep_alive`.
             ping_interval=None,
             close_timeout=CLOSE_SECONDS,
             server_header=None,
@@ -109,22 +113,48 @@ class Server:
         """Stop listening, end all predictions, close all connections, unload all models."""
         if self._sockets is not None:
             self._sockets.close()
-            await self._sockets.wait_closed()
-        for instance in self._instances:
-            await self._instances.unload(instance)
+            await self._end_clients(self._sockets)
+        await self._instances.close()
+
+    async def _end_clients(self, listening: SocketServer) -> None:
+        """Wait for all clients to leave; one that does not read does not even see the goodbye, and is cut off."""
+        ended = asyncio.ensure_future(listening.wait_closed())
+        await asyncio.wait((ended,), timeout=2 * CLOSE_SECONDS)
+        for socket in self._attended:
+            socket.transport.abort()
+        await ended
 
     async def _attend(self, socket: ServerConnection) -> None:
         if socket.request is None:  # not without a handshake
             return
         path = _path(socket.request)
-        namespace = NAMESPACES[path]
         _log.debug("a client on %s", path)
+        _keep_alive(socket)
+        self._attended.add(socket)
+        try:
+            await self._serve(socket, NAMESPACES[path])
+        finally:
+            self._attended.discard(socket)
 
+    async def _serve(self, socket: ServerConnection, namespace: Namespace) -> None:
         def context(client: Identity) -> Context:
             return Context(domain=namespace.domain, engine=self._engine, instances=self._instances, client=client)
 
-        seconds = self._authentication_seconds
-        await attend(socket, namespace, self._identities, context, authentication_seconds=seconds)
+        await attend(
+            socket,
+            namespace,
+            self._identities,
+            context,
+            authentication_seconds=self._authentication_seconds,
+            most_bytes=MAX_TEXT_BYTES,
+        )
+
+
+def _keep_alive(socket: ServerConnection) -> None:
+    """Have the system notice when a client's machine is gone: nothing else would."""
+    connected = socket.transport.get_extra_info("socket")
+    if connected is not None:
+        connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
 
 
 def answer_page(connection: ServerConnection, request: Request) -> Response | None:
@@ -145,4 +175,4 @@ def _path(request: Request) -> str:
 
     Source: lmstudio-js 6ec11db, lms-communication-server/src/WsServer.ts
     """
-    return urlsplit(request.path).path
+    return request.path.partition("?")[0]

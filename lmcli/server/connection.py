@@ -7,44 +7,65 @@ Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts and Auth
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.server import ServerProtocol
 
 from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
 from lmcli.errors import RemoteProtocolError, quoted
-from lmcli.server.endpoints import Context, Namespace, Stream
-from lmcli.server.failures import Malformed, NotAdmitted, Refused
+from lmcli.server.endpoints import Call, Context, Namespace, Stream
+from lmcli.server.engine import off_loop
+from lmcli.server.failures import Malformed, NotAdmitted, Refused, internal_error
 from lmcli.server.identities import Credentials, Identities, Identity, read_credentials
 from lmcli.server.parameters import read
 from lmcli.values import JsonObject
 
 MAX_WARNINGS: Final = 5
 MAX_CALLS_AT_ONCE: Final = 64
+MAX_CALLS: Final = 1024
+MAX_CHANNELS: Final = 1024
+# No credentials are longer, however their characters are escaped.
+MAX_CREDENTIALS_BYTES: Final = 4096
 # After so many texts the event loop gets its turn, so that a cancel is seen in a flood and nobody else starves.
 TEXTS_PER_TURN: Final = 32
 
 _log: Final = logging.getLogger(__name__)
+# Where websockets keeps the limit for the texts that come in; the name is not the same in all releases.
+_LIMIT: Final = next((name for name in ("max_message_size", "max_size") if hasattr(ServerProtocol(), name)), None)
+
+
+def can_raise_limit() -> bool:
+    """Whether websockets takes a small limit for the authentication and a large one for what follows."""
+    return _LIMIT is not None
+
+
+def _raise_limit(socket: ServerConnection, most_bytes: int) -> None:
+    if _LIMIT is not None:
+        setattr(socket.protocol, _LIMIT, most_bytes)
 
 
 async def authenticate(socket: ServerConnection, seconds: float) -> Credentials:
     """Wait for the client's credentials; texts that are none are passed over.
 
     Raises:
-        NotAdmitted: none came in time.
+        NotAdmitted: none came in time, or something that is too large to be any.
         ConnectionClosed: the client left.
     """
     try:
         async with asyncio.timeout(seconds):
             while True:
-                credentials = read_credentials(_json(await socket.recv()))
+                text = await socket.recv()
+                if len(text) > MAX_CREDENTIALS_BYTES:  # for a websockets that takes one limit only
+                    raise NotAdmitted("This is too large for an authentication")
+                credentials = read_credentials(_json(text))
                 if credentials is not None:
                     return credentials
-                _log.debug("passed over what is no authentication")
     except TimeoutError as error:
         raise NotAdmitted(f"No authentication within {seconds:g} seconds") from error
 
@@ -56,10 +77,21 @@ async def attend(
     context: Callable[[Identity], Context],
     *,
     authentication_seconds: float,
+    most_bytes: int,
 ) -> None:
-    """Serve a connection from its first text to its end; `context` makes the Context for an Identity."""
+    """Serve a connection from its first text to its end.
+
+    Args:
+        socket: the connection.
+        namespace: what can be asked for on it.
+        identities: who is there.
+        context: makes the Context for an Identity.
+        authentication_seconds: how long the client may take to say who it is.
+        most_bytes: how large a text may be once the client is let in.
+    """
     try:
         with identities.admit(await authenticate(socket, authentication_seconds)) as client:
+            _raise_limit(socket, most_bytes)
             await socket.send(b'{"success":true}', text=True)
             await Connection(socket, namespace, context(client)).run()
     except NotAdmitted as refusal:
@@ -78,9 +110,11 @@ class Connection:
         self._namespace = namespace
         self._context = context
         self._channels: dict[int, OpenChannel] = {}
-        self._calls = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
+        self._calls = 0
+        self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
         self._tasks = asyncio.TaskGroup()
         self._warnings = 0
+        self._remarks: Counter[int] = Counter()
         self._texts = 0
         self._handlers: Mapping[str, Callable[[Envelope], Awaitable[None]]] = {
             "rpcCall": self._call,
@@ -116,9 +150,9 @@ class Connection:
 
     async def _receive(self, text: str | bytes) -> None:
         try:
-            envelope = from_object(_json(text))
+            envelope = from_object(ABSENT if isinstance(text, bytes) else await off_loop(_json, text))
         except RemoteProtocolError:
-            _log.debug("passed over what is no envelope: %s", quoted(text, limit=60))
+            self._remark(logging.DEBUG, "passed over what is no envelope: %s", quoted(text[:61], limit=60))
             return
         handle = self._handlers.get(envelope.type)
         if handle is not None:
@@ -126,10 +160,16 @@ class Connection:
 
     async def _warn(self, kind: str, warning: str) -> None:
         """Tell the client that it broke the rules; the request itself gets no answer, and a repeated sinner none."""
-        _log.info("warned a client: %s", warning)
+        self._remark(logging.INFO, "warned a client: %s", warning)
         self._warnings += 1
         if self._warnings <= MAX_WARNINGS:
             await self.send(Envelope("communicationWarning", body={"warning": warning, "kind": kind}))
+
+    def _remark(self, level: int, text: str, *values: object, **more: Any) -> None:
+        """Log what goes wrong on this connection, of each level no more often than the client is warned."""
+        self._remarks[level] += 1
+        if self._remarks[level] <= MAX_WARNINGS:
+            _log.log(level, text, *values, **more)
 
     async def _call(self, envelope: Envelope) -> None:
         endpoint = self._namespace.calls.get(envelope.endpoint or "")
@@ -141,50 +181,73 @@ class Connection:
         except Malformed as problem:
             await self._warn("rpcParameterTypeError", f"RPC endpoint {quoted(envelope.endpoint)}: {problem}")
             return
-        await self._calls.acquire()
-        task = self._tasks.create_task(self._answer(envelope.id, endpoint.serve(self._context, parameter)))
-        task.add_done_callback(lambda _: self._calls.release())
+        if self._calls >= MAX_CALLS:
+            await self._fail("rpcError", envelope.id, Refused("Too many calls"))
+            return
+        self._calls += 1
+        self._tasks.create_task(self._answer(envelope.id, endpoint, parameter))
+        if self._calls >= MAX_CALLS_AT_ONCE:
+            await asyncio.sleep(0)  # most calls are answered at once when they get their turn
 
-    async def _answer(self, call_id: int, serving: Awaitable[Any]) -> None:
+    async def _answer(self, call_id: int, endpoint: Call, parameter: JsonObject) -> None:
+        async def serve() -> Envelope:
+            async with self._turns:
+                return Envelope("rpcResult", call_id, body=await endpoint.serve(self._context, parameter))
+
         try:
-            answer = Envelope("rpcResult", call_id, body=await serving)
-        except Refused as refusal:
-            answer = Envelope("rpcError", call_id, body=refusal.serialized)
-        with suppress(ConnectionClosed):
-            await self.send(answer)
+            await self._conclude(serve(), "rpcError", call_id)
+        finally:
+            self._calls -= 1
+
+    async def _conclude(self, serving: Coroutine[Any, Any, Envelope], failure: str, number: int) -> None:
+        """Serve a call or a channel and send its last envelope; whatever happens to it, the others go on."""
+        try:
+            try:
+                await self.send(await serving)
+            except Refused as refusal:
+                await self._fail(failure, number, refusal)
+        except ConnectionClosed:
+            pass
+        except Exception:  # noqa: BLE001  our own bug, or an engine's: it must not end what else the client does here
+            self._remark(logging.ERROR, "internal error of the server", exc_info=True)
+            with suppress(ConnectionClosed):
+                await self._fail(failure, number, internal_error())
+
+    async def _fail(self, kind: str, number: int, refusal: Refused) -> None:
+        await self.send(Envelope(kind, number, body=refusal.serialized))
 
     async def _open(self, envelope: Envelope) -> None:
-        stream = self._namespace.streams.get(envelope.endpoint or "")
-        if stream is None:
+        endpoint = self._namespace.streams.get(envelope.endpoint or "")
+        if endpoint is None:
             await self._warn("channelEndpointUnknown", f"unknown channel endpoint {quoted(envelope.endpoint)}")
         elif envelope.id in self._channels:
             await self._warn("channelAlreadyOpen", f"channel {envelope.id} is already open")
+        elif len(self._channels) >= MAX_CHANNELS:
+            await self._fail("channelError", envelope.id, Refused("Too many channels"))
         else:
-            await self._open_stream(envelope, stream)
+            await self._begin(envelope, endpoint)
 
-    async def _open_stream(self, envelope: Envelope, stream: Stream) -> None:
+    async def _begin(self, envelope: Envelope, endpoint: Stream) -> None:
         try:
-            parameter = read(envelope.body, stream.shape)
+            parameter = read(envelope.body, endpoint.shape)
         except Malformed as problem:
             name = quoted(envelope.endpoint)
             await self._warn("channelCreationParameterTypeError", f"channel endpoint {name}: {problem}")
             return
-        channel = self._channels[envelope.id] = OpenChannel(self, envelope.id, stream)
-        self._tasks.create_task(self._stream(channel, parameter))
+        channel = self._channels[envelope.id] = OpenChannel(self, envelope.id, endpoint)
+        self._tasks.create_task(self._serve(channel, parameter))
 
-    async def _stream(self, channel: "OpenChannel", parameter: JsonObject) -> None:
+    async def _serve(self, channel: "OpenChannel", parameter: JsonObject) -> None:
         """Serve a channel; its last envelope is a close or an error, never both."""
-        try:
+
+        async def serve() -> Envelope:
             try:
-                await channel.stream.serve(self._context, channel, parameter)
-                end = Envelope("channelClose", channel.id)
-            except Refused as refusal:
-                end = Envelope("channelError", channel.id, body=refusal.serialized)
+                await channel.endpoint.serve(self._context, channel, parameter)
             finally:
                 del self._channels[channel.id]
-            await self.send(end)
-        except ConnectionClosed:
-            pass
+            return Envelope("channelClose", channel.id)
+
+        await self._conclude(serve(), "channelError", channel.id)
 
     async def _message(self, envelope: Envelope) -> None:
         channel = self._channels.get(envelope.id)
@@ -192,7 +255,7 @@ class Connection:
             await self._warn("channelUnknown", f"there is no open channel {envelope.id}")
             return
         try:
-            read(envelope.body, channel.stream.messages)
+            read(envelope.body, channel.endpoint.messages)
         except Malformed as problem:
             await self._warn("channelMessageTypeError", f"message for channel {envelope.id}: {problem}")
             return
@@ -209,10 +272,10 @@ class Connection:
 class OpenChannel:
     """A channel that has not ended."""
 
-    def __init__(self, connection: Connection, channel_id: int, stream: Stream) -> None:
+    def __init__(self, connection: Connection, channel_id: int, endpoint: Stream) -> None:
         self._connection = connection
         self.id = channel_id
-        self.stream = stream
+        self.endpoint = endpoint
         self.cancelled = asyncio.Event()
 
     async def send(self, packet: JsonObject) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from lmcli.chat import Message
 from lmcli.client.config import PROMPT_TEMPLATE_KEY
-from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead
+from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.failures import Refused, unsupported
-from lmcli.server.generation import Outlet, ReasoningTags
+from lmcli.server.generation import Outlet, reasoning_tags
 from lmcli.server.settings import BASE_VALUES
 from lmcli.server.specimen import NoSpecimen, specimen
 from lmcli.values import LoadProgress, ModelInfo, PredictionConfig, Stats
@@ -42,6 +42,10 @@ def tokens(text: str) -> Iterator[str]:
 def count(text: str) -> int:
     """How many tokens a text has."""
     return sum(1 for _ in tokens(text))
+
+
+def _numbers(text: str) -> list[int]:
+    return [zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY for token in tokens(text)]
 
 
 def model_info(key: str, display_name: str) -> ModelInfo:
@@ -123,7 +127,7 @@ class EchoModel:
         """Read the prompt, then say it again."""
         answer = _answer(request)
         prompt = request.raw_prompt
-        size = count(_formatted(request.messages, request.values) if prompt is None else prompt)
+        size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
         async for progress in self._read_prompt(size, request.cancelled):
             yield progress
         run = _Run(request.options, room=self.context_length - size)
@@ -147,11 +151,11 @@ class EchoModel:
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """The same number for the same word."""
-        return [zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY for token in tokens(text)]
+        return await off_loop(_numbers, text)
 
     async def count_tokens(self, text: str) -> int:
         """How many words with their white space."""
-        return count(text)
+        return await off_loop(count, text)
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The built-in template, or the manual one in the configuration."""
@@ -183,7 +187,7 @@ class _Run:
     _limits: tuple[tuple[float, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outlet = Outlet(self.options.stop_strings or (), _reasoning_tags(self.options))
+        self.outlet = Outlet(self.options.stop_strings or (), reasoning_tags(self.options))
         room = self.room if self.options.context_overflow_policy == "stopAtLimit" else math.inf
         most = self.options.max_tokens or math.inf
         self._limits = ((room, "contextLengthReached"), (most, "maxPredictedTokensReached"))
@@ -259,13 +263,6 @@ def _structured(schema: Any) -> str:
         return json.dumps(specimen(schema), ensure_ascii=False)
     except NoSpecimen as problem:
         raise unsupported(f"this JSON schema ({problem})", NAME, VERSION) from problem
-
-
-def _reasoning_tags(options: PredictionConfig) -> ReasoningTags | None:
-    match options.reasoning_parsing:
-        case {"enabled": True, "startString": str(start), "endString": str(end)} if start and end:
-            return ReasoningTags(start, end)
-    return None
 
 
 def _formatted(messages: Sequence[Message], values: Mapping[str, Any]) -> str:

@@ -6,12 +6,21 @@ engine that waits to be asked needs no queue of its own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from lmcli.chat import Message
 from lmcli.values import Fragment, LoadProgress, ModelInfo, PredictionConfig, Stats
+
+# A text of so many characters takes long enough to read that the other clients would notice.
+LARGE: Final = 1_000_000
+Outcome = TypeVar("Outcome")
+
+
+async def off_loop(work: Callable[[str], Outcome], text: str) -> Outcome:
+    """Do something with a text; with a large one in a thread, so that the other clients are served meanwhile."""
+    return work(text) if len(text) < LARGE else await asyncio.to_thread(work, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,5 +113,10 @@ def unsupported(feature: str, engine: str, version: str) -> Refused:
     )
 
 
+def internal_error() -> Refused:
+    """Something happened that nobody thought of; what it was is in the log."""
+    return Refused("Internal error of the server")
+
+
 def _sample(names: Sequence[str]) -> list[str]:
     return list(islice(names, SAMPLE_SIZE))

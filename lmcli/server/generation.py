@@ -6,7 +6,7 @@ Pure: text in, fragments out. Whatever the cuts in the text, the fragments joine
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lmcli.values import Fragment
+from lmcli.values import Fragment, PredictionConfig
 
 
 def unfinished(text: str, wanted: Iterable[str]) -> int:
@@ -55,6 +55,14 @@ class ReasoningTags:
 
     start: str = "<think>"
     end: str = "</think>"
+
+
+def reasoning_tags(options: PredictionConfig) -> ReasoningTags | None:
+    """The tags that the client wants reasoning to be told by; None where it is not to be told."""
+    match options.reasoning_parsing:
+        case {"enabled": True, "startString": str(start), "endString": str(end)} if start and end:
+            return ReasoningTags(start, end)
+    return None
 
 
 class ReasoningSplit:

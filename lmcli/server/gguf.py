@@ -5,7 +5,9 @@ Knows nothing of any engine.
 Source: ggml-org/ggml, docs/gguf.md; ggml_type and llama_ftype of llama.cpp.
 """
 
+import errno
 import mmap
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,9 +104,12 @@ def read_header(path: Path) -> Header:
     """Read and check a file's header.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is a device or a pipe: opening one may wait for ever.
         Damaged: it is no GGUF, or not all of one.
     """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file")
     with path.open("rb") as file:
         try:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

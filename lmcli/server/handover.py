@@ -1,9 +1,13 @@
-"""The way from a thread that computes to the event loop: bounded, and open for as long as somebody waits at the end."""
+"""Between the event loop and threads that compute: the way of what they make, and the entrance for who wants one.
+
+The way is bounded, and open for as long as somebody waits at the end; who waits at the entrance costs no thread.
+"""
 
 import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -80,3 +84,34 @@ class Handover(Generic[Item]):
         except RuntimeError:  # the loop has ended with the program
             return False
         return True
+
+
+class Entrance:
+    """How many threads may compute at once; tasks wait for a place.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._places = asyncio.Semaphore(most)
+
+    async def enter(self, cancelled: asyncio.Event) -> bool:
+        """Wait for a place; False if the cancel came first."""
+        entering = asyncio.create_task(self._places.acquire())
+        leaving = asyncio.create_task(cancelled.wait())
+        is_in = False
+        try:
+            await asyncio.wait((entering, leaving), return_when=asyncio.FIRST_COMPLETED)
+            is_in = entering.done() and not cancelled.is_set()
+        finally:
+            leaving.cancel()
+            if not is_in and not entering.cancel():
+                self._places.release()  # the place came at the same moment
+        return is_in
+
+    def leave(self) -> None:
+        """Give the place back, from any thread."""
+        with suppress(RuntimeError):  # the loop has ended with the program
+            self._loop.call_soon_threadsafe(self._places.release)

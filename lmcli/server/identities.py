@@ -13,10 +13,11 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from lmcli.server.engine import UploadedFile
-from lmcli.server.failures import NotAdmitted
+from lmcli.server.failures import NotAdmitted, Refused
 
 MAX_CREDENTIAL_LENGTH = 256
 GUEST_PREFIX = "guest:"
+MAX_UPLOADED_BYTES = 512 * 1024 * 1024
 
 
 class Credentials(NamedTuple):
@@ -49,8 +50,15 @@ class Identity:
     def keep(self, file: UploadedFile) -> str:
         """Keep a file; gives its identifier, which has neither colon nor slash.
 
+        Raises:
+            Refused: the client's files are too large together.
         Source: lmstudio-js 6ec11db, lms-common/src/parseFileIdentifier.ts: what stands before a colon is a scheme.
         """
+        if sum(len(kept.content) for kept in self.files.values()) + len(file.content) > MAX_UPLOADED_BYTES:
+            raise Refused(
+                f"The uploaded files are larger than {MAX_UPLOADED_BYTES // 1024**2} MiB together",
+                suggestion="They are dropped when the client disconnects",
+            )
         suffix = PurePath(file.name).suffix
         identifier = secrets.token_hex(12) + (suffix if suffix[1:].isalnum() and suffix.isascii() else "")
         self.files[identifier] = file
@@ -98,4 +106,5 @@ class Identities:
 
 
 def _same(expected: str, given: str) -> bool:
-    return hmac.compare_digest(expected.encode("utf-8", "replace"), given.encode("utf-8", "replace"))
+    """Whether two passkeys are the same, half a surrogate pair included; takes as long wherever they differ."""
+    return hmac.compare_digest(*(passkey.encode("utf-8", "surrogatepass") for passkey in (expected, given)))

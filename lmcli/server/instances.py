@@ -2,71 +2,19 @@
 
 import asyncio
 import itertools
-import secrets
+import logging
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, TypeVar
 
-from lmcli.server.engine import LoadedModel
 from lmcli.server.failures import Refused, model_unloaded, no_model_matching
-from lmcli.values import JsonObject, ModelInfo, ModelInstance
+from lmcli.server.instance import Instance, Use
+from lmcli.server.loads import Load, LoadOrder
+from lmcli.values import ModelInfo
 
-IDLE = "idle"
-READING = "processingPrompt"
-GENERATING = "generating"
-
-
-@dataclass(slots=True, eq=False)
-class Use:
-    """One prediction on an instance.
-
-    Attributes:
-        cancelled: the prediction's own; an unload sets it.
-        phase: READING or GENERATING.
-    """
-
-    cancelled: asyncio.Event
-    phase: str = READING
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Instance:
-    """A loaded model under an identifier.
-
-    Units: ttl_ms and last_used_time in milliseconds, the latter since 1970.
-    """
-
-    model_info: ModelInfo
-    model: LoadedModel
-    identifier: str
-    ttl_ms: int | None = None
-    reference: str = field(default_factory=lambda: secrets.token_urlsafe(18))
-    last_used_time: int | None = None
-    is_unloaded: bool = False
-    uses: list[Use] = field(default_factory=list)
-    expiry: asyncio.TimerHandle | None = None
-
-    def describe(self) -> ModelInstance:
-        """What clients are told about it."""
-        known = {name: getattr(self.model_info, name) for name in ModelInfo.fields}
-        return ModelInstance(
-            **known,
-            identifier=self.identifier,
-            instance_reference=self.reference,
-            context_length=self.model.context_length,
-            ttl_ms=self.ttl_ms,
-            last_used_time=self.last_used_time,
-        )
-
-    def processing_state(self) -> JsonObject:
-        """What it is doing.
-
-        Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelProcessingStatus.ts
-        """
-        return {"status": self.uses[0].phase if self.uses else IDLE, "queued": len(self.uses)}
+_log: Final = logging.getLogger(__name__)
+Outcome = TypeVar("Outcome")
 
 
 class Instances:
@@ -75,8 +23,8 @@ class Instances:
     def __init__(self) -> None:
         self._all: dict[str, Instance] = {}
         self._reserved: set[str] = set()
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._loads: dict[str, Load] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(tuple(self._all.values()))
@@ -84,10 +32,6 @@ class Instances:
     def named(self, identifier: str) -> Instance | None:
         """The instance of an identifier."""
         return self._all.get(identifier)
-
-    def lock(self, key: str) -> asyncio.Lock:
-        """Two who want the same model at once load it once."""
-        return self._locks[key]
 
     def reserve(self, model: ModelInfo, wanted: str | None) -> str:
         """Take an identifier for a model that is going to be loaded: the wanted, or the first free one.
@@ -108,6 +52,41 @@ class Instances:
     def release(self, identifier: str) -> None:
         """Give a reserved identifier back, whether or not the model came."""
         self._reserved.discard(identifier)
+
+    def load(self, order: LoadOrder, wanted: str | None, after: Load | None = None) -> Load:
+        """Begin to load a model.
+
+        Args:
+            order: which, and how.
+            wanted: the identifier for it, if not any will do.
+            after: a load that must be over first.
+
+        Raises:
+            Refused: the wanted identifier is taken.
+        """
+        load = Load(self.reserve(order.model_info, wanted), self.release)
+
+        async def run() -> Instance:
+            try:
+                if after is not None:
+                    await asyncio.wait((after.task,))
+                return self.add(await load.run(order))
+            finally:
+                load.release()
+
+        load.task = self._keep(run())
+        load.task.add_done_callback(load.end)
+        return load
+
+    def load_once(self, order: LoadOrder) -> Load:
+        """Begin to load a model, or join those who load it already."""
+        key = order.model_info.model_key
+        last = self._loads.get(key)
+        if last is not None and last.can_be_joined:
+            return last
+        load = self._loads[key] = self.load(order, None, after=last)
+        load.task.add_done_callback(lambda _: self._loads.pop(key) if self._loads.get(key) is load else None)
+        return load
 
     def add(self, instance: Instance) -> Instance:
         """Take a loaded model in."""
@@ -172,10 +151,22 @@ class Instances:
         if not instance.uses:
             await instance.model.unload()
 
+    async def close(self) -> None:
+        """Unload all models, when those that are still loading have given up."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for instance in self:
+            await self.unload(instance)
+
     def _expire(self, instance: Instance) -> None:
-        task = asyncio.create_task(self.unload(instance))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
+        self._keep(self.unload(instance))
+
+    def _keep(self, work: Coroutine[Any, Any, Outcome]) -> asyncio.Task[Outcome]:
+        """Do something that belongs to no client."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _fits(instance: Instance, specifier: Mapping[str, Any], domain: str) -> bool:

@@ -18,12 +18,13 @@ from lmcli.errors import LmError, quoted
 from lmcli.errors import reason as reason_of
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.server.failures import Refused
-from lmcli.server.handover import Handover
+from lmcli.server.handover import Entrance, Handover
 from lmcli.server.llama_files import LocalModel, checked_header, local_models
 from lmcli.server.llama_options import CONTEXT_LENGTH_KEY, LOAD_PREFIX, load_parameters, unmet, unmet_load
-from lmcli.server.llama_prediction import Prediction
-from lmcli.server.llama_prompt import format_messages, scrubbed
+from lmcli.server.llama_prediction import Prediction, unstarted
+from lmcli.server.llama_prompt import format_messages
 from lmcli.server.llama_runtime import (
+    BATCH_TOKENS,
     NAME,
     VERSION,
     EngineFailure,
@@ -31,6 +32,7 @@ from lmcli.server.llama_runtime import (
     Runtime,
     free_memory_bytes,
     refused,
+    translated,
 )
 from lmcli.server.llama_trial import prove
 from lmcli.server.settings import BASE_VALUES
@@ -46,6 +48,9 @@ READ_BYTES: Final = 16 * 1024 * 1024
 READ_SHARE: Final = 0.9
 # A file that takes more of the free memory is not read ahead: its end would push its beginning out.
 MOST_OF_MEMORY: Final = 0.7
+# Clients make keys up: so many warnings are given and remembered, each under so many characters.
+MOST_WARNINGS: Final = 256
+WARNED_CHARACTERS: Final = 100
 
 _log: Final = logging.getLogger(__name__)
 
@@ -86,10 +91,13 @@ class LlamaEngine:
         local = self._models[model.model_key]
         settings = self._settings(local, values)
         yield LoadProgress(0.0)
+        await self._check(local)
         async with aclosing(_read_ahead(local, cancelled)) as steps:
             async for share in steps:
                 yield LoadProgress(share * READ_SHARE)
         if cancelled.is_set():
+            return
+        if not await self._prove(local, cancelled):
             return
         runtime = await self._load(local, settings)
         if cancelled.is_set():
@@ -99,29 +107,40 @@ class LlamaEngine:
         yield LlamaModel(runtime, settings, values, self.warn)
 
     def warn(self, key: str, text: str) -> None:
-        """Warn once for each key, from any thread."""
+        """Warn once for each key, from any thread; no more than MOST_WARNINGS times."""
+        key = key[:WARNED_CHARACTERS]
         with self._lock:
-            is_new = key not in self._warned
-            self._warned.add(key)
+            is_new = key not in self._warned and len(self._warned) < MOST_WARNINGS
+            if is_new:
+                self._warned.add(key)
         if is_new:
             _log.warning("%s", text)
 
-    async def _load(self, local: LocalModel, settings: LoadSettings) -> Runtime:
-        def load() -> Runtime:
-            for part in local.parts:
-                checked_header(part)
-            prove(local.file)
-            return Runtime(local.file, settings, is_verbose=self._is_verbose)
-
+    async def _check(self, local: LocalModel) -> None:
+        """Look at the files again: they may have changed since the start."""
         try:
-            return await asyncio.to_thread(load)
+            for part in local.parts:
+                await asyncio.to_thread(checked_header, part)
         except LmError as error:
             raise Refused(f"Cannot load {local.info.model_key}: {error.message}") from error
+
+    async def _prove(self, local: LocalModel, cancelled: asyncio.Event) -> bool:
+        try:
+            return await prove(local.file, cancelled, is_verbose=self._is_verbose)
         except OSError as error:
             raise Refused(f"Cannot load {local.info.model_key}: {reason_of(error)}") from error
         except EngineFailure as failure:
-            reason = f"Cannot load {local.info.model_key}: {failure}"
-            raise Refused(reason, suggestion="lm serve --verbose shows what llama.cpp says") from failure
+            raise self._not_loaded(local, failure) from failure
+
+    async def _load(self, local: LocalModel, settings: LoadSettings) -> Runtime:
+        try:
+            return await asyncio.to_thread(Runtime, local.file, settings, is_verbose=self._is_verbose)
+        except EngineFailure as failure:
+            raise self._not_loaded(local, failure) from failure
+
+    def _not_loaded(self, local: LocalModel, failure: EngineFailure) -> Refused:
+        hint = None if self._is_verbose else "lm serve --verbose shows what llama.cpp says"
+        return Refused(f"Cannot load {local.info.model_key}: {failure}", suggestion=hint)
 
     def _settings(self, local: LocalModel, values: Mapping[str, Any]) -> LoadSettings:
         for key in unmet_load(values):
@@ -129,16 +148,17 @@ class LlamaEngine:
         found = load_parameters(values)
         context = _context_length(values, local.info.max_context_length)
         sessions = found.pop("n_parallel", max(1, min(MOST_SESSIONS, SESSIONS_TOKENS // context)))
+        # A token of each session must fit into one batch, or llama.cpp aborts.
+        found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
         for key, parameter in _SWITCHES.items():
             if isinstance(value := values.get(LOAD_PREFIX + key), bool):
                 found.update(parameter(value))
-        threads = values.get(LOAD_PREFIX + "llama.cpuThreadPoolSize")
         ratio = values.get(LOAD_PREFIX + "llama.acceleration.offloadRatio")
         return LoadSettings(
             context_length=context,
             sessions=sessions,
             gpu_layers=_gpu_layers(ratio, local.layers),
-            threads=threads if type(threads) is int and threads > 0 else None,
+            threads=found.pop("n_threads", None),
             parameters=found,
         )
 
@@ -159,6 +179,8 @@ class LlamaModel:
         self._runtime = runtime
         self._warn = warn
         self._predictions: set[Prediction] = set()
+        # One more than llama.cpp computes at once: it gets ready meanwhile. The others wait where it costs nothing.
+        self._entrance = Entrance(settings.sessions + 1)
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -168,9 +190,17 @@ class LlamaModel:
         """
         for key in unmet(request.values):
             self._warn(key, f"llama.cpp does not take the setting {quoted(key)} here: it is passed over")
+        if not await self._entrance.enter(request.cancelled):
+            for event in unstarted(request, self.context_length):
+                yield event
+            return
         self._predictions = {running for running in self._predictions if running.thread.is_alive()}
         prediction = Prediction(
-            runtime=self._runtime, request=request, context_length=self.context_length, warn=self._warn
+            runtime=self._runtime,
+            request=request,
+            context_length=self.context_length,
+            warn=self._warn,
+            leave=self._entrance.leave,
         )
         prediction.start()
         self._predictions.add(prediction)
@@ -181,7 +211,7 @@ class LlamaModel:
     async def tokenize(self, text: str) -> Sequence[int]:
         """The numbers of the text's tokens."""
         try:
-            return await asyncio.to_thread(self._runtime.tokenize, scrubbed(text))
+            return await asyncio.to_thread(self._runtime.tokenize, text)
         except EngineFailure as failure:
             raise refused(failure) from failure
 
@@ -192,7 +222,8 @@ class LlamaModel:
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The text that the model would read for a conversation."""
         try:
-            return await asyncio.to_thread(format_messages, self._runtime, messages, values)
+            with translated():
+                return await asyncio.to_thread(format_messages, self._runtime, messages, values)
         except EngineFailure as failure:
             raise refused(failure) from failure
 

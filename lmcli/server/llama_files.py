@@ -12,7 +12,6 @@ from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
 from lmcli.server.gguf import FILE_TYPES, Damaged, Header, read_header
 from lmcli.values import ModelInfo, Quantization
 
-SUFFIX: Final = ".gguf"
 PUBLISHER: Final = "local"
 # Architectures that answer nothing: parts of vision models, and models that only embed.
 SPEECHLESS: Final = frozenset(
@@ -52,11 +51,6 @@ def local_models(files: Sequence[Path]) -> Sequence[LocalModel]:
         taken.add(model.info.model_key)
         found.append(model)
     return found
-
-
-def is_gguf(name: str) -> bool:
-    """Whether a name is that of a GGUF file."""
-    return name.lower().endswith(SUFFIX)
 
 
 def checked_header(file: Path) -> Header:

@@ -1,11 +1,13 @@
-"""Configuration keys → what llama.cpp takes; and which keys it has nothing for.
+"""Configuration keys → what llama.cpp takes; which keys it has nothing for; and what would be too much for it.
 
 Pure: no engine is needed to read it. A key that is neither translated nor neutral is reported by `unmet`.
 Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts; llama.cpp, tools/server/README.md (POST /completion).
 """
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 from lmcli.server.failures import Refused
@@ -58,6 +60,20 @@ DEPENDENT: Final = frozenset(
         "speculativeDecoding.maxTokensToDraft",
     }
 )
+
+# How much form an answer may be asked to have. llama.cpp writes repetitions out and reads what is nested on its stack:
+# without limits, one request takes all memory, or the process.
+MOST_FORM_CHARACTERS: Final = 100_000
+MOST_NESTING: Final = 100
+MOST_PARENTHESES: Final = 500
+MOST_REPETITIONS: Final = 2_000
+# All repetitions in a grammar or a pattern together, times its length: what is written out is no longer than that.
+MOST_WRITTEN_OUT: Final = 20_000_000
+_REPEATING: Final = frozenset(
+    {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains"}
+)
+# Every part may be missing, so that no text makes the search slow.
+_REPETITION: Final = re.compile(r"\{\s*(\d{0,9})[\s,]*(\d{0,9})")
 
 # Values that ask for nothing.
 _NOTHING: Final[Sequence[Any]] = (None, "", [], {}, {"type": "none"})
@@ -125,10 +141,9 @@ def _mirostat(key: str, value: Any) -> JsonObject:
 
 
 def _logit_bias(key: str, value: Any) -> JsonObject:
-    pairs = [tuple(pair) for pair in value if isinstance(pair, list) and len(pair) == 2] if value else []
-    if value and len(pairs) != len(value):
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise _invalid(key)
-    return {"logit_bias": [[token, False if bias == "-inf" else _number(key, bias)] for token, bias in pairs]}
+    return {"logit_bias": [[token, False if bias == "-inf" else _number(key, bias)] for token, bias in value]}
 
 
 def _structured(key: str, value: Any) -> JsonObject:
@@ -150,11 +165,80 @@ _TRANSLATED: Final[Mapping[str, Callable[[str, Any], JsonObject]]] = {
 }
 
 
-# Load keys that are a number of something for llama.cpp, too.
-LOAD_COUNTS: Final[Mapping[str, str]] = {
-    "llama.evalBatchSize": "n_batch",
-    "numParallelSessions": "n_parallel",
-    "llama.contextCheckpoints": "n_ctx_checkpoints",
+def excess(body: JsonObject) -> Iterator[str]:
+    """What in a request is too much for llama.cpp to read, in words that follow "does not support"."""
+    if "json_schema" in body:
+        yield from _excess_of_schema(body["json_schema"])
+    if "grammar" in body:
+        yield from _excess_of_text("grammar", body["grammar"])
+
+
+def _excess_of_schema(schema: Any) -> Iterator[str]:
+    characters = 0
+    for depth, key, value in _walk(schema):
+        characters += len(key) + (len(value) if isinstance(value, str) else 1)
+        if depth > MOST_NESTING:
+            yield f"a JSON schema that is nested deeper than {MOST_NESTING}"
+            return
+        if characters > MOST_FORM_CHARACTERS:
+            yield f"a JSON schema of more than {MOST_FORM_CHARACTERS} characters"
+            return
+        if key in _REPEATING and isinstance(value, int | float) and value > MOST_REPETITIONS:
+            yield f"a {key} above {MOST_REPETITIONS} in a JSON schema"
+        if key == "pattern" and isinstance(value, str):
+            yield from _excess_of_text("pattern", value)
+
+
+def _walk(value: Any) -> Iterator[tuple[int, str, Any]]:
+    """Everything inside of a JSON value: how deep, under which key (else an empty one), and what.
+
+    A loop, and not a function that calls itself: how deep it goes is what is asked.
+    """
+    waiting: list[tuple[int, str, Any]] = [(0, "", value)]
+    while waiting:
+        depth, key, found = waiting.pop()
+        yield depth, key, found
+        if isinstance(found, Mapping):
+            waiting.extend((depth + 1, name, inner) for name, inner in found.items())
+        elif isinstance(found, list):
+            waiting.extend((depth + 1, "", inner) for inner in found)
+
+
+def _excess_of_text(kind: str, text: str) -> Iterator[str]:
+    counts = [int(count or 0) for pair in _REPETITION.findall(text) for count in pair]
+    if len(text) > MOST_FORM_CHARACTERS:
+        yield f"a {kind} of more than {MOST_FORM_CHARACTERS} characters"
+    elif max(counts, default=0) > MOST_REPETITIONS:
+        yield f"more than {MOST_REPETITIONS} repetitions in a {kind}"
+    elif sum(counts) * len(text) > MOST_WRITTEN_OUT:
+        yield f"so many repetitions in a {kind} of this length"
+    elif _nesting(text) > MOST_PARENTHESES:
+        yield f"a {kind} with more than {MOST_PARENTHESES} parentheses in each other"
+
+
+def _nesting(text: str) -> int:
+    """How deep parentheses go; those in quotes count, too, so that nothing depends on reading quotes as llama.cpp."""
+    deepest = depth = 0
+    for parenthesis in re.findall(r"[()]", text):
+        depth = depth + 1 if parenthesis == "(" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+class Count(NamedTuple):
+    """A load key that is a number of something for llama.cpp, too, and what it survives."""
+
+    name: str
+    least: int
+    most: int
+
+
+LOAD_COUNTS: Final[Mapping[str, Count]] = {
+    "llama.evalBatchSize": Count("n_batch", 32, 65_536),
+    "numParallelSessions": Count("n_parallel", 1, 1023),
+    "llama.contextCheckpoints": Count("n_ctx_checkpoints", 1, 1024),
+    # Threads wait for each other: more than the cores do no work, and very many are more than the system gives.
+    "llama.cpuThreadPoolSize": Count("n_threads", 1, 4 * (os.cpu_count() or 1)),
 }
 LOAD_MET_ELSEWHERE: Final = frozenset(
     {
@@ -163,7 +247,6 @@ LOAD_MET_ELSEWHERE: Final = frozenset(
         "offloadKVCacheToGpu",
         "llama.tryMmap",
         "llama.flashAttention",
-        "llama.cpuThreadPoolSize",
         # Each session has its whole context, so whether they share one cache changes nothing.
         "useUnifiedKvCache",
     }
@@ -176,15 +259,16 @@ def load_parameters(values: Mapping[str, Any]) -> JsonObject:
     """Translate how to load, as far as it is a matter of names.
 
     Raises:
-        Refused: a value has not the form that its key wants.
+        Refused: a value is not one that llama.cpp survives.
     """
     found: JsonObject = {}
-    for key, name in LOAD_COUNTS.items():
-        value = values.get(LOAD_PREFIX + key)
+    for name, count in LOAD_COUNTS.items():
+        key = LOAD_PREFIX + name
+        value = values.get(key)
         if value is not None:
-            if type(value) is not int or value < 1:
-                raise _invalid(LOAD_PREFIX + key)
-            found[name] = value
+            if type(value) is not int or not count.least <= value <= count.most:
+                raise Refused(f"Invalid load config: {key} must be a whole number, {count.least} to {count.most}")
+            found[count.name] = value
     return found
 
 

@@ -1,24 +1,23 @@
 """One prediction with llama.cpp: a thread that is inside of it, and the events that come out.
 
-llama.cpp computes on a thread of its own for all predictions at once and does not wait for readers: what one of them
-has not taken is kept there, at about 400 bytes a token, and never more than MOST_TOKENS of them. Here, no more than a
-handover holds is on the way.
+The thread does not wait for readers, or a few slow ones would keep everybody from the model: what one of them has not
+taken is kept, at about 300 bytes a token, and never more than MOST_TOKENS of them.
 """
 
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lmcli.client.config import PREDICTION_PREFIX
 from lmcli.server.engine import PredictionEvent, PredictionRequest, PromptRead
-from lmcli.server.failures import Refused
-from lmcli.server.generation import Outlet
-from lmcli.server.handover import Handover
-from lmcli.server.llama_options import sampling
-from lmcli.server.llama_prompt import Prompt, reasoning_tags, write_prompt
-from lmcli.server.llama_runtime import EngineFailure, PromptTooLong, Runtime, refused
+from lmcli.server.failures import Refused, unsupported
+from lmcli.server.generation import Outlet, reasoning_tags
+from lmcli.server.handover import ROOM, Handover
+from lmcli.server.llama_options import excess, sampling
+from lmcli.server.llama_prompt import Prompt, write_prompt
+from lmcli.server.llama_runtime import NAME, VERSION, EngineFailure, PromptTooLong, Runtime, refused, translated
 from lmcli.values import Fragment, JsonObject, Stats
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
@@ -29,7 +28,24 @@ KEPT_SHARE: Final = 0.75
 # The share of the kept that is its beginning, where the middle goes.
 HEAD_SHARE: Final = 0.25
 
-Piece = JsonObject
+
+class Token(NamedTuple):
+    """What llama.cpp says about a token.
+
+    Attributes:
+        text: whole characters; empty in the middle of one.
+        finish: why it is the last one; None if it is not.
+        predicted: how many there are with this one; None where llama.cpp does not say.
+        rate: tokens per second so far.
+    """
+
+    text: str
+    finish: str | None
+    predicted: int | None
+    rate: float | None
+
+
+Piece = Token | PromptRead
 Warn = Callable[[str, str], None]
 
 
@@ -39,12 +55,14 @@ class Prediction:
 
     Attributes:
         warn: reports something once: under which key, and in which words.
+        leave: called on the thread when it has left llama.cpp.
     """
 
     runtime: Runtime
     request: PredictionRequest
     context_length: int
     warn: Warn
+    leave: Callable[[], None]
     thread: threading.Thread = field(init=False)
     _way: Handover[Piece] = field(init=False)
     _prompt: Prompt = field(init=False, default=Prompt(""))
@@ -53,7 +71,7 @@ class Prediction:
 
     def start(self) -> None:
         """Begin to compute."""
-        self._way = Handover()
+        self._way = Handover(self._most + ROOM)
         self.thread = threading.Thread(target=self._compute, name="llama.cpp prediction", daemon=True)
         self.thread.start()
 
@@ -88,34 +106,45 @@ class Prediction:
     def _compute(self) -> None:
         """What the thread does."""
         try:
-            body = self._body()
-            try:
-                self.runtime.stream(body, self._take)
-            except PromptTooLong as problem:
-                self._fit(body, problem)
+            with translated():
+                self._stream()
         except Refused as refusal:
             self._failure = refusal
         except EngineFailure as failure:
             self._failure = refused(failure)
         finally:
+            self.leave()
             self._way.end()
 
-    def _take(self, piece: Piece) -> bool:
-        return not self._way.put(piece)
+    def _stream(self) -> None:
+        body = self._body()
+        try:
+            self.runtime.stream(body, self._take)
+        except PromptTooLong as problem:
+            self._fit(body, problem)
+
+    def _take(self, piece: JsonObject) -> bool:
+        return not self._way.put(_piece(piece))
 
     def _body(self) -> JsonObject:
         request, options = self.request, self.request.options
         body = sampling(request.values)
+        for what in excess(body):
+            raise unsupported(what, NAME, VERSION)
         if "json_schema" in body:
             self.runtime.check_schema(body["json_schema"])
         self._prompt = write_prompt(self.runtime, request)
         body["prompt"] = self._prompt.text
-        is_bounded = options.context_overflow_policy == "stopAtLimit"
-        most = self.context_length if is_bounded else max(MOST_TOKENS, self.context_length)
-        body["max_tokens"] = min(options.max_tokens or most, most)
+        body["max_tokens"] = min(options.max_tokens or self._most, self._most)
         if options.context_overflow_policy == "truncateMiddle":
             body["n_keep"] = int(self.context_length * KEPT_SHARE * HEAD_SHARE)
         return body | self._budget()
+
+    @property
+    def _most(self) -> int:
+        """The most tokens that an answer may have, whatever the client wants."""
+        is_bounded = self.request.options.context_overflow_policy == "stopAtLimit"
+        return self.context_length if is_bounded else max(MOST_TOKENS, self.context_length)
 
     def _budget(self) -> JsonObject:
         """How long to think."""
@@ -126,7 +155,7 @@ class Prediction:
         if self._prompt.is_thinking:
             self.warn(BUDGET_KEY, "llama.cpp counts no reasoning that the model's template begins: no budget holds")
         return {
-            "reasoning_budget_tokens": budget,
+            "reasoning_budget_tokens": min(budget, self._most),
             "reasoning_budget_start_tag": tags.start,
             "reasoning_budget_end_tags": [tags.end],
             "reasoning_budget_message": "",  # llama.cpp has no budget without one
@@ -143,6 +172,11 @@ class Prediction:
         head = max(1, int(kept * HEAD_SHARE)) if policy == "truncateMiddle" else 1
         tail = max(0, kept - head)
         self.runtime.stream(body | {"prompt": [*tokens[:head], *tokens[len(tokens) - tail :]]}, self._take)
+
+
+def unstarted(request: PredictionRequest, context_length: int) -> Iterator[PredictionEvent]:
+    """What comes out of a prediction that was cancelled before it began."""
+    yield from _Run(request, context_length).end(is_cancelled=True)
 
 
 class _Run:
@@ -172,26 +206,24 @@ class _Run:
 
     def take(self, piece: Piece, prompt: Prompt) -> Iterator[PredictionEvent]:
         """Read a piece."""
-        if "prompt_progress" in piece:
-            progress = _prompt_read(piece["prompt_progress"])
-            self._prompt_tokens = progress.total
-            yield progress
+        if isinstance(piece, PromptRead):
+            self._prompt_tokens = piece.total
+            yield piece
             return
         if prompt.is_thinking and not self._has_begun and self._tags is not None:
             yield from (f._replace(tokens_count=0) for f in self._outlet.feed(self._tags.start))
         self._has_begun = True
-        choice = piece["choices"][0]
-        self._count(piece.get("timings") or {})
+        self._count(piece)
         if self._is_bounded and self._predicted > self._room:
             self._predicted = self._room
             self._stop_reason = "contextLengthReached"
             return
-        if choice["text"]:
-            yield from self._fragments(choice["text"])
+        if piece.text:
+            yield from self._fragments(piece.text)
         if self._outlet.stop_string is not None:
             self._stop_reason = "toolCalls" if self._outlet.stop_string in self._tool_stops else "stopStringFound"
-        elif choice["finish_reason"] is not None:
-            self._stop_reason = self._reason(choice["finish_reason"])
+        elif piece.finish is not None:
+            self._stop_reason = self._reason(piece.finish)
 
     def end_before_the_first_token(self, prompt_tokens: int) -> None:
         """End with a prompt that leaves no room."""
@@ -218,11 +250,11 @@ class _Run:
     def _room(self) -> int:
         return self._context_length - self._prompt_tokens
 
-    def _count(self, timings: Mapping[str, Any]) -> None:
-        predicted = timings.get("predicted_n", self._predicted + 1)
+    def _count(self, token: Token) -> None:
+        predicted = self._predicted + 1 if token.predicted is None else token.predicted
         self._owed += max(0, predicted - self._predicted)
         self._predicted = predicted
-        self._rate = timings.get("predicted_per_second") or None
+        self._rate = token.rate
 
     def _fragments(self, text: str) -> Iterator[Fragment]:
         self._owed -= 1  # the outlet counts one by itself
@@ -239,6 +271,14 @@ class _Run:
             return "eosFound"
         most = self._request.options.max_tokens
         return "maxPredictedTokensReached" if most and self._predicted >= most else "contextLengthReached"
+
+
+def _piece(piece: JsonObject) -> Piece:
+    if "prompt_progress" in piece:
+        return _prompt_read(piece["prompt_progress"])
+    choice, timings = piece["choices"][0], piece.get("timings") or {}
+    rate = timings.get("predicted_per_second") or None
+    return Token(choice["text"], choice["finish_reason"], timings.get("predicted_n"), rate)
 
 
 def _prompt_read(progress: Mapping[str, int]) -> PromptRead:

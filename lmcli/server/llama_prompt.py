@@ -8,9 +8,9 @@ from lmcli.chat import FilePart, Message, ToolCallRequest, ToolCallResult
 from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 from lmcli.server.engine import PredictionRequest
 from lmcli.server.failures import unsupported
-from lmcli.server.generation import ReasoningTags
-from lmcli.server.llama_runtime import NAME, VERSION, Runtime
-from lmcli.values import JsonObject, PredictionConfig
+from lmcli.server.generation import reasoning_tags
+from lmcli.server.llama_runtime import NAME, VERSION, Runtime, scrubbed
+from lmcli.values import JsonObject
 
 SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"
 THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"
@@ -36,7 +36,7 @@ def write_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
         EngineFailure: the template cannot be applied.
     """
     if request.raw_prompt is not None:
-        return Prompt(scrubbed(request.raw_prompt))
+        return Prompt(request.raw_prompt)
     text = format_messages(runtime, request.messages, request.values)
     tags = reasoning_tags(request.options)
     if tags is None or not text.rstrip().endswith(tags.start):
@@ -56,42 +56,29 @@ def format_messages(runtime: Runtime, messages: Sequence[Message], values: Mappi
     turns = [turn for message in messages for turn in _turns(message)]
     system = values.get(SYSTEM_PROMPT_KEY)
     if isinstance(system, str) and system and not any(turn["role"] == "system" for turn in turns):
-        turns.insert(0, {"role": "system", "content": scrubbed(system)})
+        turns.insert(0, {"role": "system", "content": system})
     match values.get(PROMPT_TEMPLATE_KEY):
         case {"type": "manual", "manualPromptTemplate": Mapping() as around}:
-            return "".join(_around(turn, around) for turn in turns) + str(around.get("beforeAssistant", ""))
+            text = "".join(_around(turn, around) for turn in turns) + str(around.get("beforeAssistant", ""))
+            return str(scrubbed(text))
     return runtime.apply_template(turns, _template_arguments(values))
 
 
-def reasoning_tags(options: PredictionConfig) -> ReasoningTags | None:
-    """What encloses reasoning; None where it is not to be told apart."""
-    match options.reasoning_parsing:
-        case {"enabled": True, "startString": str(start), "endString": str(end)} if start and end:
-            return ReasoningTags(start, end)
-    return None
-
-
-def is_structured(options: PredictionConfig) -> bool:
+def _is_structured(values: Mapping[str, Any]) -> bool:
     """Whether the answer must have a form."""
-    kind: str = (options.structured or {}).get("type", "none")
-    return kind != "none"
-
-
-def scrubbed(text: str) -> str:
-    """A text without lone surrogates, which no tokenizer knows."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    structured = values.get(PREDICTION_PREFIX + "structured")
+    return isinstance(structured, Mapping) and structured.get("type", "none") != "none"
 
 
 def _must_not_think(request: PredictionRequest) -> bool:
     options = request.options
-    return is_structured(options) or options.enable_thinking is False or options.reasoning_budget == 0
+    return _is_structured(request.values) or options.enable_thinking is False or options.reasoning_budget == 0
 
 
 def _template_arguments(values: Mapping[str, Any]) -> JsonObject:
     """What the template is told; a form would be broken by reasoning before it."""
     thinking = values.get(THINKING_KEY)
-    structured = values.get(PREDICTION_PREFIX + "structured")
-    if thinking is None and isinstance(structured, Mapping) and structured.get("type", "none") != "none":
+    if thinking is None and _is_structured(values):
         thinking = False
     return {} if thinking is None else {"enable_thinking": bool(thinking)}
 
@@ -104,11 +91,8 @@ def _turns(message: Message) -> Sequence[JsonObject]:
             raise unsupported(what, NAME, VERSION)
     results = [part for part in message.content if isinstance(part, ToolCallResult)]
     if results:
-        return [
-            {"role": "tool", "content": scrubbed(part.content), "tool_call_id": part.tool_call_id or ""}
-            for part in results
-        ]
-    turn: JsonObject = {"role": message.role, "content": scrubbed(message.text)}
+        return [{"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""} for part in results]
+    turn: JsonObject = {"role": message.role, "content": message.text}
     calls = [_tool_call(part) for part in message.content if isinstance(part, ToolCallRequest)]
     return [turn | {"tool_calls": calls}] if calls else [turn]
 

@@ -8,7 +8,7 @@ import contextlib
 import http.client
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +23,7 @@ VERSION: Final = str(xllamacpp.__version__)
 # How much of a prompt is read at a time, in tokens: the prompt progress, and the longest that a cancel waits for.
 BATCH_TOKENS: Final = 512
 _SILENT: Final = -1
+_ERRORS: Final = 1
 _TALKATIVE: Final = 3
 _HTTP_THREADS: Final = 2
 _HTTP_SECONDS: Final = 600
@@ -30,6 +31,9 @@ _SCHEMAS_REMEMBERED: Final = 256
 # Not empty: a model without a mark for the beginning has nothing to go on then.
 _ANY_PROMPT: Final = "a"
 _TOO_LONG: Final = "exceed_context_size_error"
+
+# What xllamacpp raises: failures of llama.cpp, and values that fit into nothing that C++ has.
+_FOREIGN: Final = (RuntimeError, OverflowError, TypeError, ValueError)
 
 # Takes a piece of a prediction; says whether it was the last one that anybody wants.
 TakePiece = Callable[[JsonObject], bool]
@@ -74,13 +78,13 @@ class Runtime:
     Args:
         file: where it is.
         settings: how to load it.
-        is_verbose: whether llama.cpp may write its log to stderr.
+        is_verbose: whether llama.cpp may write its log to stderr; None: only errors.
 
     Raises:
         EngineFailure: it cannot be loaded.
     """
 
-    def __init__(self, file: Path, settings: LoadSettings, *, is_verbose: bool = False) -> None:
+    def __init__(self, file: Path, settings: LoadSettings, *, is_verbose: bool | None = False) -> None:
         self._key = secrets.token_urlsafe(24)
         self._schemas: set[str] = set()
         try:
@@ -89,7 +93,7 @@ class Runtime:
             # The first token shows that the model computes. It is needed, too: llama.cpp's loop must have begun before
             # the model may be dropped, or dropping it waits for ever.
             self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
-        except RuntimeError as error:
+        except _FOREIGN as error:
             raise EngineFailure("llama.cpp cannot load it") from error
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class Runtime:
         """Run a prediction; returns when it ends, or when `take` wants no more.
 
         Raises:
-            EngineFailure: llama.cpp refused, or failed in the middle.
+            EngineFailure: llama.cpp refused, cannot read the request, or failed in the middle.
         """
         failures: list[EngineFailure] = []
 
@@ -110,9 +114,9 @@ class Runtime:
                 return True
             return take(value)
 
-        self._server.handle_completions(
-            {**body, "stream": True, "timings_per_token": True, "return_progress": True}, piece
-        )
+        wanted = {"stream": True, "timings_per_token": True, "return_progress": True}
+        with translated():
+            self._server.handle_completions(scrubbed(body) | wanted, piece)
         if failures:
             raise failures[0]
 
@@ -120,9 +124,10 @@ class Runtime:
         """Run a short prediction for its text alone.
 
         Raises:
-            EngineFailure: llama.cpp refused.
+            EngineFailure: llama.cpp refused, or cannot read the request.
         """
-        answer = self._server.handle_completions({**body, "stream": False})
+        with translated():
+            answer = self._server.handle_completions(scrubbed(body) | {"stream": False})
         if "error" in answer:
             raise _failure(answer["error"])
         return str(answer["choices"][0]["text"])
@@ -150,7 +155,8 @@ class Runtime:
         Raises:
             Refused: llama.cpp does not understand the schema.
         """
-        text = json.dumps(schema, sort_keys=True)
+        with translated():
+            text = json.dumps(schema, sort_keys=True)
         if text in self._schemas:
             return
         impossible = "}"
@@ -168,8 +174,10 @@ class Runtime:
     def _post(self, path: str, body: JsonObject) -> JsonObject:
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         with contextlib.closing(http.client.HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
+            with translated():
+                text = json.dumps(scrubbed(body))
             try:
-                connection.request("POST", path, json.dumps(body), headers)
+                connection.request("POST", path, text, headers)
                 answer = json.loads(connection.getresponse().read())
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise EngineFailure(f"llama.cpp does not answer: {error}") from error
@@ -182,6 +190,27 @@ def free_memory_bytes() -> int:
     """How much of the machine's own memory is free, as far as llama.cpp can tell."""
     processor = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
     return sum(device["memory_free"] for device in xllamacpp.get_device_info() if device["type"] == processor)
+
+
+def scrubbed(value: Any) -> Any:
+    """A text, or a value with texts in it, without lone surrogates: no tokenizer knows them, no UTF-8 has them."""
+    match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case Mapping():
+            return {scrubbed(key): scrubbed(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [scrubbed(inner) for inner in value]
+    return value
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """What xllamacpp and JSON raise about a value becomes an EngineFailure."""
+    try:
+        yield
+    except _FOREIGN as error:
+        raise EngineFailure(f"it cannot read the request: {error}") from error
 
 
 def refused(failure: EngineFailure) -> Refused:
@@ -198,7 +227,7 @@ def _failure(error: Any) -> EngineFailure:
     return EngineFailure("an answer that makes no sense")
 
 
-def _parameters(file: Path, settings: LoadSettings, key: str, *, is_verbose: bool) -> Any:
+def _parameters(file: Path, settings: LoadSettings, key: str, *, is_verbose: bool | None) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.hostnames = ["127.0.0.1"]
@@ -206,7 +235,7 @@ def _parameters(file: Path, settings: LoadSettings, key: str, *, is_verbose: boo
     params.api_keys = [key]
     params.ui = False
     params.n_threads_http = _HTTP_THREADS
-    params.verbosity = _TALKATIVE if is_verbose else _SILENT
+    params.verbosity = {True: _TALKATIVE, None: _ERRORS, False: _SILENT}[is_verbose]
     # The sessions share one cache that has room for all of them, each up to its whole context: were it any smaller,
     # llama.cpp would end all predictions when they fill it together.
     params.n_parallel = settings.sessions

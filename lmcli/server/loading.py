@@ -10,45 +10,35 @@ from lmcli.client.config import read_stack
 from lmcli.client.payloads import write
 from lmcli.server.endpoints import Channel, Context, Stream
 from lmcli.server.failures import Refused
-from lmcli.server.instances import Instance
+from lmcli.server.instance import Instance
+from lmcli.server.loads import Load, LoadOrder
 from lmcli.server.models import LOADING, downloaded_model
 from lmcli.server.parameters import CANCEL, POSITIVE, TEXT, Field
-from lmcli.values import JsonObject, LoadProgress, ModelInfo
+from lmcli.values import JsonObject, ModelInfo
 
 
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Load one more instance of a downloaded model."""
     model = downloaded_model(context, parameter["modelKey"])
-    identifier = context.instances.reserve(model, parameter.get("identifier"))
-    try:
+    load = context.instances.load(_order(context, parameter, model), parameter.get("identifier"))
+    with load.wanted():
         await channel.send({"type": "resolved", "info": write(model)})
-        instance = await _load(context, channel, parameter, model, identifier, progress_type="progress")
-    finally:
-        context.instances.release(identifier)
+        instance = await _follow(channel, load, progress_type="progress")
     await channel.send({"type": "success", "info": write(instance.describe())})
 
 
 async def get_or_load(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Give a loaded instance, or load the model first; two clients who want the same at once load it once."""
     instance = _loaded(context, parameter["identifier"])
-    if instance is None:
-        model = downloaded_model(context, parameter["identifier"])
-        async with context.instances.lock(model.model_key):
-            instance = _loaded(context, parameter["identifier"])
-            if instance is None:
-                await _load_on_request(context, channel, parameter, model)
-                return
-    context.instances.rest(instance)
-    await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
-
-
-async def _load_on_request(context: Context, channel: Channel, parameter: JsonObject, model: ModelInfo) -> None:
-    identifier = context.instances.reserve(model, None)
-    try:
-        await channel.send({"type": "startLoading", "identifier": identifier, "info": write(model)})
-        instance = await _load(context, channel, parameter, model, identifier, progress_type="loadProgress")
-    finally:
-        context.instances.release(identifier)
+    if instance is not None:
+        context.instances.rest(instance)
+        await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
+        return
+    model = downloaded_model(context, parameter["identifier"])
+    load = context.instances.load_once(_order(context, parameter, model))
+    with load.wanted():
+        await channel.send({"type": "startLoading", "identifier": load.identifier, "info": write(model)})
+        instance = await _follow(channel, load, progress_type="loadProgress")
     await channel.send({"type": "loadSuccess", "info": write(instance.describe())})
 
 
@@ -61,20 +51,23 @@ def _loaded(context: Context, wanted: str) -> Instance | None:
     return instance if instance and instance.model_info.type == context.domain else None
 
 
-async def _load(
-    context: Context, channel: Channel, parameter: JsonObject, model: ModelInfo, identifier: str, *, progress_type: str
-) -> Instance:
-    values = read_stack(parameter["loadConfigStack"])
+def _order(context: Context, parameter: JsonObject, model: ModelInfo) -> LoadOrder:
     ttl_ms = parameter.get("ttlMs", parameter.get("loadTtlMs"))
-    async with aclosing(context.engine.load(model, values, channel.cancelled)) as steps:
-        async for step in steps:
-            if isinstance(step, LoadProgress):
-                await channel.send({"type": progress_type, "progress": step.progress})
-            else:
-                return context.instances.add(
-                    Instance(model_info=model, model=step, identifier=identifier, ttl_ms=ttl_ms)
-                )
-    raise Refused("Model loading was cancelled")
+    return LoadOrder(context.engine, model, read_stack(parameter["loadConfigStack"]), ttl_ms)
+
+
+async def _follow(channel: Channel, load: Load, *, progress_type: str) -> Instance:
+    """Show the client how a load goes, and what came of it.
+
+    Raises:
+        Refused: nothing, or the client does not want it any more.
+    """
+    async with aclosing(load.watch(channel.cancelled)) as steps:
+        async for progress in steps:
+            await channel.send({"type": progress_type, "progress": progress})
+    if not load.task.done():
+        raise Refused("Model loading was cancelled")
+    return load.task.result()
 
 
 STREAMS: Mapping[str, Stream] = {

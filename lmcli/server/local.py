@@ -18,8 +18,9 @@ def local_engine(files: Sequence[Path], *, is_verbose: bool = False) -> Engine:
     try:
         from lmcli.server.llama import LlamaEngine  # noqa: PLC0415  what it needs comes with the extra
     except ImportError as error:
+        is_library = "libgomp" in str(error)  # of the system; a minimal Debian is without it
         raise Unavailable(
             f"running GGUF files takes llama.cpp, which cannot be loaded: {error}",
-            "pip install 'lmcli[local]' installs it",
+            "apt-get install libgomp1 installs it" if is_library else "pip install 'lmcli[local]' installs it",
         ) from error
     return LlamaEngine(files, is_verbose=is_verbose)

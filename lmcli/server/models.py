@@ -8,7 +8,7 @@ from lmcli.client.envelopes import ABSENT
 from lmcli.client.payloads import write
 from lmcli.server.endpoints import Call, Context
 from lmcli.server.failures import domain_mismatch, no_model_matching, path_not_found, unsupported
-from lmcli.server.instances import Instance
+from lmcli.server.instance import Instance
 from lmcli.server.parameters import FLAG, SPECIFIER, STACK, TEXT, TEXT_OR_NULL, Field, Shape
 from lmcli.values import JsonObject, ModelInfo
 

@@ -16,7 +16,7 @@ from lmcli.errors import BadInput, quoted
 from lmcli.server.endpoints import Call, Channel, Context, Stream
 from lmcli.server.engine import PredictionRequest, PromptRead
 from lmcli.server.failures import Refused
-from lmcli.server.instances import GENERATING, Instance
+from lmcli.server.instance import GENERATING, Instance
 from lmcli.server.models import SPECIFIED
 from lmcli.server.parameters import CANCEL, FLAG, HISTORY, OBJECT, SPECIFIER, STACK, TEXT, Field, Shape
 from lmcli.server.settings import REASONING_PARSING_KEY, effective, is_unformatted

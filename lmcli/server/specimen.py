@@ -1,12 +1,14 @@
 """The smallest instance of a JSON schema, for a model that understands nothing and yet must keep to the form.
 
 Knows the keywords that describe values of one kind each, references inside the schema, and the combinations
-`allOf`, `anyOf` and `oneOf`; a `pattern` only where a plain filling meets it.
+`allOf`, `anyOf` and `oneOf`; a `pattern` only where a plain filling meets it. A schema comes from a stranger: what
+is made of it, and the work of making it, are bounded.
 """
 
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 FORMATS: Mapping[str, str] = {
@@ -23,57 +25,119 @@ FORMATS: Mapping[str, str] = {
 }
 FILLINGS = ("a", "A", "0", " ", "_", "-", "x1", "A1", "1970-01-01")
 MAX_DEPTH = 64
+# How many values may be tried and how many characters may be written, together.
+MAX_WORK = 10_000
+# How long a pattern may be, and a filling that it is tried on by the number of choices in it: Python's regular
+# expressions take a time to the power of that number.
+MAX_PATTERN = 200
+LONGEST_FILLINGS = (100, 30, 12, 8)
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+_CHOICE = re.compile(r"[*+?|]|\{(?!\d+\})")
 
 
 class NoSpecimen(Exception):
     """The schema asks for something that cannot be made up."""
 
 
+class TooLarge(NoSpecimen):
+    """The schema asks for more than is reasonable."""
+
+
+class _Work:
+    """What there is to be done for one schema, and how much of it is allowed."""
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self._left = MAX_WORK
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge("a schema that is too large")
+
+
 def specimen(schema: Any) -> Any:
     """Make an instance of a schema.
 
     Raises:
-        NoSpecimen: the schema admits nothing, or nothing that is found by plain means.
+        NoSpecimen: the schema admits nothing, nothing that is found by plain means, or only something large; or it
+            is no schema.
     """
-    return _make(schema, schema, 0)
+    try:
+        return _make(schema, _Work(schema), 0)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, re.error) as error:
+        raise NoSpecimen(f"a schema that is malformed: {error}") from error
 
 
-def _make(schema: Any, root: Any, depth: int) -> Any:
+def _make(schema: Any, work: _Work, depth: int) -> Any:
+    """Make an instance, by the first way of reading the schema that leads to one."""
+    work.spend(1)
     if schema is False or depth > MAX_DEPTH:
         raise NoSpecimen("a schema that admits no finite value")
     if not isinstance(schema, Mapping):
         return {}
-    schema = _resolved(schema, root, depth)
+    problem = NoSpecimen("alternatives of which none can be met")
+    for plain in _readings(schema, work, depth):
+        try:
+            return _make_plain(plain, work, depth)
+        except TooLarge:
+            raise
+        except NoSpecimen as found:
+            problem = found
+    raise problem
+
+
+def _make_plain(schema: Mapping[str, Any], work: _Work, depth: int) -> Any:
+    given = schema.get("enum")
     if "const" in schema:
-        return schema["const"]
-    if isinstance(choices := schema.get("enum"), list) and choices:
-        return choices[0]
-    return _MAKERS[_kind(schema)](schema, root, depth + 1)
+        given = [schema["const"]]
+    if isinstance(given, list) and given:
+        work.spend(len(json.dumps(given[0])))
+        return given[0]
+    return _MAKERS[_kind(schema)](schema, work, depth + 1)
 
 
-def _resolved(schema: Mapping[str, Any], root: Any, depth: int) -> Mapping[str, Any]:
-    """Fold references and combinations into one plain schema."""
-    merged = {key: value for key, value in schema.items() if key not in ("$ref", "allOf", "anyOf", "oneOf")}
-    parts = list(schema.get("allOf", ()))
+def _readings(schema: Mapping[str, Any], work: _Work, depth: int) -> Iterator[Mapping[str, Any]]:
+    """The plain schemas that a schema stands for: references and combinations folded in, null before all others."""
+    own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf", "anyOf", "oneOf")}
+    parts = [[part] for part in schema.get("allOf", ())]
     if "$ref" in schema:
-        parts.append(_referenced(schema["$ref"], root))
-    parts.extend(_simplest(schema[choice], root, depth) for choice in ("anyOf", "oneOf") if schema.get(choice))
+        parts.append([_referenced(schema["$ref"], work.root)])
+    alternatives = (schema[key] for key in ("anyOf", "oneOf") if schema.get(key))
+    parts.extend(sorted(options, key=lambda option: option != {"type": "null"}) for options in alternatives)
     if depth > MAX_DEPTH and parts:
         raise NoSpecimen("a schema that refers to itself without end")
-    for part in parts:
-        if isinstance(part, Mapping):
-            _merge(merged, _resolved(part, root, depth + 1))
-    return merged
+    return _folded(own, parts, work, depth)
 
 
-def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+def _folded(
+    schema: Mapping[str, Any], parts: Sequence[Sequence[Any]], work: _Work, depth: int
+) -> Iterator[Mapping[str, Any]]:
+    """A plain schema with one alternative of each part, in all combinations."""
+    if not parts:
+        yield schema
+        return
+    for option in parts[0]:
+        work.spend(1)
+        if option is False:
+            continue
+        for reading in _readings(option, work, depth + 1) if isinstance(option, Mapping) else ({},):
+            yield from _folded(_merged(schema, reading, work), parts[1:], work, depth)
+
+
+def _merged(schema: Mapping[str, Any], other: Mapping[str, Any], work: _Work) -> Mapping[str, Any]:
+    merged = dict(schema)
     for key, value in other.items():
-        if key == "properties" and isinstance(into.get(key), Mapping):
-            into[key] = {**into[key], **value}
-        elif key == "required" and isinstance(into.get(key), list):
-            into[key] = [*into[key], *value]
+        if key == "properties" and isinstance(merged.get(key), Mapping):
+            merged[key] = {**merged[key], **value}
+        elif key == "required" and isinstance(merged.get(key), list):
+            merged[key] = list(dict.fromkeys((*merged[key], *value)))
         else:
-            into.setdefault(key, value)
+            merged.setdefault(key, value)
+            continue
+        work.spend(len(merged[key]))
+    return merged
 
 
 def _referenced(reference: Any, root: Any) -> Any:
@@ -89,17 +153,6 @@ def _referenced(reference: Any, root: Any) -> Any:
     return found
 
 
-def _simplest(options: list[Any], root: Any, depth: int) -> Any:
-    """The first alternative that an instance can be made of, null before all others."""
-    for option in sorted(options, key=lambda option: option != {"type": "null"}):
-        try:
-            _make(option, root, depth + 1)
-        except NoSpecimen:
-            continue
-        return option
-    raise NoSpecimen("alternatives of which none can be met")
-
-
 def _kind(schema: Mapping[str, Any]) -> str:
     kind = schema.get("type")
     if isinstance(kind, list) and kind:
@@ -109,34 +162,35 @@ def _kind(schema: Mapping[str, Any]) -> str:
     return next((kind for key, kind in _IMPLIED.items() if key in schema), "object")
 
 
-def _object(schema: Mapping[str, Any], root: Any, depth: int) -> dict[str, Any]:
+def _object(schema: Mapping[str, Any], work: _Work, depth: int) -> dict[str, Any]:
     known = schema.get("properties") or {}
     extra = schema.get("additionalProperties", True)
+    least = int(schema.get("minProperties", 0))
     names = dict.fromkeys(schema.get("required") or ())
-    spare = (f"key{number}" for number in range(1, 1 + int(schema.get("minProperties", 0))))
-    for name in (*known, *spare):
-        if len(names) >= schema.get("minProperties", 0):
+    for name in (*known, *(f"key{number}" for number in range(1, 1 + min(least, MAX_WORK + 1)))):
+        if len(names) >= least:
             break
         names.setdefault(name)
-    return {name: _make(known.get(name, extra), root, depth) for name in names}
+    work.spend(sum(len(name) for name in names))
+    return {name: _make(known.get(name, extra), work, depth) for name in names}
 
 
-def _array(schema: Mapping[str, Any], root: Any, depth: int) -> list[Any]:
+def _array(schema: Mapping[str, Any], work: _Work, depth: int) -> list[Any]:
     first = schema.get("prefixItems") or ()
     rest = schema.get("items", True)
-    return [
-        _make(first[index] if index < len(first) else rest, root, depth) for index in range(schema.get("minItems", 0))
-    ]
+    least = int(schema.get("minItems", 0))
+    return [_make(first[index] if index < len(first) else rest, work, depth) for index in range(least)]
 
 
-def _string(schema: Mapping[str, Any], _root: Any, _depth: int) -> str:
+def _string(schema: Mapping[str, Any], work: _Work, _depth: int) -> str:
     least = int(schema.get("minLength", 0))
+    work.spend(least)
     text = FORMATS.get(schema.get("format", ""), "")
     text += "a" * (least - len(text))
     pattern = schema.get("pattern")
     if pattern is None:
         return text
-    most = int(schema.get("maxLength", least + 40))
+    most = min(int(schema.get("maxLength", least + 40)), _longest(pattern))
     candidates = (text, *(filling * size for size in range(max(least, 1), most + 1) for filling in FILLINGS))
     for candidate in candidates:
         if least <= len(candidate) <= most and re.search(pattern, candidate):
@@ -144,11 +198,20 @@ def _string(schema: Mapping[str, Any], _root: Any, _depth: int) -> str:
     raise NoSpecimen(f"the pattern {pattern}")
 
 
-def _integer(schema: Mapping[str, Any], _root: Any, _depth: int) -> int:
+def _longest(pattern: str) -> int:
+    """How long a text may be that the pattern is tried on, so that the search surely ends soon; -1 for none."""
+    plain = _ATOM.sub(lambda found: "(" if found[0] == "(?" else "x", pattern[:MAX_PATTERN])
+    choices = len(_CHOICE.findall(plain))
+    if len(pattern) > MAX_PATTERN or choices >= len(LONGEST_FILLINGS) or _REPEATED_GROUP.search(plain):
+        return -1
+    return LONGEST_FILLINGS[choices]
+
+
+def _integer(schema: Mapping[str, Any], _work: _Work, _depth: int) -> int:
     return int(_nearest_to_zero(schema, 1))
 
 
-def _number(schema: Mapping[str, Any], _root: Any, _depth: int) -> float:
+def _number(schema: Mapping[str, Any], _work: _Work, _depth: int) -> float:
     value = _nearest_to_zero(schema, 0)
     return int(value) if float(value).is_integer() else value
 
@@ -178,7 +241,7 @@ def _bound(schema: Mapping[str, Any], plain: str, exclusive: str) -> tuple[float
     return (limit, False) if strict is None else (strict, True)
 
 
-Maker = Callable[[Mapping[str, Any], Any, int], Any]
+Maker = Callable[[Mapping[str, Any], _Work, int], Any]
 
 _MAKERS: Mapping[str, Maker] = {
     "object": _object,
@@ -186,8 +249,8 @@ _MAKERS: Mapping[str, Maker] = {
     "string": _string,
     "integer": _integer,
     "number": _number,
-    "boolean": lambda _schema, _root, _depth: False,
-    "null": lambda _schema, _root, _depth: None,
+    "boolean": lambda _schema, _work, _depth: False,
+    "null": lambda _schema, _work, _depth: None,
 }
 _IMPLIED: Mapping[str, str] = {
     "properties": "object",
