@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_socket
 from websockets.uri import parse_uri
 
+from lmcli.client.address import Address
+from lmcli.client.protocol import Credentials
+from lmcli.client.session import Session
+from lmcli.client.waiting import Interrupt
 from lmcli.server import background
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import Engine
@@ -257,3 +262,30 @@ def serve() -> Iterator[Serve]:
             return Process(process, process.stdout.readline().rstrip("\n"))
 
         yield start
+
+
+Open = Callable[..., Session]
+WHO = Credentials("guest:somebody", "the-secret-passkey")
+
+
+@pytest.fixture
+def open_session() -> Iterator[Open]:
+    """Open sessions, which are closed when the test ends."""
+    with ExitStack() as cleanup:
+
+        def to(server: Any, namespace: str = "llm", **options: Any) -> Session:
+            session = Session.open(Address("127.0.0.1", server.port), namespace, WHO, **options)
+            cleanup.callback(session.close)
+            return session
+
+        yield to
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Interrupt]:
+    """One that is there already."""
+    reader, writer = os.pipe()
+    os.write(writer, b"!")
+    yield Interrupt(reader)
+    os.close(reader)
+    os.close(writer)

@@ -85,9 +85,6 @@ def status(wire: Wire) -> str:
     return str(wire.result("getInstanceProcessingState", parameter)["status"])
 
 
-# Finding the server and the model.
-
-
 def test_import_costs_nothing() -> None:
     """`import lmcli` loads none of its own modules and none of others; all the names are there."""
     code = "import sys; before = set(sys.modules); import lmcli; print(*sorted(set(sys.modules) - before))"
@@ -219,9 +216,6 @@ def test_facts_about_a_model(model: lms.LLM) -> None:
     assert model.apply_prompt_template(history) == "[system]\ns\n[assistant]\n"
     assert model.get_info().display_name == "Echo"
     assert model.get_context_length() == model.get_info().context_length > 0
-
-
-# Predictions.
 
 
 @pytest.mark.parametrize("verb", ["respond", "complete"])
@@ -443,9 +437,6 @@ def test_image_that_is_not_there(client: lms.Client, tmp_path: Path) -> None:
         client.files.prepare_image(tmp_path / "missing.png")
 
 
-# Stopping.
-
-
 def test_cancel(slow_model: lms.LLM, observer: Wire) -> None:
     """What came until the cancel is the result; later fragments are dropped."""
     stream = slow_model.respond_stream("word " * 1000)
@@ -540,9 +531,6 @@ def test_the_next_prediction_comes_at_once(slow_model: lms.LLM) -> None:
     for _ in slow_model.respond_stream("word " * 1000):
         break
     assert slow_model.respond("hi").content == "hi"
-
-
-# Trouble.
 
 
 def test_connection_lost_in_the_middle(server: Running) -> None:

@@ -1,0 +1,105 @@
+"""What a scripted server says to a session, and what a session hears: packets by hand, and readers of exchanges."""
+
+from collections.abc import Callable
+from typing import Any
+
+from faults import Peer, ScriptedServer
+
+from lmcli.client import requests
+from lmcli.client.exchanges import Exchange, Prediction
+from lmcli.client.requests import Opening
+from lmcli.client.session import Session
+from lmcli.errors import (
+    LmError,
+)
+from lmcli.values import Fragment, PredictionConfig
+
+INSTANCE = {
+    "type": "llm",
+    "modelKey": "tiny",
+    "displayName": "Tiny",
+    "path": "acme/tiny",
+    "format": "gguf",
+    "sizeBytes": 1,
+    "maxContextLength": 4096,
+    "contextLength": 4096,
+    "identifier": "tiny",
+    "instanceReference": "x",
+}
+Packet = dict[str, Any]
+
+
+def sent(channel: int, packet: Any) -> Packet:
+    return {"type": "channelSend", "channelId": channel, "message": packet}
+
+
+def piece(content: str, channel: int = 1) -> Packet:
+    return sent(channel, {"type": "fragment", "fragment": {"content": content}})
+
+
+def success(channel: int = 1, stop_reason: str = "eosFound") -> Packet:
+    return sent(channel, {"type": "success", "stats": {"stopReason": stop_reason}, "modelInfo": INSTANCE})
+
+
+def closed(channel: int = 1) -> Packet:
+    return {"type": "channelClose", "channelId": channel}
+
+
+def failed(title: str, channel: int = 1) -> Packet:
+    return {"type": "channelError", "channelId": channel, "error": {"title": title, "rootTitle": title}}
+
+
+def warning(text: str, **more: str) -> Packet:
+    return {"type": "communicationWarning", "warning": text, **more}
+
+
+def asking(text: str = "hello", model: str = "echo") -> Opening:
+    return requests.respond(model, [message(text)], PredictionConfig())
+
+
+def message(text: str) -> Any:
+    from lmcli.chat import Message, TextPart
+
+    return Message("user", (TextPart(text),))
+
+
+def answering(*values: Any, then: Callable[[Peer], None] = Peer.wait_until_left) -> ScriptedServer:
+    """A server that greets, waits for one request, says some values in one write, and goes on."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.receive()
+        peer.send(*values)
+        then(peer)
+
+    return ScriptedServer(script)
+
+
+def leave(_: Peer) -> None:
+    """End the connection."""
+
+
+def text_of(exchange: Exchange, *, until: int | None = None) -> str:
+    """The fragments' text, to the end or until so many characters have come."""
+    text = ""
+    while not exchange.is_over and (until is None or len(text) < until):
+        text += "".join(value.content for value in exchange.read() if isinstance(value, Fragment))
+    return text
+
+
+def what_came(exchange: Exchange) -> tuple[str, LmError | None]:
+    """The fragments' text up to the end, and the error that it ended with."""
+    text = ""
+    try:
+        for burst in exchange:
+            text += "".join(value.content for value in burst if isinstance(value, Fragment))
+    except LmError as error:
+        return text, error
+    return text, None
+
+
+COMPLETING = ("tiny", "once upon", PredictionConfig())
+
+
+def completing(session: Session) -> Prediction:
+    return session.predict(requests.complete(*COMPLETING), requests.complete_by_predict(*COMPLETING))
