@@ -123,13 +123,14 @@ def test_http_port_is_the_last(
 
 
 def test_nobody_is_found(tmp_path: Path, nowhere: Nowhere, usual_ports: Callable[..., None]) -> None:
-    """Where nobody answers all the ports tried are named, with what to type, and it takes no time."""
+    """Where nobody answers all the ports tried are named, with what to type, and nobody is waited for."""
     ports = nowhere(), nowhere()
     usual_ports(ports[0], http=ports[1])
     began = time.monotonic()
+    assert first_greeting(ports, within=2 * PATIENCE) is None
+    assert time.monotonic() - began < PATIENCE
     with pytest.raises(CannotConnect, match=f"on port {ports[0]}, {ports[1]}$") as caught:
         find_server(None, {"HOME": str(tmp_path)})
-    assert time.monotonic() - began < discovery.PROBE_SECONDS
     assert "lms server start" in caught.value.hints[0]
     assert "--host demo" in caught.value.hints[1]
 
@@ -167,15 +168,15 @@ def test_a_silent_port_costs_at_most_half_a_second(answer: Answer) -> None:
     silent, good = answer(then_silent=True), answer(GREETING)
     began = time.monotonic()
     assert first_greeting([silent, good]) == good
-    assert 0.45 < time.monotonic() - began < 2
+    assert discovery.PROBE_SECONDS * 0.9 < time.monotonic() - began < PATIENCE
 
 
 def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
     """Nobody waits for a port whose answer does not matter."""
     began = time.monotonic()
     good = answer(GREETING)
-    assert first_greeting([good, answer(then_silent=True)]) == good
-    assert time.monotonic() - began < discovery.PROBE_SECONDS
+    assert first_greeting([good, answer(then_silent=True)], within=2 * PATIENCE) == good
+    assert time.monotonic() - began < PATIENCE
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,6 @@ class Handover(Generic[Item]):
         self._is_closed = False
         self._is_over = False
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nobody wants more; may be read from any thread."""
-        return self._is_closed
-
     def put(self, item: Item) -> bool:
         """Hand an item over, from the thread; False if nobody wants more."""
         self._room.acquire()
