@@ -4,10 +4,14 @@ import os
 import sys
 
 _OUTPUT_FAILED = 74  # errors.ExitCode.OUTPUT_FAILED, without loading it
+_UNAVAILABLE = 69  # errors.ExitCode.UNAVAILABLE
 
 
 def main() -> None:
     """Run `lm` with the arguments of this process and end it with a status of `errors.ExitCode`."""
+    if sys.platform == "win32":
+        sys.stderr.write("lm: error: Windows is supported through WSL only: run lm inside it\n")
+        sys.exit(_UNAVAILABLE)
     if sys.argv[1:2] == ["--version"]:
         from lmcli import __version__
 

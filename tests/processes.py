@@ -40,11 +40,15 @@ INSTANCE: Packet = {
 }
 
 
+# A warning inside `lm` is an error that its stderr shows; one of a script's own `python -c` is that script's affair.
+WARNINGS = {"PYTHONWARNINGS": "error,ignore::ResourceWarning:__main__"}
+
+
 def environment(folder: Path, host: str | int, **variables: str) -> dict[str, str]:
     """What a command sees: `lm` and `python` of this suite, an empty home, a server's address or port."""
     path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
     address = f"127.0.0.1:{host}" if isinstance(host, int) else host
-    return {"PATH": path, "HOME": str(folder), "LM_HOST": address, **variables}
+    return {"PATH": path, "HOME": str(folder), "LM_HOST": address, **WARNINGS, **variables}
 
 
 class Ran(NamedTuple):

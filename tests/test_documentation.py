@@ -28,7 +28,7 @@ from lmcli.reference.manual import PAGES, examples, prose_of
 from lmcli.reference.readme import filled
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-NOT_RUN = re.compile(r"<!-- (?:not run by the tests: .*|the tests) -->\n\Z")
+NOT_RUN = re.compile(r"<!-- (?:not run by the tests: .*|the first command|the tests) -->\n\Z")
 GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
 NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "pip install '.[local]'"]
 """How the blocks begin that install something from the network; the gate runs the second."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import lmcli
+from lmcli.errors import ExitCode
 from lmcli.server.background import Running
 
 PATIENCE = 30.0
@@ -147,3 +148,10 @@ def test_a_command_loads_what_it_needs(server: Running, command: list[str], answ
     assert modules & HEAVY == set()
     others = {f"lmcli.cli.{other}" for other in ("respond", "complete", "models", "serve", "chat", "stats", "batch")}
     assert modules & others == {f"lmcli.cli.{name}"}
+
+
+def test_windows_is_told_in_one_line() -> None:
+    """Where nothing was ever tested, nothing is tried."""
+    ran = python("import sys; sys.platform = 'win32'; from lmcli.__main__ import main; main()", "respond", "hi")
+    assert ran.returncode == ExitCode.UNAVAILABLE
+    assert ran.stderr == "lm: error: Windows is supported through WSL only: run lm inside it\n"

@@ -83,7 +83,6 @@ def test_nobody_else_loads_it() -> None:
     assert (done.returncode, done.stdout) == (0, "hello\n")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals end a process there")
 def test_serve(serve: Serve, file: Path) -> None:
     """`lm serve FILE` offers the file and not the echo models, logs no llama.cpp, and dies of its signal."""
     process = serve(str(file), quiet=True)

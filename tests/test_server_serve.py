@@ -1,6 +1,5 @@
 """`lm serve` as a process: its one line, its log, its refusals, and how it ends; and the server in a thread."""
 
-import os
 import signal
 import socket
 import sys
@@ -16,10 +15,8 @@ from lmcli.errors import BadSetting, ExitCode, NoInput
 from lmcli.server import background
 
 TOKEN = "sk-lm-abcdefgh:0123456789abcdefghij"
-posix = pytest.mark.skipif(os.name != "posix", reason="signals and file modes of POSIX")
 
 
-@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signal.Signals) -> None:
     """It prints its address and nothing else, serves, and ends by the very signal, also with a client connected."""
@@ -33,7 +30,6 @@ def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signa
     assert stderr == "lm: serving, Ctrl-C ends\n"
 
 
-@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_client_that_does_not_read_does_not_keep_the_server(
     serve: Serve, connect: Connect, number: signal.Signals
@@ -47,7 +43,6 @@ def test_client_that_does_not_read_does_not_keep_the_server(
         assert process.end(number)[0] == -number
 
 
-@posix
 def test_unread_log_does_not_stop_the_server(serve: Serve, connect: Connect) -> None:
     """When nobody reads stderr, what is said there is lost, and counted; everybody is served."""
     process = serve()
@@ -60,7 +55,6 @@ def test_unread_log_does_not_stop_the_server(serve: Serve, connect: Connect) -> 
     assert next(line for line in lines if "are lost" in line).startswith("lm: warning: ")
 
 
-@posix
 def test_log_is_quiet_or_verbose(serve: Serve, connect: Connect) -> None:
     """Quiet says nothing at all; verbose tells who comes and what is done."""
     quiet = serve(quiet=True)
@@ -71,7 +65,6 @@ def test_log_is_quiet_or_verbose(serve: Serve, connect: Connect) -> None:
     assert "lm: echo: 1 tokens, eosFound\n" in verbose.end(signal.SIGTERM)[2]
 
 
-@posix
 def test_pace_reaches_the_models(serve: Serve, connect: Connect) -> None:
     """The options that slow the models down are obeyed."""
     wire = connect(serve(tokens_per_second=50, load_seconds=0.1, prompt_tokens_per_second=100).port)
@@ -117,7 +110,6 @@ def test_tokens_are_read_before_listening(serve: Serve, tmp_path: Path) -> None:
     assert "hunter2" not in stderr, "what may be a secret is not shown"
 
 
-@posix
 def test_token_opens_the_network(serve: Serve, connect: Connect, tmp_path: Path) -> None:
     """With a token file the server listens wherever it is told, and lets only its bearers in."""
     file = tmp_path / "token"
@@ -156,7 +148,6 @@ def test_token_file_must_be_readable(tmp_path: Path) -> None:
         read_api_tokens(tmp_path)
 
 
-@posix
 def test_token_file_that_everybody_can_read_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The warning names the file, and the server starts all the same."""
     file = tmp_path / "tokens"

@@ -3,13 +3,12 @@
 A reader sees the file before a turn or after it, never in between, and a crash at any moment leaves one of the two.
 """
 
-import importlib
 import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from lmcli.cli.document import Document, recognize
 from lmcli.cli.inputs import decoded
@@ -139,27 +138,13 @@ def _locked(path: Path, say_wait: Callable[[], None]) -> IO[bytes]:
 
 def _lock(file: IO[bytes], *, wait: bool) -> bool:
     """Lock an open file; False if somebody else has it. The system gives it back however the process ends."""
-    try:
-        import fcntl  # noqa: PLC0415  not on Windows
-    except ImportError:
-        return _lock_on_windows(file, wait=wait)
+    import fcntl  # noqa: PLC0415  only a chat file pays
+
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def _lock_on_windows(file: IO[bytes], *, wait: bool) -> bool:
-    msvcrt: Any = importlib.import_module("msvcrt")
-    while True:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError:  # waiting ends after ten seconds there
-            if not wait:
-                return False
-            continue
-        return True
 
 
 def _synchronise_folder(path: Path) -> None:

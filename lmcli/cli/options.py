@@ -46,7 +46,7 @@ class Typed:
     def options(cls) -> Iterator[tuple[str, Any, Any]]:
         """Name, annotation and default of each option."""
         for base in reversed(cls.__mro__):
-            for name, annotation in vars(base).get("__annotations__", {}).items():
+            for name, annotation in getattr(base, "__annotations__", {}).items():
                 yield name, annotation, getattr(cls, name)
 
 

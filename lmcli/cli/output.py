@@ -98,10 +98,13 @@ def print_bytes(data: bytes, descriptor: int) -> None:
     Raises:
         OutputFailed: it could not be written.
     """
+    stops = Stops()
     try:
-        Output(descriptor, Stops()).write(data)
+        Output(descriptor, stops).write(data)
     except ReaderLeft:
         die_of_broken_pipe()
+    finally:
+        stops.close()
 
 
 class Printed(io.TextIOWrapper):

@@ -107,10 +107,7 @@ def _watch_signals() -> asyncio.Future[signal.Signals]:
             ended.set_result(number)
 
     for number in _SIGNALS:
-        try:
-            loop.add_signal_handler(number, end, number)
-        except NotImplementedError:  # Windows
-            signal.signal(number, lambda n, _: loop.call_soon_threadsafe(end, signal.Signals(n)))
+        loop.add_signal_handler(number, end, number)
     return ended
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NoReturn, Self
 from lmcli.client.waiting import Interrupt
 
 SIGINT: Final = signal.SIGINT
-BROKEN_PIPE: Final[int] = getattr(signal, "SIGPIPE", signal.SIGTERM)
-_STOPPING: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+BROKEN_PIPE: Final = signal.SIGPIPE
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
@@ -37,9 +37,8 @@ class Stops:
 
     def __enter__(self) -> Self:
         self._wakeup_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for name in _STOPPING:
-            signum = getattr(signal, name, None)
-            if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+        for signum in _STOPPING:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._before[signum] = signal.signal(signum, self._note)
         return self
 
@@ -49,6 +48,10 @@ class Stops:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
         self._wake.close()
         self._waker.close()
 

@@ -31,6 +31,6 @@ VARIABLES: Final = (
     Variable("TERM", "dumb: no colour, and progress as lines", "--color"),
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
-    Variable("HOME", "where LM Studio's settings are; on Windows USERPROFILE", "-H"),
+    Variable("HOME", "where LM Studio's settings are", "-H"),
     Variable("XDG_CACHE_HOME", "folder of lm/models, the completed keys; else ~/.cache", "-H"),
 )

@@ -65,7 +65,7 @@ def studio_home(environment: Mapping[str, str]) -> Path:
 
     Source: lmstudio-js 6ec11db, lms-common-server/src/findLMStudioHome.ts:7-34
     """
-    home = Path(environment.get("HOME") or environment.get("USERPROFILE") or os.path.expanduser("~"))  # noqa: PTH111  where there is none, it stays ~
+    home = Path(environment.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111  where there is none, it stays ~
     try:
         pointer = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -134,7 +134,7 @@ def find_token(token_file: Path | None = None, environment: Mapping[str, str] = 
 
 def is_readable_by_others(path: Path) -> bool:
     """Whether a file with a secret in it is open to more people than its owner."""
-    return os.name == "posix" and path.is_file() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    return path.is_file() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 class _Probe:

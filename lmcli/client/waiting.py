@@ -29,8 +29,6 @@ def wait(
     descriptor: int, *, to_write: bool = False, interrupts: Iterable[Interrupt] = (), timeout: float | None = None
 ) -> Woken:
     """Wait until a descriptor can be read (or written), an interrupt is ready, or `timeout` seconds are over."""
-    if not hasattr(select, "poll"):
-        return _wait_on_sockets(descriptor, to_write=to_write, interrupts=interrupts, timeout=timeout)
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
     for interrupt in interrupts:
@@ -44,23 +42,6 @@ def wait(
 
 def is_broken(descriptor: int) -> bool:
     """Whether nobody is left at the other end of a pipe, socket or terminal."""
-    if not hasattr(select, "poll"):
-        return False
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
-
-
-def _wait_on_sockets(
-    descriptor: int, *, to_write: bool, interrupts: Iterable[Interrupt], timeout: float | None
-) -> Woken:
-    """The same for systems without poll, where only sockets can be waited for, and a break cannot be seen."""
-    watched = [i.descriptor for i in interrupts if not i.on_break_only]
-    readers, writers = ([], [descriptor]) if to_write else ([descriptor], [])
-    try:
-        readable, writable, _ = select.select(readers + watched, writers, [], timeout)
-    except OSError:  # no socket: whoever reads or writes it now waits by that
-        return Woken.READY
-    if not readable and not writable:
-        return Woken.TIMED_OUT
-    return Woken.INTERRUPTED if set(readable) & set(watched) else Woken.READY
