@@ -19,12 +19,12 @@ from websockets.sync.client import connect as open_socket
 from websockets.uri import parse_uri
 
 from lmcli.client.address import Address
-from lmcli.client.protocol import Credentials
 from lmcli.client.session import Session
 from lmcli.client.waiting import Interrupt
 from lmcli.server import background
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import Engine
+from lmcli.wire.protocol import Credentials
 
 # Whoever runs the suite in the background may have Ctrl-C ignored, which its children would inherit, and obey.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

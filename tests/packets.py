@@ -5,14 +5,14 @@ from typing import Any
 
 from faults import Peer, ScriptedServer
 
-from lmcli.client import requests
 from lmcli.client.exchanges import Exchange, Prediction
-from lmcli.client.requests import Opening
 from lmcli.client.session import Session
 from lmcli.errors import (
     LmError,
 )
 from lmcli.values import Fragment, PredictionConfig
+from lmcli.wire import requests
+from lmcli.wire.requests import Opening
 
 INSTANCE = {
     "type": "llm",

@@ -19,7 +19,6 @@ from packets import (
 )
 from websockets.frames import Frame, Opcode
 
-from lmcli.client import requests
 from lmcli.client.address import Address
 from lmcli.client.exchanges import Exchange
 from lmcli.client.session import Session
@@ -29,6 +28,7 @@ from lmcli.errors import (
     TimedOut,
 )
 from lmcli.values import Fragment, LoadConfig, LoadProgress, PromptProgress
+from lmcli.wire import requests
 
 numbers = st.integers(0, 2) | st.sampled_from([-1, 1.5, True, 10**30])
 json_values = st.recursive(

@@ -75,20 +75,6 @@ def imports(module: str) -> list[Import]:
 
 
 GROUND = {"lmcli", "lmcli.errors", "lmcli.closing", "lmcli.record", "lmcli.values", "lmcli.chat", "lmcli.haste"}
-PURE = {
-    f"lmcli.client.{name}"
-    for name in (
-        "address",
-        "config",
-        "envelopes",
-        "faults",
-        "payloads",
-        "protocol",
-        "requests",
-        "surrogates",
-        "waiting",
-    )
-} | {"lmcli.client"}
 
 
 def is_in(module: str, package: str) -> bool:
@@ -100,9 +86,7 @@ def floor_of(module: str) -> str:
     """The floor that a module is on."""
     if module in GROUND:
         return "ground"
-    if module in PURE:
-        return "pure"
-    for floor in ("client", "server", "cli", "reference"):
+    for floor in ("wire", "client", "server", "cli", "reference"):
         if is_in(module, f"lmcli.{floor}"):
             return floor
     assert module == "lmcli.__main__", f"{module} is on no floor"
@@ -111,16 +95,16 @@ def floor_of(module: str) -> str:
 
 BELOW = {
     "ground": {"ground"},
-    "pure": {"ground", "pure"},
-    "client": {"ground", "pure", "client"},
-    "server": {"ground", "pure", "server"},
-    "cli": {"ground", "pure", "client", "cli"},
+    "wire": {"ground", "wire"},
+    "client": {"ground", "wire", "client"},
+    "server": {"ground", "wire", "server"},
+    "cli": {"ground", "wire", "client", "cli"},
     "door": {"ground", "cli"},
-    "reference": {"ground", "pure", "client", "server", "cli", "door", "reference"},
+    "reference": {"ground", "wire", "client", "server", "cli", "door", "reference"},
 }
 STRANGERS = {
     "ground": set[str](),
-    "pure": {"orjson"},
+    "wire": {"orjson"},
     "client": {"orjson", "websockets"},
     "server": {"orjson", "websockets", "xllamacpp"},
     "cli": {"jsonschema", "referencing", "orjson", "rich", "typer"},
@@ -167,7 +151,7 @@ def test_every_library_has_its_place(module: str) -> None:
 @MODULES
 def test_what_is_heavy_waits(module: str) -> None:
     """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
-    heavy = {"jsonschema", "rich", "ssl"} | ({"asyncio"} if floor_of(module) in ("ground", "pure", "client") else set())
+    heavy = {"jsonschema", "rich", "ssl"} | ({"asyncio"} if floor_of(module) in ("ground", "wire", "client") else set())
     for found in imports(module):
         assert found.is_lazy or found.target.partition(".")[0] not in heavy, f"{module} imports {found.target} at once"
 
@@ -192,9 +176,9 @@ WORLD = ["asyncio", "os", "random", "secrets", "select", "selectors", "socket", 
 
 @pytest.mark.parametrize("library", WORLD)
 def test_the_wire_is_pure(library: str) -> None:
-    """Envelopes, payloads and protocol know no socket, clock, chance or environment; only `waiting` waits."""
-    users = {module for module in PURE for found in imports(module) if found.target.partition(".")[0] == library}
-    assert users == ({"lmcli.client.waiting"} if library == "select" else set())
+    """The wire knows no socket, clock, chance or environment."""
+    wire = [module for module in FILES if floor_of(module) == "wire"]
+    assert {m for m in wire for found in imports(m) if found.target.partition(".")[0] == library} == set()
 
 
 def cycles() -> Iterator[list[str]]:

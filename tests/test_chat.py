@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, messages
 
 from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
-from lmcli.client.payloads import read_history, write_history
 from lmcli.errors import BadInput
+from lmcli.wire.payloads import read_history, write_history
 
 CAT = FilePart("cat.png", "f-1", 5120, "image")
 CAT_JSON = {"type": "file", "name": "cat.png", "identifier": "f-1", "sizeBytes": 5120, "fileType": "image"}

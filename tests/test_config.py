@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, any_json, fields_of, garbled
 
-from lmcli.client.config import (
+from lmcli.errors import UsageError
+from lmcli.values import LoadConfig, PredictionConfig
+from lmcli.wire.config import (
     OPTIONS,
     PREDICTION_PREFIX,
     RAW_TEMPLATE,
@@ -21,8 +23,6 @@ from lmcli.client.config import (
     read_stack,
     write_fields,
 )
-from lmcli.errors import UsageError
-from lmcli.values import LoadConfig, PredictionConfig
 
 
 class Row(NamedTuple):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, json_objects, texts_with_halves
 
-from lmcli.client.envelopes import ABSENT, KINDS, NO_ID, Envelope, Kind, decode, encode, loads
 from lmcli.errors import RemoteProtocolError
+from lmcli.wire.envelopes import ABSENT, KINDS, NO_ID, Envelope, Kind, decode, encode, loads
 
 BODY = {"any": ["thing", None, 1.5, "é🙂"]}
 WIRE: dict[str, tuple[dict[str, Any], Envelope]] = {

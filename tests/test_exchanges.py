@@ -26,7 +26,6 @@ from packets import (
     what_came,
 )
 
-from lmcli.client import requests
 from lmcli.client.exchanges import Exchange
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import (
@@ -42,6 +41,7 @@ from lmcli.errors import (
 )
 from lmcli.server.background import Running
 from lmcli.values import Fragment, LoadConfig, LoadProgress, PredictionConfig, PromptProgress
+from lmcli.wire import requests
 
 
 def test_prediction(server: Running, open_session: Open) -> None:

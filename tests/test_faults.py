@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from properties import QUICK, any_json, garbled, nested
 
-from lmcli.client.faults import failure
 from lmcli.errors import (
     ExitCode,
     LmError,
@@ -16,6 +15,7 @@ from lmcli.errors import (
     PredictionFailed,
     Unavailable,
 )
+from lmcli.wire.server_errors import failure
 
 LIST = "lm models lists the models that are there"
 KNOWN: dict[str, tuple[dict[str, Any], type[LmError], str, tuple[str, ...]]] = {

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, json_objects, nested
 
 from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
-from lmcli.client.payloads import (
+from lmcli.errors import BadInput, RemoteProtocolError
+from lmcli.record import Record
+from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.wire.payloads import (
     camel,
     file_part,
     fragment,
@@ -22,9 +25,6 @@ from lmcli.client.payloads import (
     write_history,
     write_prediction_end,
 )
-from lmcli.errors import BadInput, RemoteProtocolError
-from lmcli.record import Record
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
 
 STATS = {
     "stopReason": "eosFound",

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from properties import QUICK, any_json, garbled, nested, texts_with_halves
 
-from lmcli.client.envelopes import ABSENT
-from lmcli.client.protocol import (
+from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.protocol import (
     CallFailed,
     CallReturned,
     ChannelClosed,
@@ -25,7 +26,6 @@ from lmcli.client.protocol import (
     Rejection,
     State,
 )
-from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected
 
 ME = Credentials("guest:me", "s3cret")
 

@@ -11,15 +11,15 @@ from properties import QUICK, fields_of, messages
 from recordings import sent
 
 from lmcli.chat import Message, TextPart
-from lmcli.client import requests
 from lmcli.client.address import Address
 from lmcli.client.api import LLM, Client
-from lmcli.client.config import PROMPT_TEMPLATE_KEY, prediction_config, read_prediction_config, read_stack
 from lmcli.client.connection import Connection
-from lmcli.client.payloads import read_history
-from lmcli.client.protocol import Credentials
 from lmcli.server.background import Running
 from lmcli.values import LoadConfig, PredictionConfig
+from lmcli.wire import requests
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY, prediction_config, read_prediction_config, read_stack
+from lmcli.wire.payloads import read_history
+from lmcli.wire.protocol import Credentials
 
 ONE_MODEL = requests.specifier("qwen2.5-7b-instruct")
 HI = [Message("user", (TextPart("hi"),))]

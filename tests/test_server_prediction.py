@@ -9,11 +9,11 @@ from conftest import Connect, Packet, StartServer, Wire, checked, predicting, qu
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lmcli.client.config import RAW_TEMPLATE
 from lmcli.server.background import Running
 from lmcli.server.echo import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import PredictionEvent, PredictionRequest
 from lmcli.values import Fragment, ModelInfo, Stats
+from lmcli.wire.config import RAW_TEMPLATE
 
 TEXT = "To be, or  not\nto be:\n\nthat is the question. "
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

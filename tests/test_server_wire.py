@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import lmcli
-from lmcli.client.envelopes import KINDS
 from lmcli.server.app import NAMESPACES
 from lmcli.server.background import Running
 from lmcli.server.connection import (
@@ -31,6 +30,7 @@ from lmcli.server.connection import (
 from lmcli.server.echo import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import LARGE, LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.values import LoadProgress, ModelInfo
+from lmcli.wire.envelopes import KINDS
 
 TOKEN = {"authVersion": 1, "clientIdentifier": "abcdefgh", "clientPasskey": "0123456789abcdefghij"}
 

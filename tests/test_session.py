@@ -10,11 +10,9 @@ from conftest import WHO, Open, StartServer
 from faults import End, Peer, Proxy, ScriptedServer, after_texts
 from packets import answering, asking, piece, text_of, what_came
 
-from lmcli.client import requests
 from lmcli.client.address import Address
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
-from lmcli.client.protocol import Credentials
 from lmcli.client.session import Session
 from lmcli.client.transport import CONNECT_SECONDS
 from lmcli.client.waiting import Interrupt
@@ -28,6 +26,8 @@ from lmcli.errors import (
     TimedOut,
 )
 from lmcli.server.background import Running
+from lmcli.wire import requests
+from lmcli.wire.protocol import Credentials
 
 
 def test_nothing_is_sent_before_the_greeting(open_session: Open) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, texts_with_halves
 
-from lmcli.client.surrogates import Halves
 from lmcli.values import Fragment
+from lmcli.wire.surrogates import Halves
 
 
 def joined(pieces: list[str]) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from recordings import NAMES, Line, lines
 
-from lmcli.client import payloads
-from lmcli.client.envelopes import Envelope, decode
-from lmcli.client.faults import failure
-from lmcli.client.protocol import (
+from lmcli.errors import LmError, ModelNotFound
+from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
+from lmcli.wire import payloads
+from lmcli.wire.envelopes import Envelope, decode
+from lmcli.wire.protocol import (
     CallFailed,
     CallReturned,
     ChannelClosed,
@@ -21,8 +22,7 @@ from lmcli.client.protocol import (
     Packet,
     Protocol,
 )
-from lmcli.errors import LmError, ModelNotFound
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
+from lmcli.wire.server_errors import failure
 
 ALL = pytest.mark.parametrize("name", NAMES)
 EVENTS = {

@@ -10,11 +10,11 @@ from lmcli.cli.choices import Overflow
 from lmcli.cli.document import Document
 from lmcli.cli.options import AskOptions, LoadOptions
 from lmcli.cli.voice import Voice
-from lmcli.client import requests
-from lmcli.client.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
-from lmcli.client.requests import Opening
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
+from lmcli.wire import requests
+from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
+from lmcli.wire.requests import Opening
 
 if TYPE_CHECKING:
     from lmcli.cli.schema import Schema

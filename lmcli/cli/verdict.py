@@ -1,8 +1,8 @@
 """Whether an answer is complete: the stop reason, seen with what the user asked for."""
 
-from lmcli.client.config import OPTIONS, PREDICTION_PREFIX
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import PredictionConfig, PredictionEnd
+from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX
 
 
 def verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> LmError | None:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypedDict, Unpack
 
 from lmcli.chat import Chat, FilePart, Message
-from lmcli.client import payloads, requests
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
-from lmcli.client.config import prediction_config
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import Uploads, upload
@@ -32,6 +30,8 @@ from lmcli.values import (
     PredictionConfig,
     PredictionResult,
 )
+from lmcli.wire import payloads, requests
+from lmcli.wire.config import prediction_config
 
 History = Chat | Mapping[str, Any] | Sequence[Any] | str
 

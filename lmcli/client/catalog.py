@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from lmcli.client import payloads
 from lmcli.client.session import Session
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.values import ModelInfo, ModelInstance
+from lmcli.wire import payloads
 
 
 def list_loaded(session: Session) -> list[ModelInstance]:

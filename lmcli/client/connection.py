@@ -1,10 +1,10 @@
 """One server, one identity, a socket for each namespace that is used."""
 
 from lmcli.client.address import Address
-from lmcli.client.protocol import Credentials
 from lmcli.client.session import Session, Trace
 from lmcli.client.waiting import Interrupt
 from lmcli.closing import Closing
+from lmcli.wire.protocol import Credentials
 
 
 class Connection(Closing):

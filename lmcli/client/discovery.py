@@ -14,8 +14,8 @@ from typing import Final
 import orjson
 
 from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
-from lmcli.client.protocol import Credentials
 from lmcli.errors import BadSetting, CannotConnect, NoInput, quoted, reason
+from lmcli.wire.protocol import Credentials
 
 API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
 """Where LM Studio listens even while its HTTP server is off.

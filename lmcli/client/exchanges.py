@@ -8,13 +8,13 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, ClassVar, Final, Protocol
 
-from lmcli.client import payloads
-from lmcli.client.protocol import ChannelClosed, ChannelFailed, Rejection
-from lmcli.client.requests import Opening
-from lmcli.client.surrogates import Halves
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
 from lmcli.values import Fragment, LoadProgress, ModelInstance, PredictionEnd, PromptProgress, Value
+from lmcli.wire import payloads
+from lmcli.wire.protocol import ChannelClosed, ChannelFailed, Rejection
+from lmcli.wire.requests import Opening
+from lmcli.wire.surrogates import Halves
 
 _DRAIN_SECONDS: Final = 5.0
 
@@ -246,6 +246,6 @@ def as_error(error: Any, kind: type[LmError]) -> LmError:
     """What ended a channel or a call as an error: the server's error object read, our own as it is."""
     if isinstance(error, LmError):
         return error
-    from lmcli.client.faults import failure  # noqa: PLC0415  its sentences are loaded when one is needed
+    from lmcli.wire.server_errors import failure  # noqa: PLC0415  its sentences are loaded when one is needed
 
     return failure(error, kind)

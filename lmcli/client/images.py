@@ -7,9 +7,9 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
-from lmcli.client import payloads
 from lmcli.client.session import Session
 from lmcli.errors import BadInput, NoInput, quoted, reason
+from lmcli.wire import payloads
 
 _DATA_URL: Final = "data:"
 

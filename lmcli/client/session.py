@@ -9,19 +9,7 @@ from time import monotonic
 from typing import Any, Final
 
 from lmcli.client.address import Address
-from lmcli.client.envelopes import ABSENT
 from lmcli.client.exchanges import Exchange, Loading, Prediction, as_error
-from lmcli.client.protocol import (
-    CallFailed,
-    CallReturned,
-    ChannelClosed,
-    ChannelFailed,
-    Credentials,
-    Greeted,
-    Packet,
-    Protocol,
-)
-from lmcli.client.requests import Opening
 from lmcli.client.transport import CONNECT_SECONDS, Transport
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import (
@@ -32,6 +20,18 @@ from lmcli.errors import (
     RemoteProtocolError,
     TimedOut,
 )
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.protocol import (
+    CallFailed,
+    CallReturned,
+    ChannelClosed,
+    ChannelFailed,
+    Credentials,
+    Greeted,
+    Packet,
+    Protocol,
+)
+from lmcli.wire.requests import Opening
 
 Trace = Callable[[str], None]
 

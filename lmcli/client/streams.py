@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
 from lmcli.client.exchanges import Prediction
-from lmcli.client.payloads import parse_object
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
 from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress
+from lmcli.wire.payloads import parse_object
 
 
 class Callbacks(NamedTuple):

@@ -17,7 +17,6 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.server import ServerProtocol
 
-from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.server.endpoints import Call, Context, Namespace, Stream
 from lmcli.server.engine import off_loop
@@ -25,6 +24,7 @@ from lmcli.server.failures import Malformed, NotAdmitted, Refused, internal_erro
 from lmcli.server.identities import Credentials, Identities, Identity, read_credentials
 from lmcli.server.parameters import read
 from lmcli.values import JsonObject
+from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
 
 MAX_WARNINGS: Final = 5
 MAX_CALLS_AT_ONCE: Final = 64

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lmcli.chat import Message
-from lmcli.client.config import PROMPT_TEMPLATE_KEY
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.failures import Refused, unsupported
 from lmcli.server.generation import Outlet, reasoning_tags
 from lmcli.server.settings import BASE_VALUES
 from lmcli.server.specimen import NoSpecimen, specimen
 from lmcli.values import LoadProgress, ModelInfo, PredictionConfig, Stats
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 
 NAME: Final = "echo"
 VERSION: Final = "1.0"

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 from lmcli.server.failures import Refused
 from lmcli.values import JsonObject
+from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
 LOAD_PREFIX: Final = "llm.load."
 CONTEXT_LENGTH_KEY: Final = LOAD_PREFIX + "contextLength"

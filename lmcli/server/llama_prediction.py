@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from lmcli.client.config import PREDICTION_PREFIX
 from lmcli.server.engine import PredictionEvent, PredictionRequest, PromptRead
 from lmcli.server.failures import Refused, unsupported
 from lmcli.server.generation import Outlet, reasoning_tags
@@ -19,6 +18,7 @@ from lmcli.server.llama_options import excess, sampling
 from lmcli.server.llama_prompt import Prompt, write_prompt
 from lmcli.server.llama_runtime import NAME, VERSION, EngineFailure, PromptTooLong, Runtime, refused, translated
 from lmcli.values import Fragment, JsonObject, Stats
+from lmcli.wire.config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
 # Where neither the client nor the context ends an answer: one of this size goes in circles.

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from lmcli.chat import FilePart, Message, ToolCallRequest, ToolCallResult
-from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 from lmcli.server.engine import PredictionRequest
 from lmcli.server.failures import unsupported
 from lmcli.server.generation import reasoning_tags
 from lmcli.server.llama_runtime import NAME, VERSION, Runtime, scrubbed
 from lmcli.values import JsonObject
+from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
 SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"
 THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"

@@ -6,8 +6,6 @@ Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBacken
 from collections.abc import Mapping
 from contextlib import aclosing
 
-from lmcli.client.config import read_stack
-from lmcli.client.payloads import write
 from lmcli.server.endpoints import Channel, Context, Stream
 from lmcli.server.failures import Refused
 from lmcli.server.instance import Instance
@@ -15,6 +13,8 @@ from lmcli.server.loads import Load, LoadOrder
 from lmcli.server.models import LOADING, downloaded_model
 from lmcli.server.parameters import CANCEL, POSITIVE, TEXT, Field
 from lmcli.values import JsonObject, ModelInfo
+from lmcli.wire.config import read_stack
+from lmcli.wire.payloads import write
 
 
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:

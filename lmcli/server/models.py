@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lmcli.client.config import write_fields
-from lmcli.client.envelopes import ABSENT
-from lmcli.client.payloads import write
 from lmcli.server.endpoints import Call, Context
 from lmcli.server.failures import domain_mismatch, no_model_matching, path_not_found, unsupported
 from lmcli.server.instance import Instance
 from lmcli.server.parameters import FLAG, SPECIFIER, STACK, TEXT, TEXT_OR_NULL, Field, Shape
 from lmcli.values import JsonObject, ModelInfo
+from lmcli.wire.config import write_fields
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.payloads import write
 
 SPECIFIED: Shape = {"specifier": Field(SPECIFIER)}
 DEVICE: Shape = {"deviceIdentifier": Field(TEXT_OR_NULL, optional=True)}

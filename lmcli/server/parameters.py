@@ -7,9 +7,9 @@ Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from lmcli.client.envelopes import ABSENT
 from lmcli.server.failures import Malformed
 from lmcli.values import JsonObject
+from lmcli.wire.envelopes import ABSENT
 
 
 class Check(NamedTuple):

@@ -10,8 +10,6 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from lmcli.chat import FilePart, Message
-from lmcli.client.config import read_prediction_config, read_stack
-from lmcli.client.payloads import read_history, write_fragment, write_prediction_end
 from lmcli.errors import BadInput, quoted
 from lmcli.server.endpoints import Call, Channel, Context, Stream
 from lmcli.server.engine import PredictionRequest, PromptRead
@@ -21,6 +19,8 @@ from lmcli.server.models import SPECIFIED
 from lmcli.server.parameters import CANCEL, FLAG, HISTORY, OBJECT, SPECIFIER, STACK, TEXT, Field, Shape
 from lmcli.server.settings import REASONING_PARSING_KEY, effective, is_unformatted
 from lmcli.values import Fragment, JsonObject, Stats
+from lmcli.wire.config import read_prediction_config, read_stack
+from lmcli.wire.payloads import read_history, write_fragment, write_prediction_end
 
 _log: Final = logging.getLogger(__name__)
 _NO_PARSING: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}

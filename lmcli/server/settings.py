@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from lmcli.client.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
 from lmcli.server.failures import Refused, preset_not_found
 from lmcli.values import JsonObject
+from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
 
 # Where neither model nor client says anything.
 # Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts

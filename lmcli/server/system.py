@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lmcli import __version__
-from lmcli.client.envelopes import ABSENT
-from lmcli.client.payloads import write
 from lmcli.errors import quoted
 from lmcli.server.endpoints import Call, Channel, Context, Stream
 from lmcli.server.failures import path_not_found
 from lmcli.server.parameters import FLAG, TEXT, Field
 from lmcli.values import JsonObject
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.payloads import write
 
 PACKAGE: Final = "lmcli"
 BUILD: Final = 1

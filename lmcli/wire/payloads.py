@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import orjson
 
 from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
-from lmcli.client.config import write_fields
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
 from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
-from lmcli.client.config import load_stack, prediction_stack
-from lmcli.client.payloads import write_history
 from lmcli.values import JsonObject, LoadConfig, PredictionConfig
+from lmcli.wire.config import load_stack, prediction_stack
+from lmcli.wire.payloads import write_history
 
 
 class Opening(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from lmcli.client.envelopes import ABSENT, Envelope, encode, from_object, loads
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
+from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
 
 AUTH_VERSION = 1
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
