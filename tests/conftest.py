@@ -29,6 +29,7 @@ from lmcli.wire.protocol import Credentials
 # Whoever runs the suite in the background may have Ctrl-C ignored, which its children would inherit, and obey.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = 10.0
 """Seconds after which something that was waited for is not coming."""

@@ -5,14 +5,14 @@ from typing import Any
 
 from faults import Peer, ScriptedServer
 
-from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.session import Session
 from lmcli.errors import (
     LmError,
 )
-from lmcli.values import Fragment, PredictionConfig
+from lmcli.values import Fragment, LoadConfig, ModelInstance, PredictionConfig
 from lmcli.wire import requests
-from lmcli.wire.requests import Opening
+from lmcli.wire.channels import Channel, Prediction
+from lmcli.wire.requests import ChannelRequest
 
 INSTANCE = {
     "type": "llm",
@@ -53,7 +53,7 @@ def warning(text: str, **more: str) -> Packet:
     return {"type": "communicationWarning", "warning": text, **more}
 
 
-def asking(text: str = "hello", model: str = "echo") -> Opening:
+def asking(text: str = "hello", model: str = "echo") -> ChannelRequest:
     return requests.respond(model, [message(text)], PredictionConfig())
 
 
@@ -79,23 +79,31 @@ def leave(_: Peer) -> None:
     """End the connection."""
 
 
-def text_of(exchange: Exchange, *, until: int | None = None) -> str:
+def text_of(session: Session, channel: Channel, *, until: int | None = None) -> str:
     """The fragments' text, to the end or until so many characters have come."""
     text = ""
-    while not exchange.is_over and (until is None or len(text) < until):
-        text += "".join(value.content for value in exchange.read() if isinstance(value, Fragment))
+    while not channel.is_over and (until is None or len(text) < until):
+        text += "".join(value.content for value in session.read(channel) if isinstance(value, Fragment))
     return text
 
 
-def what_came(exchange: Exchange) -> tuple[str, LmError | None]:
+def what_came(session: Session, channel: Channel) -> tuple[str, LmError | None]:
     """The fragments' text up to the end, and the error that it ended with."""
     text = ""
     try:
-        for burst in exchange:
+        for burst in session.bursts(channel):
             text += "".join(value.content for value in burst if isinstance(value, Fragment))
     except LmError as error:
         return text, error
     return text, None
+
+
+def loaded(session: Session, key: str) -> ModelInstance:
+    """A model that is loaded, or found loaded."""
+    loading = session.load(requests.get_or_load(key, LoadConfig()))
+    for _ in session.bursts(loading):
+        pass
+    return loading.loaded()
 
 
 COMPLETING = ("tiny", "once upon", PredictionConfig())

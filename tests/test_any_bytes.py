@@ -20,7 +20,6 @@ from packets import (
 from websockets.frames import Frame, Opcode
 
 from lmcli.client.address import Address
-from lmcli.client.exchanges import Exchange
 from lmcli.client.session import Session
 from lmcli.errors import (
     ConnectionLost,
@@ -29,6 +28,7 @@ from lmcli.errors import (
 )
 from lmcli.values import Fragment, LoadConfig, LoadProgress, PromptProgress
 from lmcli.wire import requests
+from lmcli.wire.channels import Channel
 
 numbers = st.integers(0, 2) | st.sampled_from([-1, 1.5, True, 10**30])
 json_values = st.recursive(
@@ -128,7 +128,7 @@ def test_any_bytes_give_values_or_an_error(said: bytes, asked: str) -> None:
             if asked == "call":
                 session.call("listLoaded")
             else:
-                for burst in exchange_of(session, asked):
+                for burst in session.bursts(exchange_of(session, asked)):
                     assert all(isinstance(value, Fragment | PromptProgress | LoadProgress) for value in burst)
                     for value in burst:
                         str(value).encode()
@@ -140,7 +140,7 @@ def test_any_bytes_give_values_or_an_error(said: bytes, asked: str) -> None:
     assert failure is None or "\n" not in failure.message
 
 
-def exchange_of(session: Session, asked: str) -> Exchange:
+def exchange_of(session: Session, asked: str) -> Channel:
     if asked == "predict":
         return session.predict(asking())
     return completing(session) if asked == "complete" else session.load(requests.get_or_load("tiny", LoadConfig()))
@@ -161,7 +161,7 @@ def test_any_cut_of_a_dialogue_gives_a_beginning(count: int) -> None:
 
     with ScriptedServer(script) as server:
         session = Session.open(Address("127.0.0.1", server.port), "llm", WHO)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         session.close()
     assert full.startswith(text)
     assert (error is None) == (count >= len(said))

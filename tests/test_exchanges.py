@@ -18,6 +18,7 @@ from packets import (
     completing,
     failed,
     leave,
+    loaded,
     piece,
     sent,
     success,
@@ -26,7 +27,6 @@ from packets import (
     what_came,
 )
 
-from lmcli.client.exchanges import Exchange
 from lmcli.client.waiting import Interrupt
 from lmcli.errors import (
     ConnectionLost,
@@ -42,12 +42,14 @@ from lmcli.errors import (
 from lmcli.server.background import Running
 from lmcli.values import Fragment, LoadConfig, LoadProgress, PredictionConfig, PromptProgress
 from lmcli.wire import requests
+from lmcli.wire.channels import Channel
 
 
 def test_prediction(server: Running, open_session: Open) -> None:
     """Progress, then fragments, then the figures, then the end."""
-    prediction = open_session(server).predict(asking("one two"))
-    values = [value for burst in prediction for value in burst]
+    session = open_session(server)
+    prediction = session.predict(asking("one two"))
+    values = [value for burst in session.bursts(prediction) for value in burst]
     kinds = [type(value) for value in values]
     assert kinds == [PromptProgress] * 3 + [Fragment] * 2
     assert prediction.is_over
@@ -65,9 +67,9 @@ def test_exchanges_share_a_session(server: Running, open_session: Open) -> None:
     while any(not prediction.is_over for prediction in predictions):
         for number, prediction in enumerate(predictions):
             if not prediction.is_over:
-                got[number] += "".join(v.content for v in prediction.read() if isinstance(v, Fragment))
+                got[number] += "".join(v.content for v in session.read(prediction) if isinstance(v, Fragment))
     assert got == wanted
-    assert not session._exchanges, "what is over is forgotten"
+    assert not session._multiplexer._channels, "what is over is forgotten"
 
 
 def test_interleaved_channels_in_one_write(open_session: Open) -> None:
@@ -83,9 +85,9 @@ def test_interleaved_channels_in_one_write(open_session: Open) -> None:
     with ScriptedServer(script) as server:
         session = open_session(server)
         one, two = session.predict(asking()), session.predict(asking())
-        text, error = what_came(two)
+        text, error = what_came(session, two)
         assert (text, str(error)) == ("b1", "Boom")
-        assert what_came(one) == ("a1a2", None)
+        assert what_came(session, one) == ("a1a2", None)
         session.close()
 
 
@@ -97,6 +99,7 @@ def test_one_bad_packet_hurts_its_own_exchange_only(open_session: Open) -> None:
         peer.receive()
         peer.receive()
         peer.send(piece("b1", 2), sent(2, {"type": "fragment"}))
+        assert peer.receive() == sent(2, {"type": "cancel"})
         peer.receive()  # the client has read so far
         peer.send(success(2), closed(2), {"type": "rpcResult", "callId": 1}, piece("a1"), success(), closed())
         peer.wait_until_left()
@@ -104,22 +107,22 @@ def test_one_bad_packet_hurts_its_own_exchange_only(open_session: Open) -> None:
     with ScriptedServer(script) as server:
         session = open_session(server)
         one, two = session.predict(asking()), session.predict(asking())
-        assert [str(value) for value in two.read()] == ["b1"]
+        assert [str(value) for value in session.read(two)] == ["b1"]
         session.call("listLoaded")
-        assert what_came(one) == ("a1", None)
-        assert two.read() == []
+        assert what_came(session, one) == ("a1", None)
         with pytest.raises(RemoteProtocolError, match="a fragment without content"):
-            two.read()
+            session.read(two)
         session.close()
 
 
 def test_loading(start_server: StartServer, open_session: Open) -> None:
     """A load tells how far it is, then which instance it is."""
-    loading = open_session(start_server()).load(requests.get_or_load("echo-jit", LoadConfig(context_length=100)))
-    values = [value for burst in loading for value in burst]
+    session = open_session(start_server())
+    loading = session.load(requests.get_or_load("echo-jit", LoadConfig(context_length=100)))
+    values = [value for burst in session.bursts(loading) for value in burst]
     assert values[0] == LoadProgress(0.0)
     assert values[-1] == LoadProgress(1.0)
-    instance = loading.wait()
+    instance = loading.loaded()
     assert (instance.identifier, instance.context_length) == ("echo-jit", 100)
 
 
@@ -127,40 +130,43 @@ def test_loading_what_is_not_there(server: Running, open_session: Open) -> None:
     """A model that does not exist is told from one that cannot be loaded."""
     session = open_session(server)
     with pytest.raises(ModelNotFound, match="no model 'nope'"):
-        session.load(requests.get_or_load("nope", LoadConfig())).wait()
+        loaded(session, "nope")
     with answering(failed("Out of memory")) as broken:
         session = open_session(broken)
         with pytest.raises(LoadFailed, match="Out of memory"):
-            session.load(requests.get_or_load("tiny", LoadConfig())).wait()
+            loaded(session, "tiny")
         session.close()
 
 
 def test_cancelled_load(start_server: StartServer, open_session: Open) -> None:
     """A load that is cancelled ends with what the server says about it."""
-    loading = open_session(start_server(load_seconds=60)).load(requests.get_or_load("echo-jit", LoadConfig()))
-    assert loading.read()[0] == LoadProgress(0.0)
-    loading.cancel()
+    session = open_session(start_server(load_seconds=60))
+    loading = session.load(requests.get_or_load("echo-jit", LoadConfig()))
+    assert session.read(loading)[0] == LoadProgress(0.0)
+    session.cancel(loading)
     with pytest.raises(LoadFailed, match="cancelled"):
-        loading.wait()
+        list(session.bursts(loading))
 
 
 def test_cancel(start_server: StartServer, open_session: Open) -> None:
     """A cancelled prediction comes to its end at once, with figures that say why."""
-    prediction = open_session(start_server(tokens_per_second=20)).predict(asking("word " * 1000))
-    text_of(prediction, until=1)
-    prediction.cancel()
-    text_of(prediction)
+    session = open_session(start_server(tokens_per_second=20))
+    prediction = session.predict(asking("word " * 1000))
+    text_of(session, prediction, until=1)
+    session.cancel(prediction)
+    text_of(session, prediction)
     assert prediction.end is not None
     assert prediction.end.stats.stop_reason == "userStopped"
-    prediction.cancel()  # too late, and harmless
+    session.cancel(prediction)  # too late, and harmless
 
 
 def test_cancel_before_the_first_token(start_server: StartServer, open_session: Open) -> None:
     """A cancel works while the prompt is being read."""
-    prediction = open_session(start_server(prompt_tokens_per_second=1)).predict(asking("word " * 100))
-    assert isinstance(prediction.read()[0], PromptProgress)
-    prediction.cancel()
-    assert text_of(prediction) == ""
+    session = open_session(start_server(prompt_tokens_per_second=1))
+    prediction = session.predict(asking("word " * 100))
+    assert isinstance(session.read(prediction)[0], PromptProgress)
+    session.cancel(prediction)
+    assert text_of(session, prediction) == ""
     assert prediction.end is not None
     assert prediction.end.stats.stop_reason == "userStopped"
 
@@ -184,9 +190,9 @@ def test_cancel_in_a_flood(open_session: Open) -> None:
     with ScriptedServer(flood) as server:
         session = open_session(server)
         prediction = session.predict(asking())
-        seen = len(text_of(prediction, until=5_000_000))
-        prediction.cancel()
-        late = len(text_of(prediction))
+        seen = len(text_of(session, prediction, until=5_000_000))
+        session.cancel(prediction)
+        late = len(text_of(session, prediction))
         assert prediction.end is not None
         assert prediction.end.stats.stop_reason == f"after {(seen + late) // 100}"
         assert late < 16_000_000  # what the buffers of the system hold
@@ -196,10 +202,11 @@ def test_cancel_in_a_flood(open_session: Open) -> None:
 def test_cancel_in_a_flood_of_the_real_server(server: Running, open_session: Open) -> None:
     """The real server stops a long answer in the middle as well."""
     words = 50_000
-    prediction = open_session(server).predict(asking("word " * words))
-    text_of(prediction, until=100)
-    prediction.cancel()
-    text_of(prediction)
+    session = open_session(server)
+    prediction = session.predict(asking("word " * words))
+    text_of(session, prediction, until=100)
+    session.cancel(prediction)
+    text_of(session, prediction)
     assert prediction.end is not None
     assert prediction.end.stats.stop_reason == "userStopped"
     assert (prediction.end.stats.predicted_tokens_count or words) < words
@@ -210,8 +217,8 @@ def test_abandon_drops_the_rest(open_session: Open) -> None:
     with ScriptedServer(flood) as server:
         session = open_session(server)
         prediction = session.predict(asking())
-        text_of(prediction, until=100)
-        prediction.abandon()
+        text_of(session, prediction, until=100)
+        session.abandon(prediction)
         assert prediction.is_over
         assert prediction.end is not None
         session.close()
@@ -222,8 +229,8 @@ def test_abandon_does_not_wait_for_ever(open_session: Open) -> None:
     with answering(piece("a")) as server:
         session = open_session(server)
         prediction = session.predict(asking())
-        text_of(prediction, until=1)
-        prediction.abandon(within=0.05)
+        text_of(session, prediction, until=1)
+        session.abandon(prediction, within=0.05)
         assert prediction.end is None
         session.close()
 
@@ -233,8 +240,8 @@ def test_abandon_after_the_connection_is_gone(open_session: Open) -> None:
     with answering(piece("a"), then=leave) as server:
         session = open_session(server)
         prediction = session.predict(asking())
-        assert what_came(prediction)[0] == "a"
-        prediction.abandon()
+        assert what_came(session, prediction)[0] == "a"
+        session.abandon(prediction)
         assert prediction.is_over
 
 
@@ -251,16 +258,15 @@ def test_interrupt_ends_a_read(open_session: Open) -> None:
         peer.wait_until_left()
 
     with ScriptedServer(script) as server:
-        session = open_session(server)
+        interrupts = [Interrupt(reader)]
+        session = open_session(server, interrupts=lambda: interrupts)
         prediction = session.predict(asking())
-        prediction.interrupts = (Interrupt(reader),)
-        assert session.interrupts == (Interrupt(reader),)
         os.write(writer, b"!")
-        assert prediction.read() == []
+        assert session.read(prediction) == []
         assert not prediction.is_over
-        prediction.interrupts = ()
+        interrupts.clear()
         proceed.set()
-        assert what_came(prediction) == ("a", None)
+        assert what_came(session, prediction) == ("a", None)
         session.close()
     os.close(reader)
     os.close(writer)
@@ -271,7 +277,7 @@ def test_channel_error(open_session: Open, before: Sequence[str]) -> None:
     """An error ends the prediction; what came before it is read first."""
     with answering(*map(piece, before), failed("The GPU\nburns.")) as server:
         session = open_session(server)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert text == "".join(before)
         assert isinstance(error, PredictionFailed)
         assert str(error) == r"The GPU\nburns"
@@ -282,7 +288,7 @@ def test_unloaded_in_the_middle(open_session: Open) -> None:
     """A model that is unloaded while it answers leaves an incomplete answer."""
     with answering(piece("a"), failed("Model is unloaded.")) as server:
         session = open_session(server)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert text == "a"
         assert isinstance(error, ModelUnloaded)
         session.close()
@@ -292,7 +298,7 @@ def test_error_packet_of_older_servers(open_session: Open) -> None:
     """A failure inside the channel is a failure, too."""
     with answering(piece("a"), sent(1, {"type": "error", "error": {"title": "Boom"}}), closed()) as server:
         session = open_session(server)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert (text, str(error)) == ("a", "Boom")
         session.close()
 
@@ -302,11 +308,11 @@ def test_close_without_success(open_session: Open, kind: str) -> None:
     """A channel that closes without a result is incomplete, whatever it was for."""
     with answering(piece("a"), closed()) as server:
         session = open_session(server)
-        exchange: Exchange = session.predict(asking())
+        exchange: Channel = session.predict(asking())
         if kind == "loading":
             exchange = session.load(requests.get_or_load("tiny", LoadConfig()))
         with pytest.raises(Incomplete, match="without a result"):
-            for _ in exchange:
+            for _ in session.bursts(exchange):
                 pass
         session.close()
 
@@ -318,8 +324,8 @@ def test_connection_ends_in_the_middle(server: Running, open_session: Open, end:
     with Proxy(server.port, after_texts(texts_before, end)) as proxy:
         session = open_session(proxy)
         prediction = session.predict(asking("one two three four"))
-        assert text_of(prediction, until=7) == "one two"
-        text, error = what_came(prediction)
+        assert text_of(session, prediction, until=7) == "one two"
+        text, error = what_came(session, prediction)
         assert text == ""
         assert isinstance(error, ConnectionLost)
         assert not session.is_open
@@ -344,7 +350,7 @@ def test_garbage_after_good_fragments(
     """What came before garbage is delivered, then the error, and the connection is of no more use."""
     with Proxy(server.port, after_texts(1 + 3 + 2, garbage)) as proxy:
         session = open_session(proxy)
-        text, error = what_came(session.predict(asking("one two three four")))
+        text, error = what_came(session, session.predict(asking("one two three four")))
         assert text == "one two"
         assert type(error) is expected
         assert not session.is_open
@@ -354,7 +360,7 @@ def test_garbage_in_the_same_write(open_session: Open) -> None:
     """Fragments that share a segment with garbage are delivered; the ones behind it are not."""
     with answering(piece("a"), piece("b"), b"garbage", piece("c"), success(), closed()) as server:
         session = open_session(server)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert text == "ab"
         assert isinstance(error, RemoteProtocolError)
         with pytest.raises(LmError):
@@ -366,7 +372,7 @@ def test_bad_packet_after_good_ones(open_session: Open) -> None:
     bad = sent(1, {"type": "fragment", "fragment": {"content": 5}})
     with answering(piece("a"), bad, piece("b"), success(), closed()) as server:
         session = open_session(server)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert text == "a"
         assert isinstance(error, RemoteProtocolError)
         session.close()
@@ -378,7 +384,7 @@ def test_packet_without_a_type(open_session: Open, packet: Any) -> None:
     with answering(sent(1, packet)) as server:
         session = open_session(server)
         with pytest.raises(RemoteProtocolError, match="a packet without a type"):
-            text_of(session.predict(asking()))
+            text_of(session, session.predict(asking()))
         session.close()
 
 
@@ -396,8 +402,8 @@ def test_warning_ends_the_request(open_session: Open) -> None:
     with ScriptedServer(script) as server:
         session = open_session(server)
         with pytest.raises(RequestRejected, match=r"did not understand the request predict: bad \\x1b parameter"):
-            text_of(session.predict(asking()))
-        assert what_came(session.predict(asking())) == ("a", None)
+            text_of(session, session.predict(asking()))
+        assert what_came(session, session.predict(asking())) == ("a", None)
         session.close()
 
 
@@ -405,7 +411,7 @@ def test_warning_about_a_late_cancel_ends_nothing(open_session: Open) -> None:
     """`channelUnknown` is about a channel that has ended, not about the one that runs."""
     with answering(warning("?", kind="channelUnknown"), piece("a"), success(), closed()) as server:
         session = open_session(server)
-        assert what_came(session.predict(asking())) == ("a", None)
+        assert what_came(session, session.predict(asking())) == ("a", None)
         session.close()
 
 
@@ -424,7 +430,7 @@ def test_unknown_things_are_passed_over(open_session: Open) -> None:
     ]
     with answering(piece("a"), *strange, success(), closed()) as server:
         session = open_session(server)
-        assert what_came(session.predict(asking())) == ("ab", None)
+        assert what_came(session, session.predict(asking())) == ("ab", None)
         session.close()
 
 
@@ -434,7 +440,7 @@ def test_split_emoji(open_session: Open) -> None:
               for half in (b"a\\ud83d", b"\\ude00b", b"\\ud83d")]  # fmt: skip
     with answering(*halves, success(), closed()) as server:
         session = open_session(server)
-        assert what_came(session.predict(asking())) == ("a😀b\ufffd", None)
+        assert what_came(session, session.predict(asking())) == ("a😀b\ufffd", None)
         session.close()
 
 
@@ -442,7 +448,7 @@ def test_byte_by_byte(server: Running, open_session: Open) -> None:
     """A whole dialogue whose bytes arrive one by one."""
     with Proxy(server.port, byte_by_byte) as proxy:
         session = open_session(proxy)
-        assert what_came(session.predict(asking("ä b\nc"))) == ("ä b\nc", None)
+        assert what_came(session, session.predict(asking("ä b\nc"))) == ("ä b\nc", None)
 
 
 @pytest.mark.parametrize(
@@ -473,9 +479,9 @@ def test_completion_by_older_words(open_session: Open, refusal: Packet) -> None:
         session = open_session(server)
         for _ in range(2):
             prediction = completing(session)
-            assert what_came(prediction) == ("a", None)
+            assert what_came(session, prediction) == ("a", None)
             assert prediction.end is not None
-        assert not session.knows_raw_completion
+        assert not session._multiplexer.knows_raw_completion
         session.close()
     assert asked == ["completeRawText", "predict", "predict"]
 
@@ -496,9 +502,9 @@ def test_cancel_after_falling_back(open_session: Open) -> None:
     with ScriptedServer(script) as server:
         session = open_session(server)
         prediction = completing(session)
-        assert text_of(prediction, until=1) == "a"
-        prediction.cancel()
-        assert what_came(prediction) == ("", None)
+        assert text_of(session, prediction, until=1) == "a"
+        session.cancel(prediction)
+        assert what_came(session, prediction) == ("", None)
         session.close()
 
 
@@ -517,8 +523,8 @@ def test_what_was_cancelled_is_not_begun_again(open_session: Open) -> None:
     with ScriptedServer(script) as server:
         session = open_session(server)
         prediction = completing(session)
-        prediction.cancel()
-        text, error = what_came(prediction)
+        session.cancel(prediction)
+        text, error = what_came(session, prediction)
         assert text == ""
         assert isinstance(error, RequestRejected)
         assert prediction.is_over
@@ -531,13 +537,13 @@ def test_other_refusals_are_not_fallen_back_from(open_session: Open) -> None:
     with answering(warning("x", kind="channelCreationParameterTypeError")) as server:
         session = open_session(server)
         with pytest.raises(RequestRejected, match="completeRawText"):
-            text_of(completing(session))
-        assert session.knows_raw_completion
+            text_of(session, completing(session))
+        assert session._multiplexer.knows_raw_completion
         session.close()
 
 
 def test_completion(server: Running, open_session: Open) -> None:
     """A server that knows `completeRawText` is asked once."""
     session = open_session(server)
-    assert what_came(session.predict(requests.complete("echo", " a\n", PredictionConfig()))) == (" a\n", None)
-    assert session.knows_raw_completion
+    assert what_came(session, session.predict(requests.complete("echo", " a\n", PredictionConfig()))) == (" a\n", None)
+    assert session._multiplexer.knows_raw_completion

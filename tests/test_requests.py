@@ -176,7 +176,7 @@ def test_specifier() -> None:
         lambda preset: requests.complete_by_predict("m", "hi", PredictionConfig(), preset),
     ],
 )
-def test_preset(ask: Callable[[str | None], requests.Opening]) -> None:
+def test_preset(ask: Callable[[str | None], requests.ChannelRequest]) -> None:
     """A preset is one key more, under the name of the recordings; without one the key is absent."""
     assert ask("polite").parameter == ask(None).parameter | {"fuzzyPresetIdentifier": "polite"}
     assert "fuzzyPresetIdentifier" not in ask(None).parameter

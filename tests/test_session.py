@@ -1,6 +1,5 @@
 """One greeted namespace: being let in, calls, interrupts and silence."""
 
-import os
 import select
 import time
 from typing import Any
@@ -106,7 +105,7 @@ def test_trace_shows_requests_and_never_the_passkey(server: Running, open_sessio
     lines: list[str] = []
     session = open_session(server, trace=lines.append)
     session.call("listLoaded")
-    text_of(session.predict(asking("hello")))
+    text_of(session, session.predict(asking("hello")))
     assert f"connected to ws://127.0.0.1:{server.port}/llm in " in lines[0]
     assert "listLoaded" in lines[1]
     assert "hello" in lines[2]
@@ -155,9 +154,9 @@ def test_call_in_the_middle_of_a_stream(server: Running, open_session: Open) -> 
     session = open_session(server)
     text = "word " * 500
     prediction = session.predict(asking(text))
-    begun = text_of(prediction, until=20)
+    begun = text_of(session, prediction, until=20)
     assert len(list_loaded(session)) == 1
-    assert begun + text_of(prediction) == text
+    assert begun + text_of(session, prediction) == text
 
 
 def greeting(peer: Peer) -> None:
@@ -170,41 +169,37 @@ def greeting(peer: Peer) -> None:
 def test_interrupt_ends_a_call(open_session: Open, interrupt: Interrupt) -> None:
     """A question whose answer nobody waits for any more is an error, at once."""
     with ScriptedServer(greeting) as server:
-        session = open_session(server)
-        session.interrupts = (interrupt,)
+        interrupts: list[Interrupt] = []
+        session = open_session(server, interrupts=lambda: interrupts)
+        interrupts.append(interrupt)
         with pytest.raises(ConnectionLost, match="listLoaded was interrupted"):
             session.call("listLoaded")
         session.close()
 
 
-def test_interrupts_reach_sockets_that_are_opened_later(server: Running, interrupt: Interrupt) -> None:
+def test_one_set_of_interrupts_belongs_to_a_connection(server: Running, interrupt: Interrupt) -> None:
     """Whatever socket of a connection is waited for, old or new, its interrupts end the wait; until there are none."""
-    reader, writer = os.pipe()
-    quiet = Interrupt(reader)
-    with Connection(Address("127.0.0.1", server.port), WHO) as connection:
-        old = connection.session("llm")
-        connection.interrupts = (quiet,)
-        new = connection.session("files")
-        assert (connection.interrupts, old.interrupts, new.interrupts) == ((quiet,),) * 3
+    interrupts = [interrupt]
+    with Connection(Address("127.0.0.1", server.port), WHO, interrupts=lambda: interrupts) as connection:
+        interrupts.clear()
+        old, new = connection.session("llm"), connection.session("files")
+        interrupts.append(interrupt)
+        predictions = [(session, old.predict(asking("word " * 1000))) for session in (old,)]
+        for session, prediction in predictions:
+            assert session.ready([prediction]) == []
+        with pytest.raises(ConnectionLost, match="interrupted"):
+            new.call("uploadFileBase64", {"name": "a", "contentBase64": ""})
+        interrupts.clear()
+        assert text_of(old, predictions[0][1]) == "word " * 1000
         assert len(list_loaded(old)) == 1
-        old.close()
-        again = connection.session("llm")
-        assert again is not old
-        assert again.interrupts == (quiet,)
-        connection.interrupts = ()
-        assert not again.interrupts
-        assert not new.interrupts
-    os.close(reader)
-    os.close(writer)
 
 
 def test_interrupt_ends_the_greeting_of_a_socket(interrupt: Interrupt) -> None:
     """A server that does not answer the authentication is left as soon as an interrupt comes."""
     with (
         ScriptedServer(Peer.wait_until_left) as server,
-        Connection(Address("127.0.0.1", server.port), WHO) as connection,
+        Connection(Address("127.0.0.1", server.port), WHO, interrupts=lambda: [interrupt]) as connection,
     ):
-        connection.interrupts = (interrupt,)
         began = time.monotonic()
         with pytest.raises(CannotConnect):
             connection.session("files")
@@ -215,7 +210,7 @@ def test_silence_times_out(open_session: Open) -> None:
     """The timeout counts from the last thing heard; what was heard is read first."""
     with answering(piece("a")) as server:
         session = open_session(server, timeout=0.3)
-        text, error = what_came(session.predict(asking()))
+        text, error = what_came(session, session.predict(asking()))
         assert text == "a"
         assert isinstance(error, TimedOut)
         assert str(error) == "the server was silent for 0.3 s"
@@ -228,7 +223,7 @@ def test_stalled_connection_times_out(server: Running, open_session: Open) -> No
     """A network that delivers nothing any more is silence, too."""
     with Proxy(server.port, after_texts(1 + 3 + 1, End.STALL)) as proxy:
         session = open_session(proxy, timeout=0.3)
-        text, error = what_came(session.predict(asking("one two")))
+        text, error = what_came(session, session.predict(asking("one two")))
         assert text == "one"
         assert isinstance(error, TimedOut)
 
@@ -237,7 +232,7 @@ def test_slow_is_not_silent(start_server: StartServer, open_session: Open) -> No
     """An answer that takes longer than the timeout is complete if it never pauses for as long."""
     session = open_session(start_server(tokens_per_second=50), timeout=0.6)
     text = "word " * 40
-    assert what_came(session.predict(asking(text))) == (text, None)
+    assert what_came(session, session.predict(asking(text))) == (text, None)
 
 
 def test_read_within(open_session: Open) -> None:
@@ -245,6 +240,6 @@ def test_read_within(open_session: Open) -> None:
     with answering() as server:
         session = open_session(server, timeout=5)
         prediction = session.predict(asking())
-        assert prediction.read(within=0.01) == []
+        assert session.read(prediction, within=0.01) == []
         assert not prediction.is_over
         session.close()

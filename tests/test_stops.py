@@ -532,5 +532,5 @@ def test_the_timeout_holds_while_the_request_is_sent(namespace: str, line: str, 
         assert deaf.is_told.is_set()
     assert (ran.status, ran.stdout) == (75, b"")
     error, hint = ran.stderr.splitlines()
-    assert error == "lm: error: the server took nothing for 0.5 s"
+    assert error == "lm: error: the server accepted no data for 0.5 s"
     assert hint == "lm: hint: a larger --timeout waits longer"

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from properties import QUICK, texts_with_halves
 
 from lmcli.values import Fragment
-from lmcli.wire.surrogates import Halves
+from lmcli.wire.channels import SurrogateJoiner
 
 
 def joined(pieces: list[str]) -> list[str]:
     """What comes out for pieces that come in, with what is left at the end."""
-    halves = Halves()
+    halves = SurrogateJoiner()
     return [*(halves.join(Fragment(piece)).content for piece in pieces), halves.rest()]
 
 
@@ -61,7 +61,7 @@ def test_what_comes_out_when(pieces: list[str], out: list[str]) -> None:
 
 def test_everything_but_the_text_is_left_alone() -> None:
     """A mended fragment keeps its count and kind, a whole one is the same object."""
-    halves = Halves()
+    halves = SurrogateJoiner()
     whole = Fragment("plain 🙂", 3, contains_drafted=True, reasoning_type="reasoning")
     assert halves.join(whole) is whole
     assert halves.join(whole._replace(content="\ude42")) == whole._replace(content="\ufffd")
@@ -69,6 +69,6 @@ def test_everything_but_the_text_is_left_alone() -> None:
 
 def test_the_rest_is_given_once() -> None:
     """After the end nothing is held any more."""
-    halves = Halves()
+    halves = SurrogateJoiner()
     halves.join(Fragment("\ud83d"))
     assert [halves.rest(), halves.rest()] == ["\ufffd", ""]

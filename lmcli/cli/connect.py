@@ -12,6 +12,7 @@ from lmcli.cli.voice import Loudness, Voice
 from lmcli.client.address import LOOPBACK, Address
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
+from lmcli.client.waiting import Interrupts, no_interrupts
 from lmcli.errors import BadSetting, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ MODEL_SUFFIX: Final = ".gguf"
 
 
 @contextmanager
-def connect(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Connection]:
+def connect(
+    typed: ServerOptions, here: Surroundings, voice: Voice, *, interrupts: Interrupts = no_interrupts
+) -> Iterator[Connection]:
     """The way to the server, until the block ends; `demo` or a GGUF file starts one in this process for as long.
 
     Raises:
@@ -34,7 +37,10 @@ def connect(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[
     timeout = timeout_of(typed, here)
     who = credentials(_token(typed.token_file, here, voice))
     trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
-    with _server(typed, here, voice) as address, Connection(address, who, timeout=timeout, trace=trace) as connection:
+    with (
+        _server(typed, here, voice) as address,
+        Connection(address, who, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
+    ):
         yield connection
 
 

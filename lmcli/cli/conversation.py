@@ -8,6 +8,7 @@ from lmcli.cli.document import Document, assistant_entry
 from lmcli.cli.history import ChatFile
 from lmcli.cli.inputs import Attachments, system_prompt
 from lmcli.cli.options import ChatOptions
+from lmcli.cli.output import Output
 from lmcli.cli.prediction import loaded_model
 from lmcli.cli.records import Text
 from lmcli.cli.request import make_request
@@ -29,6 +30,8 @@ class Conversation:
         here: the process.
         voice: says what is not the answer.
         connection: the way to the server.
+        output: stdout.
+        stops: the signals to obey during an answer.
 
     Attributes:
         model: the key of the model to talk to; None for the one that is loaded.
@@ -38,13 +41,24 @@ class Conversation:
         LmError: the chat file, the system prompt or an attachment cannot be read.
     """
 
-    def __init__(self, typed: ChatOptions, here: Surroundings, voice: Voice, connection: Connection) -> None:
+    def __init__(
+        self,
+        typed: ChatOptions,
+        here: Surroundings,
+        voice: Voice,
+        connection: Connection,
+        *,
+        output: Output,
+        stops: Stops,
+    ) -> None:
         self.model = model_key(typed, here)
         self.last: PredictionEnd | None = None
         self._typed = typed
         self._here = here
         self._voice = voice
         self._connection = connection
+        self._output = output
+        self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
         self._file = None if typed.history is None else ChatFile(typed.history)
         self._system = system_prompt(typed)
@@ -118,8 +132,8 @@ class Conversation:
         task = Task("chat", request, typed, typed.output, self._here, self._voice)
         model = None if self.model else loaded_model(self._connection, self._voice)
         text = Text()
-        with Stops() as stops:
-            one = Run(task, self._connection, self._uploads, stops, [text])
+        with self._stops:
+            one = Run(task, self._connection, self._uploads, output=self._output, stops=self._stops, keepers=[text])
             one.carry_out(model)
         self.last = one.outcome.end or self.last
         entry = assistant_entry(text, one.outcome)

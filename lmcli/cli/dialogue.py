@@ -12,6 +12,8 @@ from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
 from lmcli.cli.figures import stats_text
 from lmcli.cli.inputs import joined
 from lmcli.cli.options import ChatOptions
+from lmcli.cli.output import Output
+from lmcli.cli.stops import Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
@@ -26,9 +28,11 @@ def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Vo
     if typed.output is not OutputForm.TEXT:
         raise UsageError(f"a dialogue has no output {typed.output}", "-n and a prompt take one turn")
     here = _with_prompts_apart(here)
-    with connect(typed, here, voice) as connection:
+    stops = Stops()
+    output = Output(here.stdout, stops)
+    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
         connection.session("llm")
-        dialogue = _Dialogue(Conversation(typed, here, voice, connection), here, voice)
+        dialogue = _Dialogue(Conversation(typed, here, voice, connection, output=output, stops=stops), here, voice)
         if text := joined(words).strip():
             dialogue.attempt(dialogue.conversation.ask, text)
         dialogue.go_on()

@@ -37,6 +37,8 @@ class Ending:
             self._has_lost_its_reader = True
         except LmError as error:
             self.error = self.error or error
+        finally:
+            self._stops.acknowledge()
 
     def end(self) -> ExitCode:
         """End the process as the work ended; the status where nothing went wrong.

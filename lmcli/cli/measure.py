@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lmcli.cli.connect import MODEL_VARIABLE, connect
-from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.delivery import deliver
 from lmcli.cli.ending import Ending
 from lmcli.cli.inputs import read_text, read_turn
 from lmcli.cli.options import StatsOptions
@@ -23,10 +23,11 @@ from lmcli.cli.tables import Cell, Table, report
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
-from lmcli.client.exchanges import Exchange
 from lmcli.client.images import Uploads
+from lmcli.client.session import Session
 from lmcli.errors import ExitCode, LmError, escaped
 from lmcli.values import Fragment, JsonObject, ModelInstance, PredictionEnd, Value
+from lmcli.wire.channels import Channel
 
 _SHARES: Final = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
 _FIGURES: Final = (
@@ -128,12 +129,14 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
         request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed, voice)
     else:
         request = make_request(read_turn(typed, (), here, voice), typed, voice)
-    with connect(typed, here, voice) as connection:
+    stops = Stops()
+    output = Output(here.stdout, stops)
+    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
         connection.session("llm")
         named: Sequence[str | None] = typed.models or [here.setting(MODEL_VARIABLE)]
-        with Stops() as stops:
+        with stops:
             ending = Ending(stops)
-            bench = _Bench(typed, request, connection, here=here, voice=voice, stops=stops)
+            bench = _Bench(typed, request, connection, here=here, voice=voice, output=output, stops=stops)
             ending.attempt(bench.measure_all, named)
             ending.error = ending.error or bench.flaw
     if any(series.runs for series in bench.series):
@@ -157,6 +160,7 @@ class _Bench:
         *,
         here: Surroundings,
         voice: Voice,
+        output: Output,
         stops: Stops,
     ) -> None:
         self.series: list[Series] = []
@@ -166,15 +170,15 @@ class _Bench:
         self._here = here
         self._voice = voice
         self._connection = connection
-        self._output = Output(here.stdout, stops)
+        self._output = output
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
-        with watched(self._connection, self._output, self._stops):
-            for key in keys:
-                self.measure(key)
+        self._stops.check()
+        for key in keys:
+            self.measure(key)
 
     def measure(self, key: str | None) -> None:
         """Load a model if need be, run it as often as asked, and keep the figures."""
@@ -184,8 +188,8 @@ class _Bench:
             name = loaded_model(self._connection, self._voice)
         else:
             loading = self._connection.session("llm").load(load_opening(key, self._typed))
-            self._deliver(loading, [])
-            instance = loading.wait()
+            self._deliver(self._connection.session("llm"), loading, [])
+            instance = loading.loaded()
             load_time = time.perf_counter() - began if loading.is_new else None
             name = instance.identifier
         series = Series(name, instance, load_time, [])
@@ -198,8 +202,9 @@ class _Bench:
     def _predict(self, model: str) -> Measured:
         opening, fallback = self._request.opening(model, self._uploads.resolve), self._request.fallback(model)
         clock, text = Clock(), Text()
-        prediction = self._connection.session("llm").predict(opening, fallback)
-        self._deliver(prediction, [clock, text, *([EchoSink(self._voice)] if self._typed.echo else [])])
+        session = self._connection.session("llm")
+        prediction = session.predict(opening, fallback)
+        self._deliver(session, prediction, [clock, text, *([EchoSink(self._voice)] if self._typed.echo else [])])
         total = time.perf_counter() - clock.began
         if prediction.end is None:
             raise Interrupted
@@ -213,11 +218,11 @@ class _Bench:
             error = self._request.schema.flaw(text.answer)
         return error
 
-    def _deliver(self, exchange: Exchange, sinks: Sequence[Sink]) -> None:
+    def _deliver(self, session: Session, channel: Channel, sinks: Sequence[Sink]) -> None:
         progress = progress_sink(self._typed, self._here, self._voice)
         shown: list[Sink | StderrSink] = [*([progress] if progress else []), *sinks]
         try:
-            deliver(exchange, shown, self._output, self._stops, tick=progress.tick if progress else None)
+            deliver(session, channel, shown, self._output, self._stops, tick=progress.tick if progress else None)
         finally:
             for sink in shown:
                 sink.finish(Outcome())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lmcli.cli.connect import connect
-from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.delivery import deliver
 from lmcli.cli.ending import Ending
 from lmcli.cli.options import ModelsLoadOptions
 from lmcli.cli.output import Output
@@ -28,17 +28,18 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
     opening = load_opening(words[0], typed, identifier=typed.identifier)
     progress = progress_sink(typed, here, voice)
     sinks = [progress] if progress else []
-    with connect(typed, here, voice) as connection:
+    stops = Stops()
+    output = Output(here.stdout, stops)
+    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
         session = connection.session("llm")
-        with Stops() as stops:
+        with stops:
             ending = Ending(stops)
-            output = Output(here.stdout, stops)
 
             def load() -> None:
-                with watched(connection, output, stops):
-                    loading = session.load(opening)
-                    deliver(loading, sinks, output, stops, tick=progress.tick if progress else None)
-                    output.write(f"{loading.wait().identifier}\n".encode())
+                stops.check()
+                loading = session.load(opening)
+                deliver(session, loading, sinks, output, stops, tick=progress.tick if progress else None)
+                output.write(f"{loading.loaded().identifier}\n".encode())
                 if _has_wishes(typed) and not loading.is_new:
                     voice.warning(
                         f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)"

@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from lmcli.cli.stops import Interrupted, Stops, die_of_broken_pipe
@@ -32,13 +33,13 @@ class Output:
         self._descriptor = descriptor
         self._stops = stops
         self._unsent = b""
+        mode = os.fstat(descriptor).st_mode
+        self._has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
-    @property
-    def interrupts(self) -> tuple[Interrupt, ...]:
-        """What ends a wait for the server: a signal, or the reader of a pipe leaving."""
-        mode = os.fstat(self._descriptor).st_mode
-        has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-        breaks = (Interrupt(self._descriptor, on_break_only=True),) if has_reader and not self.is_broken else ()
+    def interrupts(self) -> Sequence[Interrupt]:
+        """What ends a wait for the server: a signal, or the reader of a pipe leaving; while signals are watched."""
+        is_watched = self._has_reader and not self.is_broken and self._stops.is_watching
+        breaks = (Interrupt(self._descriptor, on_break_only=True),) if is_watched else ()
         return (*self._stops.interrupts, *breaks)
 
     def write(self, data: bytes) -> None:
@@ -84,11 +85,12 @@ class Output:
     def _wait(self) -> None:
         interrupts = self._stops.interrupts
         left = None if self.deadline is None else self.deadline - time.monotonic()
-        if left is None and not interrupts:  # a signal came since the last look: write only what can be written now
+        if left is None and self._stops.is_obeyed:  # write only what can be written now
             left = 0
-        woken = wait(self._descriptor, to_write=True, interrupts=interrupts, timeout=left)
+        woken = wait(self._descriptor, to_read=False, to_write=True, interrupts=interrupts, timeout=left)
         if woken is not Woken.READY:
             self.is_broken = woken is Woken.TIMED_OUT and self.deadline is not None
+            self._stops.check()
             raise Interrupted
 
 
@@ -98,13 +100,10 @@ def print_bytes(data: bytes, descriptor: int) -> None:
     Raises:
         OutputFailed: it could not be written.
     """
-    stops = Stops()
     try:
-        Output(descriptor, stops).write(data)
+        Output(descriptor, Stops()).write(data)
     except ReaderLeft:
         die_of_broken_pipe()
-    finally:
-        stops.close()
 
 
 class Printed(io.TextIOWrapper):

@@ -6,7 +6,7 @@ from pathlib import Path
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.connect import connect
 from lmcli.cli.jsontext import written
-from lmcli.cli.output import print_bytes
+from lmcli.cli.output import Output, print_bytes
 from lmcli.cli.request import load_opening
 from lmcli.cli.run import Run, Task
 from lmcli.cli.sinks import Sink
@@ -37,12 +37,14 @@ def perform(task: Task, keepers: Sequence[Sink] = ()) -> Run:
     Raises:
         LmError: it could not even begin.
     """
-    with connect(task.typed, task.here, task.voice) as connection:
+    stops = Stops()
+    output = Output(task.here.stdout, stops)
+    with connect(task.typed, task.here, task.voice, interrupts=output.interrupts) as connection:
         connection.session("llm")  # a server that is not there is an error before signals are watched
         model = None if task.model_key else loaded_model(connection, task.voice)
         uploads = Uploads(lambda: connection.session("files"))
-        with Stops() as stops:
-            one = Run(task, connection, uploads, stops, keepers)
+        with stops:
+            one = Run(task, connection, uploads, output=output, stops=stops, keepers=keepers)
             one.carry_out(model)
     return one
 

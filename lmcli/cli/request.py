@@ -14,7 +14,7 @@ from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
 from lmcli.wire import requests
 from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
-from lmcli.wire.requests import Opening
+from lmcli.wire.requests import ChannelRequest
 
 if TYPE_CHECKING:
     from lmcli.cli.schema import Schema
@@ -45,13 +45,13 @@ class Request(NamedTuple):
     preset: str | None = None
     schema: "Schema | None" = None
 
-    def opening(self, model: str | None, resolve: Resolve) -> Opening:
+    def opening(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request in the words of today's servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
             return requests.complete(model, self.subject, self.config, self.preset)
         return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
 
-    def fallback(self, model: str | None) -> Opening | None:
+    def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same in the words of older servers, where they had others."""
         if isinstance(self.subject, str):
             return requests.complete_by_predict(model, self.subject, self.config, self.preset)
@@ -169,7 +169,7 @@ def load_config(typed: LoadOptions) -> LoadConfig:
     return LoadConfig(context_length=typed.context_length, gpu_ratio=ratio)
 
 
-def load_opening(key: str, typed: LoadOptions, *, identifier: str | None = None) -> Opening:
+def load_opening(key: str, typed: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
     """The request for a model by key: one that is loaded will do, unless the new one gets a name of its own.
 
     Raises:

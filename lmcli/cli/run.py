@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.connect import model_key
-from lmcli.cli.delivery import deliver, watched
+from lmcli.cli.delivery import deliver
 from lmcli.cli.ending import Ending
 from lmcli.cli.keys import add
 from lmcli.cli.options import PredictionOptions
@@ -19,9 +19,10 @@ from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
-from lmcli.client.exchanges import Exchange, Prediction
 from lmcli.client.images import Uploads
+from lmcli.client.session import Session
 from lmcli.values import PredictionEnd
+from lmcli.wire.channels import Channel, Prediction
 
 
 class Task(NamedTuple):
@@ -47,6 +48,7 @@ class Run:
         task: what is to be done.
         connection: the way to the server.
         uploads: puts images on the server.
+        output: stdout.
         stops: the signals to obey.
         keepers: further sinks, such as one that keeps the text.
 
@@ -55,14 +57,22 @@ class Run:
     """
 
     def __init__(
-        self, task: Task, connection: Connection, uploads: Uploads, stops: Stops, keepers: Sequence[Sink] = ()
+        self,
+        task: Task,
+        connection: Connection,
+        uploads: Uploads,
+        *,
+        output: Output,
+        stops: Stops,
+        keepers: Sequence[Sink] = (),
     ) -> None:
         self.ending = Ending(stops)
         self._task = task
         self._connection = connection
         self._uploads = uploads
         self._stops = stops
-        self._output = Output(task.here.stdout, stops)
+        self._output = output
+        output.deadline = None
         self._answer = answer_sink(task.form, task.request, self._output, task.here)
         self._stderr = stderr_sinks(task.typed, task.here, task.voice)
         self._presence = Presence()
@@ -90,22 +100,22 @@ class Run:
             self.ending.attempt(self._write_figures)
 
     def _predict(self, model: str | None) -> None:
-        with watched(self._connection, self._output, self._stops):
-            prediction = self._begun(model)
-            try:
-                self._deliver(prediction)
-            finally:
-                self._end = prediction.end
+        self._stops.check()  # a signal that came before its descriptor was watched ends no wait
+        session = self._connection.session("llm")
+        prediction = self._begun(session, model)
+        try:
+            self._deliver(session, prediction)
+        finally:
+            self._end = prediction.end
         if self._end is not None:
             self._judge(self._end)
 
-    def _begun(self, model: str | None) -> Prediction:
+    def _begun(self, session: Session, model: str | None) -> Prediction:
         task = self._task
-        session = self._connection.session("llm")
         if model is None:
             loading = session.load(load_opening(str(task.model_key), task.typed))
-            self._deliver(loading)
-            model = loading.wait().identifier
+            self._deliver(session, loading)
+            model = loading.loaded().identifier
         opening = task.request.opening(model, self._uploads.resolve)
         return session.predict(opening, task.request.fallback(model))
 
@@ -123,11 +133,11 @@ class Run:
             self._task.voice.warning("the answer was inside the reasoning of the model")
         self.ending.error = error
 
-    def _deliver(self, exchange: Exchange) -> None:
+    def _deliver(self, session: Session, channel: Channel) -> None:
         ticks = [sink.tick for sink in self._stderr if sink.tick is not None]
         # What keeps comes first: a sink that writes may be stopped in the middle of a burst.
         sinks = [*self._keepers, *self._stderr, self._answer]
-        deliver(exchange, sinks, self._output, self._stops, tick=min(ticks, default=None))
+        deliver(session, channel, sinks, self._output, self._stops, tick=min(ticks, default=None))
 
     def _write_figures(self) -> None:
         from lmcli.cli.figures import append_line, stats_line, stats_text  # noqa: PLC0415  only who asks for them pays

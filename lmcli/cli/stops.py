@@ -22,20 +22,24 @@ class Interrupted(Exception):
 
 
 class Stops:
-    """Watches for signals from `__enter__` to `__exit__`; what the caller has ignored (nohup, &) stays ignored.
+    """Watches for signals inside of `with`, any number of times; what the caller has ignored (nohup, &) stays ignored.
 
     Attributes:
         signum: the signal that came, or None.
+        is_obeyed: somebody has noticed it.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._wake, self._waker = socket.socketpair()
-        self._waker.setblocking(False)
+        self.is_obeyed = False
+        self._wake: socket.socket | None = None
         self._before: dict[int, Any] = {}
         self._wakeup_before = -1
 
     def __enter__(self) -> Self:
+        self.signum, self.is_obeyed = None, False
+        self._wake, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for signum in _STOPPING:
             if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -47,18 +51,22 @@ class Stops:
     ) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        self._before.clear()
         signal.set_wakeup_fd(self._wakeup_before)
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the descriptors."""
-        self._wake.close()
+        if self._wake is not None:
+            self._wake.close()
+            self._wake = None
         self._waker.close()
 
     @property
+    def is_watching(self) -> bool:
+        """Whether a signal ends waits, and not the process."""
+        return self._wake is not None
+
+    @property
     def interrupts(self) -> tuple[Interrupt, ...]:
-        """What ends a wait; nothing once a signal has come, so that what follows it can be waited for."""
-        return () if self.signum is not None else (Interrupt(self._wake.fileno()),)
+        """What ends a wait; nothing once a signal is obeyed, so that what follows it can be waited for."""
+        return () if self._wake is None or self.is_obeyed else (Interrupt(self._wake.fileno()),)
 
     def check(self) -> None:
         """Notice a signal.
@@ -67,7 +75,12 @@ class Stops:
             Interrupted: one has come.
         """
         if self.signum is not None:
+            self.acknowledge()
             raise Interrupted
+
+    def acknowledge(self) -> None:
+        """Let a signal that has come end no further wait: what is still to be done for it may take its time."""
+        self.is_obeyed = self.signum is not None
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum

@@ -4,6 +4,7 @@ import os
 from enum import IntEnum
 from typing import Final
 
+from lmcli.cli.hints import hints_for
 from lmcli.cli.surroundings import Surroundings
 from lmcli.errors import LmError, escaped
 
@@ -36,7 +37,7 @@ class Voice:
 
     def error(self, error: LmError) -> None:
         """Say what went wrong and what to do about it."""
-        hints = "".join(self._line("hint", hint, _DIM) for hint in error.hints)
+        hints = "".join(self._line("hint", hint, _DIM) for hint in hints_for(error))
         self.raw(self._line("error", error.message, _RED) + hints)
 
     def warning(self, text: str) -> None:

@@ -116,17 +116,18 @@ class LlmNamespace:
         """
         if key is None:
             return LLM(self._client, self._loaded().identifier)
-        loading = self._client.session("llm").load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
+        session = self._client.session("llm")
+        loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
         tell = on_load_progress or (lambda _: None)
         told = -1.0
-        for burst in loading:
+        for burst in session.bursts(loading):
             for value in burst:
                 if isinstance(value, LoadProgress) and value.progress > told:
                     told = value.progress
                     tell(told)
         if 0 <= told < 1:
             tell(1.0)
-        return LLM(self._client, loading.wait().identifier)
+        return LLM(self._client, loading.loaded().identifier)
 
     def list_loaded(self) -> "list[LLM]":
         """Handles on the loaded models."""
@@ -204,8 +205,8 @@ class LLM:
         """The assistant's next turn, fragment by fragment."""
         config = _config(options)
         messages = self._client.uploads.resolve(Chat.from_history(history).messages)
-        opening = requests.respond(self.identifier, messages, config, options.get("preset"))
-        return _stream(self._session.predict(opening), config, options)
+        request = requests.respond(self.identifier, messages, config, options.get("preset"))
+        return self._stream(config, options, request)
 
     def complete(self, prompt: str, **options: Unpack[PredictionOptions]) -> PredictionResult:
         """The raw continuation of a text, whole."""
@@ -215,8 +216,7 @@ class LLM:
         """The raw continuation of a text, fragment by fragment."""
         config = _config(options)
         asked = (self.identifier, prompt, config, options.get("preset"))
-        prediction = self._session.predict(requests.complete(*asked), requests.complete_by_predict(*asked))
-        return _stream(prediction, config, options)
+        return self._stream(config, options, requests.complete(*asked), requests.complete_by_predict(*asked))
 
     def tokenize(self, text: str | Sequence[str]) -> Any:
         """The numbers of the tokens of a text; of several texts, a list for each."""
@@ -257,6 +257,15 @@ class LLM:
     @property
     def _session(self) -> Session:
         return self._client.session("llm")
+
+    def _stream(
+        self, config: PredictionConfig, options: PredictionOptions, *asked: requests.ChannelRequest
+    ) -> PredictionStream:
+        callbacks = Callbacks(**{name: options.get(name) for name in Callbacks._fields})  # type: ignore[arg-type]
+        session = self._session
+        return PredictionStream(
+            session, session.predict(*asked), callbacks, is_structured=config.structured is not None
+        )
 
     def _ask(self, endpoint: str, key: str, parameter: JsonObject) -> Any:
         result = self._session.call(endpoint, {"specifier": requests.specifier(self.identifier), **parameter})
@@ -300,11 +309,6 @@ def _config(options: PredictionOptions) -> PredictionConfig:
     if config.structured is not None:
         raise UsageError("response_format and the option structured exclude each other")
     return config._replace(structured=structured_setting(response_format))
-
-
-def _stream(prediction: Any, config: PredictionConfig, options: PredictionOptions) -> PredictionStream:
-    callbacks = Callbacks(**{name: options.get(name) for name in Callbacks._fields})  # type: ignore[arg-type]
-    return PredictionStream(prediction, callbacks, is_structured=config.structured is not None)
 
 
 def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:

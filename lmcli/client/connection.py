@@ -2,21 +2,23 @@
 
 from lmcli.client.address import Address
 from lmcli.client.session import Session, Trace
-from lmcli.client.waiting import Interrupt
+from lmcli.client.waiting import Interrupts, no_interrupts
 from lmcli.closing import Closing
 from lmcli.wire.protocol import Credentials
 
 
 class Connection(Closing):
-    """Sessions by namespace: opened when first asked for, opened again where they were lost, closed together.
+    """Sessions by namespace: opened when first asked for, closed together.
 
-    The same credentials are used for all, because a server ties uploaded files to them.
+    A session that was lost is opened again; so is one whose server has used up its warnings, beside the old one, on
+    which channels may still run. The same credentials are used for all, because a server ties uploaded files to them.
 
     Args:
         address: where.
         credentials: who.
         timeout: the longest silence of the server, in seconds.
         trace: told what is sent, see `Session.open`.
+        interrupts: what ends a wait on any of the sockets, see `waiting`.
     """
 
     def __init__(
@@ -26,47 +28,40 @@ class Connection(Closing):
         *,
         timeout: float | None = None,
         trace: Trace | None = None,
+        interrupts: Interrupts = no_interrupts,
     ) -> None:
         self.address = address
         self._credentials = credentials
         self._timeout = timeout
         self._trace = trace
-        self._sessions: dict[str, Session] = {}
-        self._interrupts: tuple[Interrupt, ...] = ()
-
-    @property
-    def interrupts(self) -> tuple[Interrupt, ...]:
-        """What ends a wait for the server on any of the sockets, see `waiting`."""
-        return self._interrupts
-
-    @interrupts.setter
-    def interrupts(self, interrupts: tuple[Interrupt, ...]) -> None:
         self._interrupts = interrupts
-        for session in self._sessions.values():
-            session.interrupts = interrupts
+        self._sessions: dict[str, Session] = {}
+        self._replaced: list[Session] = []
 
     def session(self, namespace: str) -> Session:
-        """The socket to a namespace.
+        """The socket to a namespace, for the next request.
 
         Raises:
             CannotConnect, NotAllowed, TimedOut: see `Session.open`.
         """
         session = self._sessions.get(namespace)
-        if session is None or not session.is_open:
-            if session is not None:
-                session.close()
-            session = Session.open(
-                self.address,
-                namespace,
-                self._credentials,
-                timeout=self._timeout,
-                trace=self._trace,
-                interrupts=self._interrupts,
-            )
-            self._sessions[namespace] = session
+        if session is not None and session.takes_requests:
+            return session
+        if session is not None:
+            self._replaced.append(session)
+        session = self._sessions[namespace] = Session.open(
+            self.address,
+            namespace,
+            self._credentials,
+            timeout=self._timeout,
+            trace=self._trace,
+            interrupts=self._interrupts,
+        )
         return session
 
     def close(self) -> None:
         """Close all sockets; files that were uploaded are forgotten by the server."""
-        while self._sessions:
-            self._sessions.popitem()[1].close()
+        for session in (*self._replaced, *self._sessions.values()):
+            session.close()
+        self._replaced.clear()
+        self._sessions.clear()

@@ -1,61 +1,45 @@
-"""One greeted namespace: calls that return, and exchanges that stream values.
+"""One greeted socket to a namespace, for the thread that it belongs to: calls that return, channels that stream.
 
-A session belongs to one thread. Several exchanges may run on it at once: whoever reads takes in what has arrived for
-all of them.
+Any number of channels and calls run on it at once; which packet is for whom the multiplexer knows. Whoever waits for
+one takes in what has arrived for all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from lmcli.client.address import Address
-from lmcli.client.exchanges import Exchange, Loading, Prediction, as_error
 from lmcli.client.transport import CONNECT_SECONDS, Transport
-from lmcli.client.waiting import Interrupt
-from lmcli.errors import (
-    CannotConnect,
-    ConnectionLost,
-    LmError,
-    PredictionFailed,
-    RemoteProtocolError,
-    TimedOut,
-)
+from lmcli.client.waiting import Interrupts, no_interrupts
+from lmcli.errors import CannotConnect, ConnectionLost, LmError, RemoteProtocolError, RequestRejected, TimedOut
+from lmcli.values import Value
+from lmcli.wire.channels import Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
-from lmcli.wire.protocol import (
-    CallFailed,
-    CallReturned,
-    ChannelClosed,
-    ChannelFailed,
-    Credentials,
-    Greeted,
-    Packet,
-    Protocol,
-)
-from lmcli.wire.requests import Opening
+from lmcli.wire.multiplexer import Multiplexer
+from lmcli.wire.protocol import Credentials
+from lmcli.wire.requests import ChannelRequest
 
 Trace = Callable[[str], None]
+AnyPending = TypeVar("AnyPending", bound=Pending)
 
+MUTE_SECONDS: Final = 10.0
+"""How long a request waits for a first word of a server that no longer says what it does not understand."""
+_UNANSWERED: Final = "the server has used up its warnings, and no longer says what it does not understand"
+_DRAIN_SECONDS: Final = 5.0
 _TRACED_BYTES: Final = 2000
 
 
 class Session:
-    """A socket to one namespace, greeted.
-
-    Attributes:
-        interrupts: descriptors that end a wait; an interrupted `Exchange.read` gives an empty list.
-        knows_raw_completion: False once the server has shown that it has no `completeRawText`.
-    """
+    """A socket to one namespace, greeted. A wait ends early, without an error, when an interrupt is ready."""
 
     def __init__(self, transport: Transport, *, timeout: float | None, trace: Trace | None) -> None:
-        self.knows_raw_completion = True
         self._transport = transport
-        self._protocol = Protocol()
+        self._multiplexer = Multiplexer()
         self._timeout = timeout
         self._trace = trace
-        self._exchanges: dict[int, Exchange] = {}
-        self._answers: dict[int, CallReturned | CallFailed] = {}
-        self._broken: RemoteProtocolError | None = None
-        self._silent_since = monotonic()
+        self._heard_at = monotonic()
+        self._mute_since = 0.0
 
     @classmethod
     def open(
@@ -66,9 +50,9 @@ class Session:
         *,
         timeout: float | None = None,
         trace: Trace | None = None,
-        interrupts: tuple[Interrupt, ...] = (),
+        interrupts: Interrupts = no_interrupts,
     ) -> "Session":
-        """Connect, authenticate and wait to be let in.
+        """Connect and authenticate.
 
         Args:
             address: where.
@@ -76,7 +60,7 @@ class Session:
             credentials: one pair for all sessions of a client.
             timeout: the longest silence of the server, in seconds, from now on.
             trace: told in a line each what is sent, where, and how long it took; never the credentials.
-            interrupts: what ends a wait, from the greeting on.
+            interrupts: what ends a wait, see `waiting`.
 
         Raises:
             CannotConnect: nobody answers, or not as LM Studio does.
@@ -84,10 +68,10 @@ class Session:
             TimedOut: `timeout` passed in silence.
         """
         began = monotonic()
-        session = cls(Transport.open(address, namespace, timeout=timeout), timeout=timeout, trace=trace)
-        session.interrupts = interrupts
+        transport = Transport.open(address, namespace, timeout=timeout, interrupts=interrupts)
+        session = cls(transport, timeout=timeout, trace=trace)
         try:
-            session._greet(credentials)
+            session._authenticate(credentials)
         except (ConnectionLost, RemoteProtocolError) as error:
             session.close()
             raise CannotConnect(f"what answers at {address} is not LM Studio: {error.message}") from error
@@ -100,18 +84,14 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can still be asked, as far as is known without waiting."""
+        """Whether the connection stands, as far as is known without waiting."""
         self._transport.look()
         return self._transport.is_open
 
     @property
-    def interrupts(self) -> tuple[Interrupt, ...]:
-        """What ends a wait, see `waiting`."""
-        return tuple(self._transport.interrupts)
-
-    @interrupts.setter
-    def interrupts(self, interrupts: tuple[Interrupt, ...]) -> None:
-        self._transport.interrupts = interrupts
+    def takes_requests(self) -> bool:
+        """Whether a new request is sure of an answer, or of a warning."""
+        return self.is_open and not self._multiplexer.is_mute
 
     def call(self, endpoint: str, parameter: Any = ABSENT) -> Any:
         """Ask one question and wait for the answer; None where the answer has no result.
@@ -120,100 +100,140 @@ class Session:
             LmError: what the server says went wrong.
             ConnectionLost, TimedOut, RemoteProtocolError: no answer came, or an interrupt came first.
         """
-        number, text = self._protocol.call(endpoint, parameter)
-        self._send(text)
-        while number not in self._answers:
-            if not self.pump():
-                raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
-        answer = self._answers.pop(number)
-        if isinstance(answer, CallFailed):
-            raise as_error(answer.error, PredictionFailed)
-        return None if answer.result is ABSENT else answer.result
+        self._refuse_if_mute(endpoint)
+        call = self._multiplexer.call(endpoint, parameter)
+        self._send()
+        if not self.ready([call]):
+            raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
+        return call.result()
 
-    def load(self, opening: Opening) -> Loading:
+    def load(self, request: ChannelRequest) -> Loading:
         """Have a model loaded, see `requests.get_or_load`."""
-        return Loading(self, opening)
+        self._refuse_if_mute(request.endpoint)
+        loading = self._multiplexer.load(request)
+        self._send()
+        return loading
 
-    def predict(self, opening: Opening, fallback: Opening | None = None) -> Prediction:
+    def predict(self, request: ChannelRequest, fallback: ChannelRequest | None = None) -> Prediction:
         """Begin a prediction, see `requests.respond` and `requests.complete`.
 
         Args:
-            opening: what is asked.
-            fallback: the same in older words, for a server that does not know the endpoint.
+            request: what is asked.
+            fallback: the same for a server that does not know the endpoint.
         """
-        if fallback is not None and not self.knows_raw_completion:
-            return Prediction(self, fallback)
-        return Prediction(self, opening, fallback)
+        self._refuse_if_mute(request.endpoint)
+        prediction = self._multiplexer.predict(request, fallback)
+        self._send()
+        return prediction
+
+    def ready(self, pending: Sequence[AnyPending], *, within: float | None = None) -> list[AnyPending]:
+        """Those of some channels and calls that can be read; waits for the first.
+
+        Empty: an interrupt came, or the time was over.
+
+        Args:
+            pending: what is waited for.
+            within: seconds to wait at most; None waits as long as it takes.
+
+        Raises:
+            ConnectionLost, TimedOut, RemoteProtocolError: nothing more will come, and what came was read.
+        """
+        deadline = None if within is None else monotonic() + within
+        while not (found := [one for one in pending if one.is_ready]):
+            if self._multiplexer.error is not None:
+                raise self._multiplexer.error
+            unheard = [one for one in pending if not one.is_heard] if self._multiplexer.is_mute else []
+            mute_until = self._mute_since + MUTE_SECONDS if unheard else None
+            if self._receive(until=_earliest(deadline, mute_until)):
+                continue
+            if mute_until is None or monotonic() < mute_until:
+                return []
+            for one in unheard:
+                self._multiplexer.give_up(one, RequestRejected(_UNANSWERED))
+        return found
+
+    def read(self, channel: Channel, *, within: float | None = None) -> list[Value]:
+        """What has arrived on a channel; waits for the first value or the end.
+
+        Empty: this is the end, an interrupt came, or the time was over.
+
+        Raises:
+            LmError: what the server says went wrong; once, after all that came before was read.
+        """
+        self.ready([channel], within=within)
+        return channel.read()
+
+    def bursts(self, channel: Channel) -> Iterator[list[Value]]:
+        """What arrives on a channel until its end; an empty list where a wait was interrupted."""
+        while not channel.is_over:
+            yield self.read(channel)
+
+    def cancel(self, channel: Channel, *, within: float | None = None) -> None:
+        """Ask the server to end a channel soon; read on for what it still says. `within`: see `Transport.send`."""
+        self._multiplexer.cancel(channel)
+        self._send(within=within)
+
+    def abandon(self, channel: Channel, *, within: float = _DRAIN_SECONDS) -> None:
+        """Cancel, and wait a little for the server to stop; what it still sends is dropped."""
+        deadline = monotonic() + within
+        with suppress(LmError):
+            self.cancel(channel, within=within)
+            while not channel.is_over and (left := deadline - monotonic()) > 0:
+                self.read(channel, within=left)
+        channel.is_over = True
 
     def close(self) -> None:
-        """Close the socket; running exchanges are over."""
+        """Close the socket; running channels are over."""
         self._transport.close()
 
-    def pump(self, *, within: float | None = None) -> bool:
-        """Wait for what the server sends next, for at most `within` seconds, and hand it to whom it is for.
-
-        Returns:
-            Whether anything came; if not, the time was over or an interrupt came.
-        """
-        if self._broken is not None:
-            raise self._broken
-        texts = self._transport.receive(within=self._patience(within))
+    def _receive(self, *, until: float | None) -> bool:
+        """Take in what the server sends next; False if an interrupt or the moment came first."""
+        silent_at = None if self._timeout is None else self._heard_at + self._timeout
+        until = _earliest(until, silent_at)
+        texts = self._transport.receive(within=None if until is None else until - monotonic())
         if texts:
-            self._silent_since = monotonic()
-        elif self._timeout is not None and monotonic() >= self._silent_since + self._timeout:
-            raise TimedOut(f"the server was silent for {self._timeout:g} s", "a larger --timeout waits longer")
-        try:
-            self._route(texts)
-        except RemoteProtocolError as error:  # what came before it is read first
-            self._broken = error
+            self._take(texts)
+            return True
+        if silent_at is not None and monotonic() >= silent_at:
+            raise TimedOut(f"the server was silent for {self._timeout:g} s")
+        return False
+
+    def _take(self, texts: list[bytes]) -> None:
+        self._heard_at = monotonic()
+        was_mute = self._multiplexer.is_mute
+        self._multiplexer.receive(texts)
+        if self._multiplexer.is_mute and not was_mute:
+            self._mute_since = self._heard_at
+        if self._multiplexer.error is None:
+            self._send()
+        else:
             self._transport.close()
-        return bool(texts)
 
-    def _route(self, texts: list[bytes]) -> None:
-        receive = self._protocol.receive
-        exchanges = self._exchanges
-        for text in texts:
-            event = receive(text)
-            if type(event) is Packet:
-                exchanges[event.channel_id].packets.append(event.body)
-            elif isinstance(event, ChannelClosed | ChannelFailed):
-                exchanges.pop(event.channel_id).ended(event)
-            elif isinstance(event, CallReturned | CallFailed):
-                self._answers[event.call_id] = event
-
-    def start(self, exchange: Exchange, opening: Opening) -> int:
-        """Open a channel for an exchange."""
-        number, text = self._protocol.open_channel(opening.endpoint, opening.parameter)
-        self._exchanges[number] = exchange
-        self._send(text)
-        return number
-
-    def cancel(self, channel_id: int, *, within: float | None = None) -> None:
-        """Ask the server to end a channel soon; harmless if it has ended. `within`: see `Transport.send`."""
-        text = self._protocol.cancel(channel_id)
-        if text is not None:
-            self._send(text, within=within)
-
-    def _greet(self, credentials: Credentials) -> None:
-        self._transport.send(self._protocol.authenticate(credentials))
+    def _authenticate(self, credentials: Credentials) -> None:
+        self._multiplexer.authenticate(credentials)
+        self._send(traced=False)
         patience = CONNECT_SECONDS if self._timeout is None else self._timeout
         texts = self._transport.receive(within=patience)
         if not texts and self._timeout is not None:
             raise TimedOut(f"no answer to the authentication within {patience:g} s")
-        if not texts or not isinstance(self._protocol.receive(texts[0]), Greeted):
-            raise RemoteProtocolError("the server did not answer the authentication")
-        self._route(texts[1:])
-        self._silent_since = monotonic()
+        self._take(texts)
+        if not self._multiplexer.is_greeted:
+            raise self._multiplexer.error or RemoteProtocolError("the server did not answer the authentication")
 
-    def _patience(self, within: float | None) -> float | None:
-        if self._timeout is None:
-            return within
-        left = self._silent_since + self._timeout - monotonic()
-        return left if within is None else min(left, within)
+    def _refuse_if_mute(self, endpoint: str) -> None:
+        """A request that a server may pass over in silence is not made. `Connection.session` opens a new socket."""
+        if self._multiplexer.is_mute:
+            raise RequestRejected(f"{endpoint} was not sent: {_UNANSWERED}")
 
-    def _send(self, text: bytes, *, within: float | None = None) -> None:
-        if self._trace is not None:
-            shown = text[:_TRACED_BYTES].decode(errors="ignore")
-            self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
-        self._transport.send(text, within=within)
-        self._silent_since = monotonic()
+    def _send(self, *, within: float | None = None, traced: bool = True) -> None:
+        for text in self._multiplexer.texts_to_send():
+            if traced and self._trace is not None:
+                shown = text[:_TRACED_BYTES].decode(errors="ignore")
+                self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+            self._transport.send(text, within=within)
+            self._heard_at = monotonic()
+
+
+def _earliest(one: float | None, other: float | None) -> float | None:
+    """The earlier of two moments; None stands for never."""
+    return min((moment for moment in (one, other) if moment is not None), default=None)

@@ -4,10 +4,11 @@ from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
-from lmcli.client.exchanges import Prediction
+from lmcli.client.session import Session
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
 from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress
+from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
 
@@ -24,13 +25,15 @@ class PredictionStream(Closing):
     """Iterate over the fragments, then ask for the `result()`; leaving early cancels on the server.
 
     Args:
+        session: the socket that it runs on.
         prediction: what runs.
         callbacks: whom to tell. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
             then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
         is_structured: whether the text is to be parsed as JSON.
     """
 
-    def __init__(self, prediction: Prediction, callbacks: Callbacks, *, is_structured: bool) -> None:
+    def __init__(self, session: Session, prediction: Prediction, callbacks: Callbacks, *, is_structured: bool) -> None:
+        self._session = session
         self._prediction = prediction
         self._callbacks = callbacks
         self._is_structured = is_structured
@@ -71,7 +74,7 @@ class PredictionStream(Closing):
         """Stop the prediction; what came so far becomes the result, later fragments are dropped."""
         if self._result is None and not self._is_cancelled:
             self._is_cancelled = True
-            self._prediction.cancel()
+            self._session.cancel(self._prediction)
 
     def close(self) -> None:
         """Stop the prediction if it still runs, and wait until the server has stopped."""
@@ -80,7 +83,7 @@ class PredictionStream(Closing):
 
     def _read(self) -> Generator[Fragment, None, None]:
         try:
-            for burst in self._prediction:
+            for burst in self._session.bursts(self._prediction):
                 for value in burst:
                     if self._is_cancelled:
                         break
@@ -101,7 +104,7 @@ class PredictionStream(Closing):
         if self._prediction.is_over:
             return
         self._is_cancelled = True
-        self._prediction.abandon()
+        self._session.abandon(self._prediction)
         if self._prediction.end is not None:
             self._result = self._made(self._prediction.end)
 

@@ -6,8 +6,7 @@ server back through TCP, and memory stays flat. Texts that arrived together are 
 
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import deque
 from typing import Final
 
 from websockets.client import ClientProtocol
@@ -17,7 +16,7 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
-from lmcli.client.waiting import Interrupt, Woken, wait
+from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, reason
 
 BURST_BYTES: Final = 64 * 1024
@@ -32,34 +31,44 @@ class Transport:
     """A WebSocket to one namespace; `receive` waits, nothing else does for long.
 
     Attributes:
-        interrupts: what ends a wait in `receive` before a text arrives, see `waiting`.
         ping_after: seconds of silence before the server is asked for a sign of life.
         lost_after: seconds that it has to give one.
-        timeout: seconds that it may take nothing of what is sent; None stands for both of the above.
+        timeout: seconds that it may accept nothing of what is sent; None stands for both of the above.
     """
 
-    def __init__(self, connection: socket.socket, protocol: ClientProtocol, address: Address) -> None:
-        self.interrupts: Sequence[Interrupt] = ()
+    def __init__(
+        self, connection: socket.socket, protocol: ClientProtocol, address: Address, interrupts: Interrupts
+    ) -> None:
         self.ping_after = PING_AFTER
         self.lost_after = LOST_AFTER
         self.timeout: float | None = None
         self._socket = connection
         self._protocol = protocol
         self._address = address
+        self._interrupts = interrupts
+        self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
         self._lost: str | None = None
-        self._quiet_since = self._left_at = time.monotonic()
+        self._quiet_since = self._left_at = self._accepted_at = time.monotonic()
         self._is_asked = False
 
     @classmethod
-    def open(cls, address: Address, namespace: str, *, timeout: float | None = None) -> "Transport":
+    def open(
+        cls,
+        address: Address,
+        namespace: str,
+        *,
+        timeout: float | None = None,
+        interrupts: Interrupts = no_interrupts,
+    ) -> "Transport":
         """Connect, with TLS where the address wants it, and shake hands.
 
         Args:
             address: where.
             namespace: the URL path, such as `llm`.
             timeout: seconds for connecting and for the handshake each; None stands for ten.
+            interrupts: what ends a wait early, see `waiting`.
 
         Raises:
             CannotConnect: nobody is there, or somebody who does not speak this protocol.
@@ -75,7 +84,7 @@ class Transport:
         except OSError as error:
             raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", _hint(error)) from error
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
-        transport = cls(connection, ClientProtocol(uri, max_size=None), address)
+        transport = cls(connection, ClientProtocol(uri, max_size=None), address, interrupts)
         transport.timeout = timeout
         try:
             transport._shake_hands(timeout)
@@ -95,20 +104,36 @@ class Transport:
             self._read()
 
     def send(self, text: bytes, *, within: float | None = None) -> None:
-        """Send one text, all of it.
+        """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
+
+        What arrives meanwhile is taken in: a server that waits for its own words to be read accepts none of ours.
 
         Args:
             text: what to send.
-            within: seconds that the server may take nothing of it; None stands for the transport's own patience.
+            within: seconds that the server may accept nothing of it; None stands for the transport's own patience.
 
         Raises:
-            ConnectionLost: the server is gone or takes nothing any more, or an interrupt came before it took the text.
-            TimedOut: the server took nothing for as long as the transport's timeout.
+            ConnectionLost: the server is gone or accepts nothing any more.
+            TimedOut: the server accepted nothing for as long as the transport's timeout.
         """
         if not self.is_open:
             raise self._loss()
         self._protocol.send_text(text)
-        self._flush(within=within)
+        patience = within or self.timeout or self.ping_after + self.lost_after
+        self._accepted_at = time.monotonic()
+        while not self._push():
+            left = self._accepted_at + patience - time.monotonic()
+            woken = wait(self._socket.fileno(), to_write=True, interrupts=self._interrupts(), timeout=left)
+            if woken is Woken.INTERRUPTED:
+                return
+            if left <= 0:
+                self._lost = "it accepts no data"
+            elif woken is Woken.READY:
+                self._read()
+            if self._lost is not None:
+                raise self._given_up(within) if left <= 0 else self._loss()
+        if self._lost is not None:
+            raise self._loss()
 
     def receive(self, *, within: float | None = None) -> list[bytes]:
         """The texts that are there; waits for the first one. Empty: an interrupt came, or the time was over.
@@ -133,12 +158,14 @@ class Transport:
         while not self._texts:
             if self._lost is not None:
                 raise self._loss()
+            is_sent = self._push()
             if self._read():
                 self._quiet_since, self._is_asked = time.monotonic(), False
                 continue
             next_step = self._quiet_since + (self.lost_after if self._is_asked else self.ping_after)
             until = next_step if deadline is None else min(next_step, deadline)
-            woken = wait(self._socket.fileno(), interrupts=self.interrupts, timeout=until - time.monotonic())
+            left = until - time.monotonic()
+            woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
             if woken is Woken.INTERRUPTED or (woken is Woken.TIMED_OUT and until == deadline):
                 return
             if woken is Woken.TIMED_OUT and self._is_asked:
@@ -146,25 +173,29 @@ class Transport:
             elif woken is Woken.TIMED_OUT:
                 self._quiet_since, self._is_asked = time.monotonic(), True
                 self._protocol.send_ping(b"")
-                self._flush()
 
     def close(self) -> None:
         """Say goodbye and let go; never waits for the server."""
         if self.is_open:
             self._protocol.send_close()
-            with suppress(OSError):  # the server may have left first
-                self._socket.send(b"".join(self._protocol.data_to_send()))
+            self._push()
         self._lost = self._lost or "it was closed"
         self._socket.close()
 
     def _shake_hands(self, timeout: float | None) -> None:
         self._protocol.send_request(self._protocol.connect())
-        self._flush(patient=False)
         deadline = time.monotonic() + (CONNECT_SECONDS if timeout is None else timeout)
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
             if self._lost is not None:
                 raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
-            if not self._read() and wait(self._socket.fileno(), timeout=deadline - time.monotonic()) is Woken.TIMED_OUT:
+            is_sent = self._push()
+            if self._lost is not None or self._read():
+                continue
+            left = deadline - time.monotonic()
+            woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
+            if woken is Woken.INTERRUPTED:
+                raise CannotConnect(f"cannot reach LM Studio at {self._address}: interrupted")
+            if woken is Woken.TIMED_OUT:
                 if timeout is not None:
                     raise TimedOut(f"no answer to the handshake from {self._address} within {timeout:g} s")
                 raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake")
@@ -195,7 +226,7 @@ class Transport:
                 self._take(event)
         if self._protocol.parser_exc is not None and self._lost is None:
             self._lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
-        self._flush(patient=False)
+        self._push()  # a pong, or the answer to a goodbye
         return True
 
     def _take(self, frame: Frame) -> None:
@@ -211,31 +242,29 @@ class Transport:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
             self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
 
-    def _flush(self, *, patient: bool = True, within: float | None = None) -> None:
-        """Write what the protocol wants written; impatient where whoever reads next sees a loss (handshake, pong)."""
-        data = memoryview(b"".join(self._protocol.data_to_send()))
-        while data:
+    def _push(self) -> bool:
+        """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
+        self._unsent.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
+        while self._unsent and self._lost is None:
+            data = self._unsent[0]
             try:
-                data = data[self._socket.send(data) :]
+                accepted = self._socket.send(data)
             except OSError as error:
-                if not _would_block(error):
-                    self._lost = self._lost or _reason(error)
-                    if patient:
-                        raise self._loss() from error
-                    return
-                patience = within or self.timeout or self.ping_after + self.lost_after
-                woken = wait(self._socket.fileno(), to_write=True, interrupts=self.interrupts, timeout=patience)
-                if woken is Woken.INTERRUPTED:
-                    self._lost = "interrupted while sending"
-                    raise self._loss() from error
-                if woken is Woken.TIMED_OUT:
-                    self._lost = "it takes nothing any more"
-                    raise self._given_up(within) from error
+                if _would_block(error):
+                    return False
+                self._lost = _reason(error)
+                break
+            self._accepted_at = time.monotonic()
+            if accepted == len(data):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = data[accepted:]
+        return True
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:
             return self._loss()
-        return TimedOut(f"the server took nothing for {self.timeout:g} s", "a larger --timeout waits longer")
+        return TimedOut(f"the server accepted no data for {self.timeout:g} s")
 
     def _loss(self) -> ConnectionLost:
         return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")

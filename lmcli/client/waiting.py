@@ -5,7 +5,7 @@ handler may tear what it lands in. So what blocks waits here, and wakes when an 
 """
 
 import select
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -25,12 +25,26 @@ class Woken(Enum):
     TIMED_OUT = auto()
 
 
+Interrupts = Callable[[], Sequence[Interrupt]]
+"""What ends a wait, asked for at the beginning of each: a signal that has come ends no wait after it."""
+
+
+def no_interrupts() -> Sequence[Interrupt]:
+    """Nothing ends a wait."""
+    return ()
+
+
 def wait(
-    descriptor: int, *, to_write: bool = False, interrupts: Iterable[Interrupt] = (), timeout: float | None = None
+    descriptor: int,
+    *,
+    to_read: bool = True,
+    to_write: bool = False,
+    interrupts: Iterable[Interrupt] = (),
+    timeout: float | None = None,
 ) -> Woken:
-    """Wait until a descriptor can be read (or written), an interrupt is ready, or `timeout` seconds are over."""
+    """Wait until a descriptor can be read or written, an interrupt is ready, or `timeout` seconds are over."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLOUT if to_write else select.POLLIN)
+    poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
     for interrupt in interrupts:
         if interrupt.descriptor != descriptor:
             poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)

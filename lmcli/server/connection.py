@@ -174,12 +174,17 @@ class Connection:
     async def _call(self, envelope: Envelope) -> None:
         endpoint = self._namespace.calls.get(envelope.endpoint or "")
         if endpoint is None:
-            await self._warn("rpcEndpointUnknown", f"unknown RPC endpoint {quoted(envelope.endpoint)}")
+            await self._warn(
+                "rpcEndpointUnknown", f"rpcCall for an unknown endpoint, endpoint = {quoted(envelope.endpoint)}"
+            )
             return
         try:
             parameter = read(envelope.body, endpoint.shape)
         except Malformed as problem:
-            await self._warn("rpcParameterTypeError", f"RPC endpoint {quoted(envelope.endpoint)}: {problem}")
+            name = quoted(envelope.endpoint)
+            await self._warn(
+                "rpcParameterTypeError", f"rpcCall with an invalid parameter, endpoint = {name}: {problem}"
+            )
             return
         if self._calls >= MAX_CALLS:
             await self._fail("rpcError", envelope.id, Refused("Too many calls"))
@@ -219,9 +224,12 @@ class Connection:
     async def _open(self, envelope: Envelope) -> None:
         endpoint = self._namespace.streams.get(envelope.endpoint or "")
         if endpoint is None:
-            await self._warn("channelEndpointUnknown", f"unknown channel endpoint {quoted(envelope.endpoint)}")
+            await self._warn(
+                "channelEndpointUnknown",
+                f"channelCreate for an unknown endpoint, endpoint = {quoted(envelope.endpoint)}",
+            )
         elif envelope.id in self._channels:
-            await self._warn("channelAlreadyOpen", f"channel {envelope.id} is already open")
+            await self._warn("channelAlreadyOpen", f"channelCreate for an open channel, channelId = {envelope.id}")
         elif len(self._channels) >= MAX_CHANNELS:
             await self._fail("channelError", envelope.id, Refused("Too many channels"))
         else:
@@ -232,7 +240,8 @@ class Connection:
             parameter = read(envelope.body, endpoint.shape)
         except Malformed as problem:
             name = quoted(envelope.endpoint)
-            await self._warn("channelCreationParameterTypeError", f"channel endpoint {name}: {problem}")
+            warning = f"channelCreate with an invalid creationParameter, endpoint = {name}: {problem}"
+            await self._warn("channelCreationParameterTypeError", warning)
             return
         channel = self._channels[envelope.id] = OpenChannel(self, envelope.id, endpoint)
         self._tasks.create_task(self._serve(channel, parameter))
@@ -252,12 +261,14 @@ class Connection:
     async def _message(self, envelope: Envelope) -> None:
         channel = self._channels.get(envelope.id)
         if channel is None:
-            await self._warn("channelUnknown", f"there is no open channel {envelope.id}")
+            await self._warn("channelUnknown", f"channelSend for an unknown channel, channelId = {envelope.id}")
             return
         try:
             read(envelope.body, channel.endpoint.messages)
         except Malformed as problem:
-            await self._warn("channelMessageTypeError", f"message for channel {envelope.id}: {problem}")
+            await self._warn(
+                "channelMessageTypeError", f"invalid message for a channel, channelId = {envelope.id}: {problem}"
+            )
             return
         channel.cancelled.set()  # the only message there is
 

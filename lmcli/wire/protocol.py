@@ -6,12 +6,14 @@ The rules, and where they come from (lmstudio-js 6ec11db):
 - Numbers of calls and of channels are given out by the client, two counters, and are never used again.
 - A call ends with `rpcResult` or `rpcError`; a channel with `channelClose` or `channelError`, never both.
 - A `communicationWarning` means that a request of ours was not understood and gets no other answer
-  (lms-communication-server/src/ServerPort.ts). Here it ends the request that it must have been about, with an error
-  instead of a wait for ever: the oldest of its family that has heard nothing yet, one that the warning names first.
-  A warning about a message on a channel ends nothing: a cancel that raced the channel's end causes it.
+  (lms-communication-server/src/ServerPort.ts). Here it ends the request that it is about, with an error instead of a
+  wait for ever: the one whose number the warning names, and no other; where it names none, the oldest of its family
+  that has heard nothing yet, one whose endpoint it names first. A warning about a message on a channel ends nothing: a
+  cancel that raced the channel's end causes it.
 - Kinds and packets that are not known are passed over: a newer server may send them.
 """
 
+import re
 from enum import Enum, auto
 from typing import Any, NamedTuple
 
@@ -108,6 +110,7 @@ class Protocol:
         self._calls: dict[int, str] = {}
         self._channels: dict[int, str] = {}
         self._unheard: set[int] = set()
+        self.warnings_count = 0
 
     def authenticate(self, credentials: Credentials) -> bytes:
         """The first text on a socket."""
@@ -188,17 +191,19 @@ class Protocol:
         return Greeted()
 
     def _warned(self, warning: str, kind: str) -> Event | None:
+        self.warnings_count += 1
         kind = kind or _kind(warning)
         if kind.startswith(_ENDS_NOTHING):
             return None
         unheard = {number: name for number, name in self._channels.items() if number in self._unheard}
         families = {"channel": unheard, "rpc": self._calls}
         meant = [family for family in families if kind.startswith(family)] or list(families)
-        found = [(family, number, name) for family in meant for number, name in families[family].items()]
-        named = [entry for entry in found if entry[2] in warning]
+        found = _about(
+            [(family, number, name) for family in meant for number, name in families[family].items()], warning
+        )
         if not found:
             return None
-        family, number, endpoint = (named or found)[0]
+        family, number, endpoint = found[0]
         error = Rejection(warning, kind, endpoint)
         if family == "channel":
             self._end_channel(number)
@@ -213,6 +218,16 @@ class Protocol:
     def _expect(self, state: State) -> None:
         if self.state is not state:
             raise RuntimeError(f"not possible while {self.state.name.lower()}")
+
+
+def _about(waiting: list[tuple[str, int, str]], warning: str) -> list[tuple[str, int, str]]:
+    """Which of the requests that wait (family, number, endpoint) a warning can be about, the likeliest first."""
+    words = re.split(r"\b(?:creationParameter|parameter|message) = |: ", warning, maxsplit=1)[0]  # not what it quotes
+    if number := re.search(r"\b(channel|call)Id = (\d+)", words):
+        family = "channel" if number[1] == "channel" else "rpc"
+        return [entry for entry in waiting if entry[:2] == (family, int(number[2]))]
+    endpoint = re.search(r"\bendpoint(?:Name)? = '?([\w.]+)", words)
+    return [entry for entry in waiting if endpoint and entry[2] == endpoint[1]] or waiting
 
 
 def _kind(warning: str) -> str:

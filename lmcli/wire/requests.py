@@ -9,7 +9,7 @@ from lmcli.wire.config import load_stack, prediction_stack
 from lmcli.wire.payloads import write_history
 
 
-class Opening(NamedTuple):
+class ChannelRequest(NamedTuple):
     """One request for a channel."""
 
     endpoint: str
@@ -23,44 +23,48 @@ def specifier(identifier: str | None) -> JsonObject:
 
 def respond(
     model: str | None, messages: Sequence[Message], config: PredictionConfig, preset: str | None = None
-) -> Opening:
+) -> ChannelRequest:
     """Ask for the next turn of a conversation."""
     return _prediction("predict", model, {"history": write_history(messages)}, prediction_stack(config), preset)
 
 
-def complete(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> Opening:
+def complete(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> ChannelRequest:
     """Ask for the raw continuation of a text."""
     return _prediction("completeRawText", model, {"rawPrompt": prompt}, prediction_stack(config), preset)
 
 
-def complete_by_predict(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> Opening:
+def complete_by_predict(
+    model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None
+) -> ChannelRequest:
     """Ask a server from before July 2026, which has no `completeRawText`, for the same."""
     history = write_history([Message("user", (TextPart(prompt),))])
     return _prediction("predict", model, {"history": history}, prediction_stack(config, unformatted=True), preset)
 
 
-def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> Opening:
+def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> ChannelRequest:
     """Ask for a model by key or identifier, loaded if it is not; `ttl` in seconds counts only for a new load."""
     parameter: JsonObject = {"identifier": key, "loadConfigStack": load_stack(config)}
     if ttl is not None:
         parameter["loadTtlMs"] = _milliseconds(ttl)
-    return Opening("getOrLoad", parameter)
+    return ChannelRequest("getOrLoad", parameter)
 
 
-def load(key: str, config: LoadConfig, *, identifier: str, ttl: float | None = None) -> Opening:
+def load(key: str, config: LoadConfig, *, identifier: str, ttl: float | None = None) -> ChannelRequest:
     """Ask for a new instance of a model, under a name that no other has."""
     parameter: JsonObject = {"modelKey": key, "identifier": identifier, "loadConfigStack": load_stack(config)}
     if ttl is not None:
         parameter["ttlMs"] = _milliseconds(ttl)
-    return Opening("loadModel", parameter)
+    return ChannelRequest("loadModel", parameter)
 
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _prediction(endpoint: str, model: str | None, prompt: JsonObject, stack: JsonObject, preset: str | None) -> Opening:
+def _prediction(
+    endpoint: str, model: str | None, prompt: JsonObject, stack: JsonObject, preset: str | None
+) -> ChannelRequest:
     parameter = {"modelSpecifier": specifier(model), **prompt, "predictionConfigStack": stack}
     if preset is not None:
         parameter["fuzzyPresetIdentifier"] = preset
-    return Opening(endpoint, parameter)
+    return ChannelRequest(endpoint, parameter)

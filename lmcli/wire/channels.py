@@ -1,0 +1,283 @@
+"""Channels and calls as their owner sees them: packets in, values out; no socket, no clock.
+
+A channel is a streamed exchange: a prediction, or a load. A call is one question with one answer. Both are `Pending`:
+something that can be asked whether it has news. The multiplexer feeds them with what arrives.
+"""
+
+from typing import Any, ClassVar, Final, Protocol
+
+from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
+from lmcli.values import Fragment, LoadProgress, ModelInstance, PredictionEnd, PromptProgress, Value
+from lmcli.wire import payloads
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.protocol import Rejection
+from lmcli.wire.requests import ChannelRequest
+
+_HIGH_SURROGATES: Final = ("\ud800", "\udbff")
+
+
+class Pending(Protocol):
+    """What a caller waits for.
+
+    Attributes:
+        is_ready: reading it now gives something, or says that it is over.
+        is_heard: the server has shown that it understood the request.
+    """
+
+    is_heard: bool
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is something to read."""
+
+    def fail(self, error: Any) -> None:
+        """End it with the server's error object, or with an error of ours."""
+
+
+class Call:
+    """A question; its answer is read once it `is_ready`."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.is_ready = False
+        self.is_heard = False
+        self._has_failed = False
+        self._answer: Any = None
+
+    def answer(self, result: Any) -> None:
+        """Take the answer; ABSENT for one without a result."""
+        self.is_ready, self._answer = True, result
+
+    def fail(self, error: Any) -> None:
+        """Take an error for an answer."""
+        self.is_ready, self._has_failed, self._answer = True, True, error
+
+    def result(self) -> Any:
+        """The answer; None for one without a result.
+
+        Raises:
+            LmError: what the server says went wrong.
+        """
+        if self._has_failed:
+            raise as_error(self._answer, PredictionFailed)
+        return None if self._answer is ABSENT else self._answer
+
+
+class Channel:
+    """A streamed exchange, read in bursts of values.
+
+    Attributes:
+        number: its number on the socket.
+        is_heard: something has arrived on it.
+        is_over: it has ended, and all that came was read.
+    """
+
+    failure_kind: ClassVar[type[LmError]] = PredictionFailed
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.is_heard = False
+        self.is_over = False
+        self._values: list[Value] = []
+        self._has_ended = False
+        self._has_failed = False
+        self._error: Any = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether values have arrived, or the end."""
+        return bool(self._values) or self._has_ended
+
+    def take(self, packet: Any) -> None:
+        """Read a packet.
+
+        Raises:
+            LmError: it makes no sense, or says that the channel has failed.
+        """
+        self.is_heard = True
+        value = self._value(packet)
+        if value is not None:
+            self._values.append(value)
+
+    def close(self) -> None:
+        """Take the channel's normal end; one that has failed stays so."""
+        self._has_ended = True
+
+    def fail(self, error: Any) -> None:
+        """Take an error for the end: the server's error object, or ours."""
+        if not self._has_ended:
+            self._has_ended, self._has_failed, self._error = True, True, error
+
+    def again(self, error: Any) -> ChannelRequest | None:
+        """The request to make in place of one that failed so; None where there is none."""
+
+    def cancelled(self) -> None:
+        """Be told that the server is asked to end it."""
+
+    def read(self) -> list[Value]:
+        """What has arrived since the last read; empty where that is nothing.
+
+        Raises:
+            LmError: what the server says went wrong; once all that came before was read.
+        """
+        if self._values:
+            values, self._values = self._values, []
+            return values
+        if self._has_ended:
+            self.is_over = True
+            if self._has_failed:
+                raise as_error(self._error, self.failure_kind)
+            if not self._is_complete:
+                raise Incomplete("the server ended the exchange without a result")
+        return []
+
+    def _value(self, packet: Any) -> Value | None:
+        raise NotImplementedError
+
+    @property
+    def _is_complete(self) -> bool:
+        raise NotImplementedError
+
+
+class Prediction(Channel):
+    """A run of the model: progress, then fragments.
+
+    Args:
+        fallback: the same request for a server that does not know the endpoint.
+
+    Attributes:
+        end: the stats and what else the server says last; None before.
+    """
+
+    def __init__(self, fallback: ChannelRequest | None = None) -> None:
+        super().__init__()
+        self.end: PredictionEnd | None = None
+        self._fallback = fallback
+        self._joiner = SurrogateJoiner()
+
+    def again(self, error: Any) -> ChannelRequest | None:
+        """The fallback, once, where the endpoint is unknown."""
+        if isinstance(error, Rejection) and error.is_unknown_endpoint:
+            fallback, self._fallback = self._fallback, None
+            return fallback
+        return None
+
+    def cancelled(self) -> None:
+        """A cancelled prediction is not asked for again."""
+        self._fallback = None
+
+    def _value(self, packet: Any) -> Value | None:
+        match packet:
+            case {"type": "fragment"}:
+                return self._joiner.join(payloads.fragment(packet))
+            case {"type": "promptProcessingProgress"}:
+                return PromptProgress(payloads.progress(packet))
+            case {"type": "success"}:
+                self.end = payloads.prediction_end(packet)
+                rest = self._joiner.rest()
+                return Fragment(rest, 0) if rest else None
+            case {"type": "error", "error": error}:  # from servers of early 2025
+                raise as_error(error, self.failure_kind)
+            case {"type": str()}:
+                return None
+        raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")
+
+    @property
+    def _is_complete(self) -> bool:
+        return self.end is not None
+
+
+class Loading(Channel):
+    """A model on its way into memory.
+
+    Attributes:
+        instance: the model, once it is there.
+        is_new: whether it was loaded now; False if it was there before.
+    """
+
+    failure_kind = LoadFailed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instance: ModelInstance | None = None
+        self.is_new = True
+        self._reported = -1.0
+
+    def loaded(self) -> ModelInstance:
+        """The model, after the end.
+
+        Raises:
+            Incomplete: the server did not say which.
+        """
+        if self.instance is None:
+            raise Incomplete("the server ended the exchange without a result")
+        return self.instance
+
+    def _value(self, packet: Any) -> Value | None:
+        match packet:
+            case {"type": "alreadyLoaded" | "loadSuccess" | "success", "info": info}:
+                self.instance = payloads.read(ModelInstance, info)
+                self.is_new = packet["type"] != "alreadyLoaded"
+                return None
+            case {"type": "startLoading"}:
+                return self._rising(0.0)
+            case {"type": "loadProgress" | "progress"}:
+                return self._rising(payloads.progress(packet))
+            case {"type": str()}:
+                return None
+        raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")
+
+    def _rising(self, progress: float) -> LoadProgress | None:
+        """Progress that has not been reported yet; servers begin with 0 twice."""
+        if progress <= self._reported:
+            return None
+        self._reported = progress
+        return LoadProgress(progress)
+
+    @property
+    def _is_complete(self) -> bool:
+        return self.instance is not None
+
+
+class SurrogateJoiner:
+    """Joins what a JavaScript server cut: the two halves of an emoji in two fragments.
+
+    Half a surrogate pair is held back until the other half comes; a half that stays alone becomes U+FFFD.
+    """
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def join(self, fragment: Fragment) -> Fragment:
+        """The same fragment with text that can be encoded."""
+        if not self._held and (fragment.content.isascii() or _is_encodable(fragment.content)):
+            return fragment
+        text = self._held + fragment.content
+        self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
+        return fragment._replace(content=_repaired(text[: len(text) - len(self._held)]))
+
+    def rest(self) -> str:
+        """What stands for a half that is still alone at the end."""
+        rest, self._held = _repaired(self._held), ""
+        return rest
+
+
+def as_error(error: Any, kind: type[LmError]) -> LmError:
+    """What ended a channel or a call as an error: the server's error object read, our own as it is."""
+    if isinstance(error, LmError):
+        return error
+    from lmcli.wire.server_errors import failure  # noqa: PLC0415  its sentences are loaded when one is needed
+
+    return failure(error, kind)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _repaired(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,148 @@
+"""Many channels and calls on one socket: texts in, texts to send out; no socket, no clock.
+
+A session, synchronous or not, hands over the texts that arrived, sends the texts that are to be sent, and asks the
+channels and calls that it waits for whether they are ready.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from lmcli.errors import LmError, RemoteProtocolError
+from lmcli.wire.channels import Call, Channel, Loading, Pending, Prediction
+from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.protocol import (
+    CallFailed,
+    CallReturned,
+    ChannelClosed,
+    ChannelFailed,
+    Credentials,
+    Greeted,
+    Packet,
+    Protocol,
+)
+from lmcli.wire.requests import ChannelRequest
+
+WARNINGS: Final = 5
+"""How often a server warns on one socket; what it does not understand after that it passes over in silence.
+Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts"""
+
+
+class Multiplexer:
+    """The client's side of one socket.
+
+    Attributes:
+        is_greeted: the server has accepted the credentials.
+        error: what made the socket useless; what came before it can still be read.
+        knows_raw_completion: False once the server has shown that it has no `completeRawText`.
+    """
+
+    def __init__(self) -> None:
+        self.is_greeted = False
+        self.error: RemoteProtocolError | None = None
+        self.knows_raw_completion = True
+        self._protocol = Protocol()
+        self._channels: dict[int, Channel] = {}
+        self._calls: dict[int, Call] = {}
+        self._outgoing: list[bytes] = []
+
+    @property
+    def is_mute(self) -> bool:
+        """Whether the server has used up its warnings, so that a request could wait for ever."""
+        return self._protocol.warnings_count >= WARNINGS
+
+    def texts_to_send(self) -> list[bytes]:
+        """What is to be sent now, in order; each text is given once."""
+        texts, self._outgoing = self._outgoing, []
+        return texts
+
+    def authenticate(self, credentials: Credentials) -> None:
+        """Say who the client is."""
+        self._outgoing.append(self._protocol.authenticate(credentials))
+
+    def call(self, endpoint: str, parameter: Any = ABSENT) -> Call:
+        """Ask one question."""
+        number, text = self._protocol.call(endpoint, parameter)
+        self._outgoing.append(text)
+        call = self._calls[number] = Call(endpoint)
+        return call
+
+    def load(self, request: ChannelRequest) -> Loading:
+        """Have a model loaded, see `requests.get_or_load`."""
+        loading = Loading()
+        self._open(loading, request)
+        return loading
+
+    def predict(self, request: ChannelRequest, fallback: ChannelRequest | None = None) -> Prediction:
+        """Begin a prediction; `fallback` is the same for a server that does not know the endpoint."""
+        if fallback is not None and not self.knows_raw_completion:
+            request, fallback = fallback, None
+        prediction = Prediction(fallback)
+        self._open(prediction, request)
+        return prediction
+
+    def cancel(self, channel: Channel) -> None:
+        """Ask the server to end a channel soon; harmless where it has ended."""
+        channel.cancelled()
+        text = self._protocol.cancel(channel.number)
+        if text is not None:
+            self._outgoing.append(text)
+
+    def give_up(self, pending: Pending, error: LmError) -> None:
+        """End what the server will not answer; what it says after all is passed over."""
+        pending.fail(error)
+        for table in (self._channels, self._calls):
+            for number in [number for number, other in table.items() if other is pending]:
+                del table[number]
+
+    def receive(self, texts: Iterable[bytes]) -> None:
+        """Hand what has arrived to the channels and calls that it is for.
+
+        Raises:
+            NotAllowed: the server refused the credentials.
+        """
+        receive = self._protocol.receive
+        channels = self._channels
+        try:
+            for text in texts:
+                event = receive(text)
+                if type(event) is Packet:
+                    if (channel := channels.get(event.channel_id)) is not None:
+                        self._take(channel, event.body)
+                elif event is not None:
+                    self._dispatch(event)
+        except RemoteProtocolError as error:
+            self.error = error
+
+    def _take(self, channel: Channel, packet: Any) -> None:
+        try:
+            channel.take(packet)
+        except LmError as error:  # it ends this channel and no other
+            channel.fail(error)
+            self.cancel(channel)
+            del self._channels[channel.number]
+
+    def _dispatch(self, event: Any) -> None:
+        match event:
+            case Greeted():
+                self.is_greeted = True
+            case ChannelClosed(number) if number in self._channels:
+                self._channels.pop(number).close()
+            case ChannelFailed(number, error) if number in self._channels:
+                self._failed(self._channels.pop(number), error)
+            case CallReturned(number, result) if number in self._calls:
+                self._calls.pop(number).answer(result)
+            case CallFailed(number, error) if number in self._calls:
+                self._calls.pop(number).fail(error)
+
+    def _failed(self, channel: Channel, error: Any) -> None:
+        request = channel.again(error)
+        if request is None:
+            channel.fail(error)
+            return
+        self.knows_raw_completion = False
+        self._open(channel, request)
+
+    def _open(self, channel: Channel, request: ChannelRequest) -> None:
+        channel.number, text = self._protocol.open_channel(request.endpoint, request.parameter)
+        self._channels[channel.number] = channel
+        self._outgoing.append(text)
