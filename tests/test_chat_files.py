@@ -356,7 +356,7 @@ def test_what_is_no_file_is_refused_and_left_alone(
     before, there = thing.stat(), names(tmp_path)
     name = "talk.json" if through_link else "thing"
     ran = run(f"lm chat -n --history {name} hi", tmp_path, environment(tmp_path, "127.0.0.1:1"))
-    assert ran == (65, b"", f"lm: error: '{name}' is no regular file\n")
+    assert ran == (65, b"", f"lm: error: '{name}' is not a regular file\n")
     after = thing.stat()
     assert (after.st_ino, after.st_mode, after.st_rdev) == (before.st_ino, before.st_mode, before.st_rdev)
     assert names(tmp_path) == there

@@ -274,7 +274,7 @@ def test_system_shows_and_sets(talk: OpenTalk, tmp_path: Path) -> None:
     dialogue.see_prompt()
     assert "there is no system prompt" in dialogue.ask("/system")
     dialogue.ask("hi")
-    dialogue.ask("/system  Be terse, and kind.")
+    assert "lm: the system prompt is set\n" in dialogue.ask("/system  Be terse, and kind.")
     assert "lm: Be terse, and kind.\n" in dialogue.ask("/system")
     assert messages(tmp_path / "talk.json")[0] == {"role": "system", "content": "Be terse, and kind."}
     dialogue.ask("again")
@@ -291,7 +291,7 @@ def test_model_shows_and_sets(talk: OpenTalk) -> None:
     shown = dialogue.ask("hi")
     assert "no model 'no-such-model'" in shown
     assert "there are: echo, echo-jit" in shown
-    dialogue.ask("/model echo-jit")
+    assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model echo-jit")
     assert "lm: echo-jit\n" in dialogue.ask("/model")
     assert dialogue.ask("hi").endswith("\nhi\n")
     assert "Model used: Echo (loaded on request)\n" in dialogue.ask("/stats")
@@ -309,7 +309,7 @@ def test_retry_and_undo(talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path) ->
     assert "You say: two!" in dialogue.ask("/retry")
     assert parrot.asked == ["one", "two", "two"]
     assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
-    dialogue.ask("/undo")
+    assert "lm: removed the last question and its answer\n" in dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!"]
     dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == []
@@ -319,21 +319,59 @@ def test_retry_and_undo(talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path) ->
 
 
 def test_save(talk: OpenTalk, tmp_path: Path) -> None:
-    """/save writes the conversation to any file, and `lm chat --history` goes on from there."""
+    """/save writes the conversation to any file and says so, and `lm chat --history` goes on from there."""
     dialogue = talk()
     dialogue.see_prompt()
     dialogue.ask("one")
-    assert "/save takes the name of a file" in dialogue.ask("/save")
-    dialogue.ask("/save my own talk.json")
+    assert "/save needs the name of a file" in dialogue.ask("/save")
+    assert "lm: saved to 'my own talk.json'\n" in dialogue.ask("/save my own talk.json")
     dialogue.ask("/save ~/home.json")
     assert said(tmp_path / "my own talk.json") == said(tmp_path / "home.json") == ["one", "You say: one!"]
-    assert "cannot lock" in dialogue.ask("/save no/such/folder.json")
     dialogue.leave()
     dialogue = talk("--history", "my own talk.json")
     dialogue.see_prompt()
     dialogue.ask("two")
     dialogue.leave()
     assert said(tmp_path / "my own talk.json") == ["one", "You say: one!", "two", "You say: two!"]
+
+
+def test_save_overwrites_files_of_this_conversation_and_no_others(talk: OpenTalk, tmp_path: Path) -> None:
+    """What /save wrote, and the file of --history, may be written again; all else that is there is refused."""
+    (tmp_path / "thesis.md").write_text("years of work", encoding="utf-8")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to("thesis.md")
+    dialogue = talk("--history", "talk.json")
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    for name in ("thesis.md", "empty", "link"):
+        shown = dialogue.ask(f"/save {name}")
+        assert f"'{name}' exists and is not a file of this conversation\n" in shown
+        assert "choose another name\n" in shown
+    assert (tmp_path / "thesis.md").read_text(encoding="utf-8") == "years of work"
+    dialogue.ask("/save copy.json")
+    dialogue.ask("two")
+    for name in ("copy.json", "./talk.json"):
+        assert "lm: saved to " in dialogue.ask(f"/save {name}")
+        assert said(tmp_path / name) == ["one", "You say: one!", "two", "You say: two!"]
+    dialogue.leave()
+
+
+def test_save_into_a_folder_that_does_not_exist(talk: OpenTalk, tmp_path: Path) -> None:
+    """The message says what is missing, and the hint can be typed."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    shown = dialogue.ask("/save no such/talk.json")
+    assert "cannot write to 'no such/talk.json': the folder 'no such' does not exist\n" in shown
+    assert "mkdir -p 'no such' creates it\n" in shown
+    dialogue.leave()
+
+
+def test_a_history_in_a_folder_that_does_not_exist(talk: OpenTalk) -> None:
+    """It ends the dialogue before it begins."""
+    dialogue = talk("--history", "no/such/talk.json")
+    dialogue.see("cannot write to 'no/such/talk.json': the folder 'no/such' does not exist\n", "mkdir -p no/such ")
+    assert dialogue.end() == 74
 
 
 def test_save_where_it_cannot_be(talk: OpenTalk, tmp_path: Path) -> None:
@@ -343,8 +381,8 @@ def test_save_where_it_cannot_be(talk: OpenTalk, tmp_path: Path) -> None:
     dialogue.see_prompt()
     dialogue.ask("one")
     assert "there is no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
-    assert "'.' is no regular file" in dialogue.ask("/save .")
-    assert "'pipe' is no regular file" in dialogue.ask("/save pipe")
+    assert "'.' is not a regular file" in dialogue.ask("/save .")
+    assert "'pipe' is not a regular file" in dialogue.ask("/save pipe")
     assert dialogue.ask("two").endswith("You say: two!\n")
     dialogue.ask("/save talk.json")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
@@ -607,7 +645,7 @@ def test_undo_after_a_failure_takes_back_the_question_that_failed(talk: OpenTalk
     dialogue.ask("one")
     dialogue.ask("/model no-such-model")
     dialogue.ask("two")
-    dialogue.ask("/undo")
+    assert "lm: removed the last question\n" in dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!"]
     dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == []

@@ -99,6 +99,7 @@ def _help(dialogue: _Dialogue, _: str) -> None:
 def _system(dialogue: _Dialogue, prompt: str) -> None:
     if prompt:
         dialogue.conversation.instruct(prompt)
+        dialogue.voice.note("the system prompt is set")
     else:
         dialogue.voice.note(dialogue.conversation.system or "there is no system prompt")
 
@@ -106,6 +107,7 @@ def _system(dialogue: _Dialogue, prompt: str) -> None:
 def _model(dialogue: _Dialogue, key: str) -> None:
     if key:
         dialogue.conversation.model = key
+        dialogue.voice.note(f"the next message goes to {key}")
     else:
         dialogue.voice.note(dialogue.conversation.model_in_use)
 
@@ -120,7 +122,7 @@ def _undo(dialogue: _Dialogue, _: str) -> None:
 
 def _save(dialogue: _Dialogue, name: str) -> None:
     if not name:
-        raise UsageError("/save takes the name of a file")
+        raise UsageError("/save needs the name of a file", "/save talk.json")
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:
