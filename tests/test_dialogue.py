@@ -231,6 +231,62 @@ def test_a_block_of_lines_is_one_message(talk: OpenTalk, parrot: ParrotEngine, t
     assert parrot.asked == [asked]
 
 
+BLOCKS = [
+    ['"""', "one", "", "two", '"""'],
+    ['"""', "  indented", "not", '"""'],
+    ['"""', "/exit", '"""'],
+    ['"""/save talk.json', 'is a command"""'],
+    ['"""', "Grüße 🦉", "\tund so", '"""'],
+]
+
+
+@pytest.mark.parametrize("typed", BLOCKS, ids=repr)
+def test_a_block_is_recalled_whole(talk: OpenTalk, parrot: ParrotEngine, typed: list[str]) -> None:
+    """Up and Enter send all lines of a block again as one message, be it that the first looks like a command."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    for line in typed[:-1]:
+        dialogue.type(line.replace("\t", "\x16\t"))
+        dialogue.see("… ")
+    dialogue.ask(typed[-1])
+    dialogue.ask(UP)
+    dialogue.ask(UP + UP)
+    dialogue.ask("one more")
+    dialogue.ask(UP + UP)
+    dialogue.leave()
+    asked = "\n".join(typed).replace('"""', "").strip("\n")
+    assert parrot.asked == [asked, asked, asked, "one more", asked]
+
+
+@pytest.mark.parametrize(
+    "text", ["one\n\ntwo\nthree", "/exit", '"""\nquoted', 'x = """\ny\n"""', " both ends ", "/x\n/y", "nul\0\nx"]
+)
+def test_what_a_chat_file_holds_is_recalled_whole(
+    talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path, text: str
+) -> None:
+    """A message of other days comes back as it was, whatever it looks like; one that cannot be typed is left out."""
+    before = [{"role": "user", "content": "earlier"}, {"role": "assistant", "content": "yes"}]
+    last = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "talk.json").write_text(json.dumps([*before, *last]), encoding="utf-8")
+    dialogue = talk("--history", "talk.json")
+    dialogue.see_prompt()
+    dialogue.ask(UP)
+    dialogue.leave()
+    assert parrot.asked == ["earlier" if "\0" in text else text]
+
+
+def test_what_was_recalled_can_be_changed(talk: OpenTalk, parrot: ParrotEngine) -> None:
+    """A block is edited like a line: what is deleted and added in its last line is in what is sent."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.type('"""one')
+    dialogue.see("… ")
+    dialogue.ask('two"""')
+    dialogue.ask(UP + "\x7f\x7f\x7fand three")
+    dialogue.leave()
+    assert parrot.asked == ["one\ntwo", "one\nand three"]
+
+
 def test_what_is_pasted_is_one_message(talk: OpenTalk, parrot: ParrotEngine) -> None:
     """Several lines from the clipboard are one message, sent when Enter is pressed."""
     dialogue = talk()

@@ -62,7 +62,8 @@ class _Dialogue:
         self.voice.note("/help lists what can be typed besides questions, Ctrl-D leaves")
         while not self.is_over:
             try:
-                self.attempt(self._take, editor.read())
+                entry = editor.read()
+                self.attempt(self.ask if entry.is_block else self._take, entry.text)
             except Cancelled:
                 self.voice.raw("\n")
             except EOFError:
@@ -86,8 +87,13 @@ class _Dialogue:
             if command is None:
                 raise UsageError(f"no command {quoted(name)}", "/help lists them; after a space it is a question")
             command.do(self, argument.strip())
-        elif text.strip():
-            self.conversation.ask(text.strip())
+        else:
+            self.ask(text.strip())
+
+    def ask(self, text: str) -> None:
+        """Ask a question, unless it is empty."""
+        if text.strip():
+            self.conversation.ask(text)
 
 
 def _help(dialogue: _Dialogue, _: str) -> None:
@@ -137,9 +143,7 @@ def _stats(dialogue: _Dialogue, _: str) -> None:
 
 
 def _edit(dialogue: _Dialogue, text: str) -> None:
-    composed = compose(text, dialogue.here)
-    if composed.strip():
-        dialogue.conversation.ask(composed)
+    dialogue.ask(compose(text, dialogue.here))
 
 
 def _exit(dialogue: _Dialogue, _: str) -> None:
