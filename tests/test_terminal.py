@@ -241,6 +241,16 @@ def test_nothing_to_do_on_a_terminal(command: str, tmp_path: Path, server: Runni
     assert child["stderr"].count(b"\n") < 12
 
 
+@pytest.mark.parametrize("line", ["lm respond -f notes.txt", "lm stats -f notes.txt --echo"])
+def test_a_file_is_something_to_do(line: str, tmp_path: Path, server: Running) -> None:
+    """With a file and no argument a terminal on stdin is not waited for: the file is what is asked."""
+    (tmp_path / "notes.txt").write_text("some words\n", encoding="utf-8")
+    variables = environment(tmp_path, server.port, **TERM)
+    with start(*line.split(), folder=tmp_path, variables=variables, stdin=Terminal()) as child:
+        assert child.end() == 0
+    assert b"notes.txt:\n\nsome words\n" in child["stdout"] + child["stderr"]
+
+
 def test_a_terminal_is_not_read(tmp_path: Path, server: Running) -> None:
     """With an argument and a terminal on stdin nothing is waited for."""
     variables = environment(tmp_path, server.port, **TERM)
