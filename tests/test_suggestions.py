@@ -12,16 +12,21 @@ from lmcli.cli.suggestions import COMMAND_HABITS, OPTION_HABITS
 PATIENCE = 30.0
 
 
-def hints(line: str) -> list[str]:
-    """What `lm` suggests instead of a line; it must be a usage error with nothing on stdout."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "lmcli", *shlex.split(line)],
+def run_lm(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `lm` with nothing on stdin."""
+    return subprocess.run(
+        [sys.executable, "-m", "lmcli", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+
+
+def hints(line: str) -> list[str]:
+    """What `lm` suggests instead of a line; it must be a usage error with nothing on stdout."""
+    ran = run_lm(*shlex.split(line))
     error, *others = ran.stderr.splitlines()
     assert (ran.returncode, ran.stdout) == (2, "")
     assert error.startswith("lm: error: ")
@@ -108,6 +113,13 @@ def test_an_option_that_is_not_needed_here(typed: str, hint: str) -> None:
 def test_nothing_is_suggested_that_is_not_near(typed: str) -> None:
     """A wrong suggestion is worse than none."""
     assert hints(typed) == []
+
+
+def test_a_whole_document_is_not_shown_again() -> None:
+    """`lm "$(cat FILE)"` is answered in lines that can be read."""
+    ran = run_lm("word " * 1000)
+    assert ran.returncode == 2
+    assert max(map(len, ran.stderr.splitlines())) < 400
 
 
 def test_what_is_suggested_exists() -> None:

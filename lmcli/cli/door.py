@@ -14,6 +14,7 @@ from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError
 
 _Misuse: Final[Any] = typer.BadParameter.__base__  # what all errors in typing have in common has no public name
+_LONGEST: Final = 300
 _REPORT: Final = "this is a bug in lm; please report it with the lines above"
 
 
@@ -62,4 +63,5 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> LmError:
     context = getattr(error, "ctx", None)
     typed = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     name = typed if context is None else context.command_path.removeprefix("lm").strip()
-    return UsageError(message[:1].lower() + message[1:], *suggestions(error, arguments), hint_for(name))
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"  # it may hold a whole prompt
+    return UsageError(shown[:1].lower() + shown[1:], *suggestions(error, arguments), hint_for(name))
