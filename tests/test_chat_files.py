@@ -99,7 +99,7 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
         with start(*command, "one", folder=tmp_path, variables=variables) as first:
             puppet.wait_for("channelCreate")
             with start(*command, "two", folder=tmp_path, variables=variables) as second:
-                second.wait_for(b"lm: waiting for another lm that uses 'talk.json'\n", "stderr")
+                second.wait_for(b"lm: waiting for another lm that is using 'talk.json'\n", "stderr")
                 assert len(hands) == 1
                 for child in (first, second):
                     hand, channel = hands[-1]

@@ -169,7 +169,7 @@ def said(path: Path) -> list[str]:
 def test_a_first_message_as_argument(talk: OpenTalk, parrot: ParrotEngine) -> None:
     """`lm chat "first message"` answers, says how to go on, and waits for more; Ctrl-D leaves with 0."""
     dialogue = talk("hello", "there")
-    dialogue.see("You say: hello there!\n", "lm: /help lists what can be typed besides questions, Ctrl-D leaves\n")
+    dialogue.see("You say: hello there!\n", "lm: /help lists the commands, Ctrl-D exits\n")
     dialogue.see_prompt()
     assert dialogue.ask("and more").endswith("You say: and more!\n")
     dialogue.leave()
@@ -318,7 +318,7 @@ def test_help_lists_every_command(talk: OpenTalk) -> None:
         assert f"\n  /{name} " in shown
     assert "Ctrl-C" in shown
     assert "Ctrl-D" in shown
-    assert "no command '/frob'" in dialogue.ask("/frob now")
+    assert "no such command '/frob'" in dialogue.ask("/frob now")
     assert "You say: /frob now!" in dialogue.ask(" /frob now")
     dialogue.type("/exit")
     assert dialogue.end() == 0
@@ -328,7 +328,7 @@ def test_system_shows_and_sets(talk: OpenTalk, tmp_path: Path) -> None:
     """/system sets the system prompt of the conversation, and shows it."""
     dialogue = talk("--history", "talk.json")
     dialogue.see_prompt()
-    assert "there is no system prompt" in dialogue.ask("/system")
+    assert "no system prompt is set" in dialogue.ask("/system")
     dialogue.ask("hi")
     assert "lm: the system prompt is set\n" in dialogue.ask("/system  Be terse, and kind.")
     assert "lm: Be terse, and kind.\n" in dialogue.ask("/system")
@@ -401,7 +401,7 @@ def test_save_overwrites_files_of_this_conversation_and_no_others(talk: OpenTalk
     dialogue.ask("one")
     for name in ("thesis.md", "empty", "link"):
         shown = dialogue.ask(f"/save {name}")
-        assert f"'{name}' exists and is not a file of this conversation\n" in shown
+        assert f"'{name}' already exists and does not belong to this conversation\n" in shown
         assert "choose another name\n" in shown
     assert (tmp_path / "thesis.md").read_text(encoding="utf-8") == "years of work"
     dialogue.ask("/save copy.json")
@@ -436,7 +436,7 @@ def test_save_where_it_cannot_be(talk: OpenTalk, tmp_path: Path) -> None:
     dialogue = talk()
     dialogue.see_prompt()
     dialogue.ask("one")
-    assert "there is no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
+    assert "no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
     assert "'.' is not a regular file" in dialogue.ask("/save .")
     assert "'pipe' is not a regular file" in dialogue.ask("/save pipe")
     assert dialogue.ask("two").endswith("You say: two!\n")
@@ -745,7 +745,7 @@ def test_a_file_that_is_broken_ends_it_before_it_begins(tmp_path: Path) -> None:
 def test_other_forms_of_output_are_for_single_turns(talk: OpenTalk) -> None:
     """A dialogue has text only; with -n, or without a terminal on stdin, it is one turn, whatever the form."""
     dialogue = talk("-o", "json")
-    dialogue.see("a dialogue has no output json", "-n and a prompt take one turn")
+    dialogue.see("-o json cannot be used in a dialogue", "lm chat -n -o json PROMPT takes one turn")
     assert dialogue.end() == 2
     dialogue = talk("-n", "-o", "json", "hi")
     dialogue.see('"content": "You say: hi!"')

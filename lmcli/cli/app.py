@@ -65,7 +65,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "chat": Command(
         ChatOptions,
-        "Hold a conversation: a dialogue on a terminal, one turn a run in a pipe.\n\n"
+        "Hold a conversation: a dialogue on a terminal, one turn per run in a pipe.\n\n"
         "Example: lm chat --history talk.json",
         Words,
     ),
@@ -78,7 +78,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "models": Command(ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded"),
     "models load": Command(
         ModelsLoadOptions,
-        "Load a model, and print the name that it goes by.\n\nExample: lm models load qwen2.5-7b-instruct",
+        "Load a model and print its identifier.\n\nExample: lm models load qwen2.5-7b-instruct",
         Key,
     ),
     "models unload": Command(
@@ -199,7 +199,7 @@ def _refuse_broken_text(values: dict[str, Any]) -> None:
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:
     """What stands before the name of a command below this one would be lost."""
     if any(values[option] != default for option, _, default in options.options()):
-        raise UsageError(f"options of lm {name} {below} come after {below}", hint_for(f"{name} {below}"))
+        raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
 
 
 def _loudness(values: dict[str, Any]) -> Loudness:

@@ -112,13 +112,15 @@ class Conversation:
         """Write the conversation to another file, which is then one of its own.
 
         Raises:
-            UsageError: the file exists and is not one of this conversation.
+            UsageError: the file exists and does not belong to this conversation.
             LmError: it cannot be written.
         """
         file = ChatFile(path)
         with file.locked(self._voice):
             if file.path not in self._own and file.path.exists():
-                raise UsageError(f"{quoted(path)} exists and is not a file of this conversation", "choose another name")
+                raise UsageError(
+                    f"{quoted(path)} already exists and does not belong to this conversation", "choose another name"
+                )
             file.write(self._current())
         self._own.add(file.path)
         self._voice.note(f"saved to {quoted(path)}")

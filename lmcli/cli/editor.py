@@ -93,7 +93,7 @@ def compose(text: str, here: Surroundings) -> str:
 
     Raises:
         UsageError: the editor cannot be run.
-        NoInput: what it left cannot be read.
+        NoInput: the edited text cannot be read.
     """
     command = here.setting("VISUAL") or here.setting("EDITOR") or "vi"
     descriptor, name = tempfile.mkstemp(prefix="lm-", suffix=".md")
@@ -104,9 +104,9 @@ def compose(text: str, here: Surroundings) -> str:
         subprocess.run([*shlex.split(command), name], check=True)  # noqa: S603  the user's own choice
         return path.read_text(encoding="utf-8").strip("\n")
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError, ValueError) as error:
-        raise UsageError(f"the editor {quoted(command)} failed", "EDITOR names another one") from error
+        raise UsageError(f"the editor {quoted(command)} failed", "set VISUAL or EDITOR to another editor") from error
     except OSError as error:
-        raise NoInput(f"cannot read what the editor left: {reason(error)}") from error
+        raise NoInput(f"cannot read the edited text: {reason(error)}") from error
     finally:
         path.unlink(missing_ok=True)
 

@@ -73,7 +73,9 @@ class ChatFile:
             return Document(value)
         document = recognize(value)
         if document is None:
-            raise BadInput(f"{self._shown} is not a chat file", "--history names a JSON file with an array of messages")
+            raise BadInput(
+                f"{self._shown} is not a chat file", "--history expects a JSON file with an array of messages"
+            )
         document.chat()
         return document
 
@@ -109,7 +111,7 @@ class ChatFile:
         """
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            file = _locked(lock, lambda: voice.note(f"waiting for another lm that uses {self._shown}"))
+            file = _locked(lock, lambda: voice.note(f"waiting for another lm that is using {self._shown}"))
         except OSError as error:
             raise OutputFailed(f"cannot lock {self._shown}: {reason(error)}") from error
         try:
