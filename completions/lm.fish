@@ -38,7 +38,7 @@ complete -c lm -f
 # lm
 complete -c lm -n '__lm_is' -a respond -d 'Answer a prompt or a chat history'
 complete -c lm -n '__lm_is' -a complete -d 'Continue a text, raw: no chat template, byte-exact in and out'
-complete -c lm -n '__lm_is' -a chat -d 'Hold a conversation: a dialogue on a terminal, one turn a run in a pipe'
+complete -c lm -n '__lm_is' -a chat -d 'Hold a conversation: a dialogue on a terminal, one turn per run in a pipe'
 complete -c lm -n '__lm_is' -a stats -d 'Measure a model with the prompt on stdin, or sum up recorded results'
 complete -c lm -n '__lm_is' -a models -d 'List models, or load and unload them'
 complete -c lm -n '__lm_is' -a serve -d 'Run a local server that speaks LM Studio\'s WebSocket API'
@@ -199,7 +199,7 @@ complete -c lm -n '__lm_is stats' -s v -l verbose -d 'Say what is sent, where, a
 complete -c lm -n '__lm_is stats' -s h -l help -d 'Show this message and exit'
 
 # lm models
-complete -c lm -n '__lm_is models' -a load -d 'Load a model, and print the name that it goes by'
+complete -c lm -n '__lm_is models' -a load -d 'Load a model and print its identifier'
 complete -c lm -n '__lm_is models' -a unload -d 'Drop models from memory'
 complete -c lm -n '__lm_is models' -l loaded -d 'Only models that are loaded, by identifier'
 complete -c lm -n '__lm_is models' -l json -d 'A JSON array, with everything the server says'

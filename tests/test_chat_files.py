@@ -99,7 +99,7 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
         with start(*command, "one", folder=tmp_path, variables=variables) as first:
             puppet.wait_for("channelCreate")
             with start(*command, "two", folder=tmp_path, variables=variables) as second:
-                second.wait_for(b"lm: waiting for another lm that uses 'talk.json'\n", "stderr")
+                second.wait_for(b"lm: waiting for another lm that is using 'talk.json'\n", "stderr")
                 assert len(hands) == 1
                 for child in (first, second):
                     hand, channel = hands[-1]
@@ -356,7 +356,7 @@ def test_what_is_no_file_is_refused_and_left_alone(
     before, there = thing.stat(), names(tmp_path)
     name = "talk.json" if through_link else "thing"
     ran = run(f"lm chat -n --history {name} hi", tmp_path, environment(tmp_path, "127.0.0.1:1"))
-    assert ran == (65, b"", f"lm: error: '{name}' is no regular file\n")
+    assert ran == (65, b"", f"lm: error: '{name}' is not a regular file\n")
     after = thing.stat()
     assert (after.st_ino, after.st_mode, after.st_rdev) == (before.st_ino, before.st_mode, before.st_rdev)
     assert names(tmp_path) == there

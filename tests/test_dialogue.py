@@ -169,7 +169,7 @@ def said(path: Path) -> list[str]:
 def test_a_first_message_as_argument(talk: OpenTalk, parrot: ParrotEngine) -> None:
     """`lm chat "first message"` answers, says how to go on, and waits for more; Ctrl-D leaves with 0."""
     dialogue = talk("hello", "there")
-    dialogue.see("You say: hello there!\n", "lm: /help lists what can be typed besides questions, Ctrl-D leaves\n")
+    dialogue.see("You say: hello there!\n", "lm: /help lists the commands, Ctrl-D exits\n")
     dialogue.see_prompt()
     assert dialogue.ask("and more").endswith("You say: and more!\n")
     dialogue.leave()
@@ -231,6 +231,62 @@ def test_a_block_of_lines_is_one_message(talk: OpenTalk, parrot: ParrotEngine, t
     assert parrot.asked == [asked]
 
 
+BLOCKS = [
+    ['"""', "one", "", "two", '"""'],
+    ['"""', "  indented", "not", '"""'],
+    ['"""', "/exit", '"""'],
+    ['"""/save talk.json', 'is a command"""'],
+    ['"""', "Grüße 🦉", "\tund so", '"""'],
+]
+
+
+@pytest.mark.parametrize("typed", BLOCKS, ids=repr)
+def test_a_block_is_recalled_whole(talk: OpenTalk, parrot: ParrotEngine, typed: list[str]) -> None:
+    """Up and Enter send all lines of a block again as one message, be it that the first looks like a command."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    for line in typed[:-1]:
+        dialogue.type(line.replace("\t", "\x16\t"))
+        dialogue.see("… ")
+    dialogue.ask(typed[-1])
+    dialogue.ask(UP)
+    dialogue.ask(UP + UP)
+    dialogue.ask("one more")
+    dialogue.ask(UP + UP)
+    dialogue.leave()
+    asked = "\n".join(typed).replace('"""', "").strip("\n")
+    assert parrot.asked == [asked, asked, asked, "one more", asked]
+
+
+@pytest.mark.parametrize(
+    "text", ["one\n\ntwo\nthree", "/exit", '"""\nquoted', 'x = """\ny\n"""', " both ends ", "/x\n/y", "nul\0\nx"]
+)
+def test_what_a_chat_file_holds_is_recalled_whole(
+    talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path, text: str
+) -> None:
+    """A message of other days comes back as it was, whatever it looks like; one that cannot be typed is left out."""
+    before = [{"role": "user", "content": "earlier"}, {"role": "assistant", "content": "yes"}]
+    last = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "talk.json").write_text(json.dumps([*before, *last]), encoding="utf-8")
+    dialogue = talk("--history", "talk.json")
+    dialogue.see_prompt()
+    dialogue.ask(UP)
+    dialogue.leave()
+    assert parrot.asked == ["earlier" if "\0" in text else text]
+
+
+def test_what_was_recalled_can_be_changed(talk: OpenTalk, parrot: ParrotEngine) -> None:
+    """A block is edited like a line: what is deleted and added in its last line is in what is sent."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.type('"""one')
+    dialogue.see("… ")
+    dialogue.ask('two"""')
+    dialogue.ask(UP + "\x7f\x7f\x7fand three")
+    dialogue.leave()
+    assert parrot.asked == ["one\ntwo", "one\nand three"]
+
+
 def test_what_is_pasted_is_one_message(talk: OpenTalk, parrot: ParrotEngine) -> None:
     """Several lines from the clipboard are one message, sent when Enter is pressed."""
     dialogue = talk()
@@ -262,7 +318,7 @@ def test_help_lists_every_command(talk: OpenTalk) -> None:
         assert f"\n  /{name} " in shown
     assert "Ctrl-C" in shown
     assert "Ctrl-D" in shown
-    assert "no command '/frob'" in dialogue.ask("/frob now")
+    assert "no such command '/frob'" in dialogue.ask("/frob now")
     assert "You say: /frob now!" in dialogue.ask(" /frob now")
     dialogue.type("/exit")
     assert dialogue.end() == 0
@@ -272,9 +328,9 @@ def test_system_shows_and_sets(talk: OpenTalk, tmp_path: Path) -> None:
     """/system sets the system prompt of the conversation, and shows it."""
     dialogue = talk("--history", "talk.json")
     dialogue.see_prompt()
-    assert "there is no system prompt" in dialogue.ask("/system")
+    assert "no system prompt is set" in dialogue.ask("/system")
     dialogue.ask("hi")
-    dialogue.ask("/system  Be terse, and kind.")
+    assert "lm: the system prompt is set\n" in dialogue.ask("/system  Be terse, and kind.")
     assert "lm: Be terse, and kind.\n" in dialogue.ask("/system")
     assert messages(tmp_path / "talk.json")[0] == {"role": "system", "content": "Be terse, and kind."}
     dialogue.ask("again")
@@ -291,7 +347,7 @@ def test_model_shows_and_sets(talk: OpenTalk) -> None:
     shown = dialogue.ask("hi")
     assert "no model 'no-such-model'" in shown
     assert "there are: echo, echo-jit" in shown
-    dialogue.ask("/model echo-jit")
+    assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model echo-jit")
     assert "lm: echo-jit\n" in dialogue.ask("/model")
     assert dialogue.ask("hi").endswith("\nhi\n")
     assert "Model used: Echo (loaded on request)\n" in dialogue.ask("/stats")
@@ -309,7 +365,7 @@ def test_retry_and_undo(talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path) ->
     assert "You say: two!" in dialogue.ask("/retry")
     assert parrot.asked == ["one", "two", "two"]
     assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
-    dialogue.ask("/undo")
+    assert "lm: removed the last question and its answer\n" in dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!"]
     dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == []
@@ -319,15 +375,14 @@ def test_retry_and_undo(talk: OpenTalk, parrot: ParrotEngine, tmp_path: Path) ->
 
 
 def test_save(talk: OpenTalk, tmp_path: Path) -> None:
-    """/save writes the conversation to any file, and `lm chat --history` goes on from there."""
+    """/save writes the conversation to any file and says so, and `lm chat --history` goes on from there."""
     dialogue = talk()
     dialogue.see_prompt()
     dialogue.ask("one")
-    assert "/save takes the name of a file" in dialogue.ask("/save")
-    dialogue.ask("/save my own talk.json")
+    assert "/save needs the name of a file" in dialogue.ask("/save")
+    assert "lm: saved to 'my own talk.json'\n" in dialogue.ask("/save my own talk.json")
     dialogue.ask("/save ~/home.json")
     assert said(tmp_path / "my own talk.json") == said(tmp_path / "home.json") == ["one", "You say: one!"]
-    assert "cannot lock" in dialogue.ask("/save no/such/folder.json")
     dialogue.leave()
     dialogue = talk("--history", "my own talk.json")
     dialogue.see_prompt()
@@ -336,15 +391,54 @@ def test_save(talk: OpenTalk, tmp_path: Path) -> None:
     assert said(tmp_path / "my own talk.json") == ["one", "You say: one!", "two", "You say: two!"]
 
 
+def test_save_overwrites_files_of_this_conversation_and_no_others(talk: OpenTalk, tmp_path: Path) -> None:
+    """What /save wrote, and the file of --history, may be written again; all else that is there is refused."""
+    (tmp_path / "thesis.md").write_text("years of work", encoding="utf-8")
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to("thesis.md")
+    dialogue = talk("--history", "talk.json")
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    for name in ("thesis.md", "empty", "link"):
+        shown = dialogue.ask(f"/save {name}")
+        assert f"'{name}' already exists and does not belong to this conversation\n" in shown
+        assert "choose another name\n" in shown
+    assert (tmp_path / "thesis.md").read_text(encoding="utf-8") == "years of work"
+    dialogue.ask("/save copy.json")
+    dialogue.ask("two")
+    for name in ("copy.json", "./talk.json"):
+        assert "lm: saved to " in dialogue.ask(f"/save {name}")
+        assert said(tmp_path / name) == ["one", "You say: one!", "two", "You say: two!"]
+    dialogue.leave()
+
+
+def test_save_into_a_folder_that_does_not_exist(talk: OpenTalk, tmp_path: Path) -> None:
+    """The message says what is missing, and the hint can be typed."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    shown = dialogue.ask("/save no such/talk.json")
+    assert "cannot write to 'no such/talk.json': the folder 'no such' does not exist\n" in shown
+    assert "mkdir -p 'no such' creates it\n" in shown
+    dialogue.leave()
+
+
+def test_a_history_in_a_folder_that_does_not_exist(talk: OpenTalk) -> None:
+    """It ends the dialogue before it begins."""
+    dialogue = talk("--history", "no/such/talk.json")
+    dialogue.see("cannot write to 'no/such/talk.json': the folder 'no/such' does not exist\n", "mkdir -p no/such ")
+    assert dialogue.end() == 74
+
+
 def test_save_where_it_cannot_be(talk: OpenTalk, tmp_path: Path) -> None:
     """The home of nobody, a folder and a FIFO are errors, and the dialogue goes on."""
     os.mkfifo(tmp_path / "pipe")
     dialogue = talk()
     dialogue.see_prompt()
     dialogue.ask("one")
-    assert "there is no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
-    assert "'.' is no regular file" in dialogue.ask("/save .")
-    assert "'pipe' is no regular file" in dialogue.ask("/save pipe")
+    assert "no such user: '~nosuchuser/x'" in dialogue.ask("/save ~nosuchuser/x")
+    assert "'.' is not a regular file" in dialogue.ask("/save .")
+    assert "'pipe' is not a regular file" in dialogue.ask("/save pipe")
     assert dialogue.ask("two").endswith("You say: two!\n")
     dialogue.ask("/save talk.json")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
@@ -607,7 +701,7 @@ def test_undo_after_a_failure_takes_back_the_question_that_failed(talk: OpenTalk
     dialogue.ask("one")
     dialogue.ask("/model no-such-model")
     dialogue.ask("two")
-    dialogue.ask("/undo")
+    assert "lm: removed the last question\n" in dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!"]
     dialogue.ask("/undo")
     assert said(tmp_path / "talk.json") == []
@@ -651,7 +745,7 @@ def test_a_file_that_is_broken_ends_it_before_it_begins(tmp_path: Path) -> None:
 def test_other_forms_of_output_are_for_single_turns(talk: OpenTalk) -> None:
     """A dialogue has text only; with -n, or without a terminal on stdin, it is one turn, whatever the form."""
     dialogue = talk("-o", "json")
-    dialogue.see("a dialogue has no output json", "-n and a prompt take one turn")
+    dialogue.see("-o json cannot be used in a dialogue", "lm chat -n -o json PROMPT takes one turn")
     assert dialogue.end() == 2
     dialogue = talk("-n", "-o", "json", "hi")
     dialogue.see('"content": "You say: hi!"')

@@ -190,24 +190,6 @@ def test_no_command_loads_the_generators() -> None:
     assert [name for name in loaded if name.startswith("lmcli.reference")] == []
 
 
-@pytest.mark.parametrize(
-    ("typed", "error", "hint"),
-    [
-        ("respond --temprature 1 hi", "no such option: --temprature", "did you mean --temperature?"),
-        ("respond hi --ouput text", "no such option: --ouput", "did you mean --output?"),
-        ("respnd hi", "no such command 'respnd'", "did you mean respond?"),
-        ("models lod echo", "no such command 'lod'", "did you mean load?"),
-        ("help modles", "no such command 'modles'", "did you mean lm help models?"),
-        ("respond --qqqqqqqq", "no such option: --qqqqqqqq", "lm respond --help lists the options"),
-    ],
-)
-def test_a_mistyped_word_is_answered_with_the_near_one(typed: str, error: str, hint: str) -> None:
-    """Status 2, what is wrong, and first of all what may have been meant."""
-    ran = run(sys.executable, "-m", "lmcli", *typed.split())
-    lines = ran.stderr.splitlines()
-    assert (ran.returncode, ran.stdout, lines[:2]) == (2, "", [f"lm: error: {error}", f"lm: hint: {hint}"])
-
-
 def test_help_alone_is_the_help_of_lm() -> None:
     """`lm help` says what `lm --help` says."""
     assert run(sys.executable, "-m", "lmcli", "help").stdout == help_text()

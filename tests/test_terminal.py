@@ -229,6 +229,37 @@ def test_colour_is_for_who_wants_it(wish: Wish, tmp_path: Path, server: Running)
     assert COLOR.sub(b"", child["stderr"]).startswith(b"lm: warning: others can read the token file 'token'")
 
 
+@pytest.mark.parametrize(
+    ("options", "variables"),
+    [([], {"NO_COLOR": "1"}), (["--color", "never"], {}), ([], {"TERM": "dumb"})],
+    ids=["NO_COLOR", "--color never", "TERM=dumb"],
+)
+def test_without_colour_reasoning_is_indented(
+    options: list[str], variables: dict[str, str], tmp_path: Path, server: Running
+) -> None:
+    """It has a heading, and a blank line sets it off from the answer."""
+    assert shown_on_terminal(tmp_path, server.port, *options, **variables) == (
+        b"reasoning:\n  first of all\n\n  then\n  last\n\nfour\nmore\n"
+    )
+
+
+def test_with_colour_reasoning_is_dim(tmp_path: Path, server: Running) -> None:
+    """It is as it came, between sequences that make it dim."""
+    shown = shown_on_terminal(tmp_path, server.port)
+    assert shown.startswith(b"\x1b[2m\n")
+    assert COLOR.sub(b"", shown) == b"\nfirst of all\n\nthen\nlast\nfour\nmore\n"
+
+
+def shown_on_terminal(folder: Path, port: int, *options: str, **variables: str) -> bytes:
+    """What a terminal gets for an answer of several lines after reasoning of several lines."""
+    terminal = Terminal()
+    everything = environment(folder, port, **TERM | variables)
+    line = ["lm", "respond", *options, "<think>\nfirst of all\n\nthen\nlast\n</think>four\nmore"]
+    with start(*line, folder=folder, variables=everything, stdout=terminal, stderr=terminal) as child:
+        assert child.end() == 0
+    return child["stdout"].replace(b"\r\n", b"\n")
+
+
 @pytest.mark.parametrize("command", ["respond", "complete", "stats"])
 def test_nothing_to_do_on_a_terminal(command: str, tmp_path: Path, server: Running) -> None:
     """Without an argument, and with nobody but the user to wait for, there is short help on stderr and status 2."""
@@ -239,6 +270,16 @@ def test_nothing_to_do_on_a_terminal(command: str, tmp_path: Path, server: Runni
     assert child["stderr"].startswith(b"Usage: lm " + command.encode())
     assert b"lm " + command.encode() + b" --help lists the options" in child["stderr"]
     assert child["stderr"].count(b"\n") < 12
+
+
+@pytest.mark.parametrize("line", ["lm respond -f notes.txt", "lm stats -f notes.txt --echo"])
+def test_a_file_is_something_to_do(line: str, tmp_path: Path, server: Running) -> None:
+    """With a file and no argument a terminal on stdin is not waited for: the file is what is asked."""
+    (tmp_path / "notes.txt").write_text("some words\n", encoding="utf-8")
+    variables = environment(tmp_path, server.port, **TERM)
+    with start(*line.split(), folder=tmp_path, variables=variables, stdin=Terminal()) as child:
+        assert child.end() == 0
+    assert b"notes.txt:\n\nsome words\n" in child["stdout"] + child["stderr"]
 
 
 def test_a_terminal_is_not_read(tmp_path: Path, server: Running) -> None:

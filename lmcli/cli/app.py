@@ -4,6 +4,7 @@ A command's module is loaded when the command runs, and only the command that wa
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Final, NamedTuple
@@ -64,7 +65,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "chat": Command(
         ChatOptions,
-        "Hold a conversation: a dialogue on a terminal, one turn a run in a pipe.\n\n"
+        "Hold a conversation: a dialogue on a terminal, one turn per run in a pipe.\n\n"
         "Example: lm chat --history talk.json",
         Words,
     ),
@@ -77,7 +78,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "models": Command(ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded"),
     "models load": Command(
         ModelsLoadOptions,
-        "Load a model, and print the name that it goes by.\n\nExample: lm models load qwen2.5-7b-instruct",
+        "Load a model and print its identifier.\n\nExample: lm models load qwen2.5-7b-instruct",
         Key,
     ),
     "models unload": Command(
@@ -103,6 +104,7 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
         epilog=_epilog() if len(names) == len(COMMANDS) else None,
         add_completion=False,
         rich_markup_mode=None,
+        suggest_commands=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -118,11 +120,18 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
 
 def _group(name: str, below: Sequence[str], here: Surroundings) -> typer.Typer:
     """A command that does something by itself, and has others below it."""
-    group = typer.Typer(invoke_without_command=True)
+    group = typer.Typer(invoke_without_command=True, suggest_commands=False)
     group.callback()(_body(name, here, has_commands=True))
     for path in below:
         group.command(path.rpartition(" ")[2], help=COMMANDS[path].help)(_body(path, here))
     return group
+
+
+def short_help() -> str:
+    """What `lm` alone says: the commands, a line for each."""
+    summaries = {name: re.split("[.:]", command.help, maxsplit=1)[0] for name, command in COMMANDS.items()}
+    rows = [f"  {name:<9} {summary}" for name, summary in summaries.items() if " " not in name]
+    return "\n".join(["Usage: lm COMMAND [OPTIONS] ...", "", *rows, "", hint_for("COMMAND"), ""])
 
 
 def hint_for(name: str = "") -> str:
@@ -158,7 +167,8 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
-        if name in _NEED_INPUT and not words and here.stdin_is_terminal and not values["no_stdin"]:
+        has_input = words or values.get("file") or values.get("no_stdin") or not here.stdin_is_terminal
+        if name in _NEED_INPUT and not has_input:
             voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
         run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name.replace(' ', '_')}").run
@@ -189,7 +199,7 @@ def _refuse_broken_text(values: dict[str, Any]) -> None:
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:
     """What stands before the name of a command below this one would be lost."""
     if any(values[option] != default for option, _, default in options.options()):
-        raise UsageError(f"options of lm {name} {below} come after {below}", hint_for(f"{name} {below}"))
+        raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
 
 
 def _loudness(values: dict[str, Any]) -> Loudness:

@@ -1,4 +1,4 @@
-"""`lm chat`: a conversation, one turn a run in a pipe, a dialogue on a terminal; `--history` keeps it in a file."""
+"""`lm chat`: a conversation, one turn per run in a pipe, a dialogue on a terminal; `--history` keeps it in a file."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext

@@ -18,7 +18,7 @@ from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
-from lmcli.errors import UsageError
+from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
 
@@ -61,6 +61,7 @@ class Conversation:
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
         self._file = None if typed.history is None else ChatFile(typed.history)
+        self._own = set() if self._file is None else {self._file.path}
         self._system = system_prompt(typed)
         self._attached = Attachments.read(typed.file or ())
         self._unanswered: JsonObject | None = None
@@ -107,11 +108,13 @@ class Conversation:
         """Take the last question and its answer back."""
         if self._unanswered is not None:
             self._unanswered = None
+            self._voice.note("removed the last question")
             return
         with self._locked():
             if not self.questions:
                 raise UsageError("there is nothing to undo")
             self._keep(self._current().without_last("assistant", "tool").without_last("user"))
+        self._voice.note("removed the last question and its answer")
 
     def instruct(self, prompt: str) -> None:
         """Set the system prompt."""
@@ -120,10 +123,21 @@ class Conversation:
             self._keep(self._current())
 
     def save(self, path: Path) -> None:
-        """Write the conversation to another file."""
+        """Write the conversation to another file, which is then one of its own.
+
+        Raises:
+            UsageError: the file exists and does not belong to this conversation.
+            LmError: it cannot be written.
+        """
         file = ChatFile(path)
         with file.locked(self._voice):
+            if file.path not in self._own and file.path.exists():
+                raise UsageError(
+                    f"{quoted(path)} already exists and does not belong to this conversation", "choose another name"
+                )
             file.write(self._current())
+        self._own.add(file.path)
+        self._voice.note(f"saved to {quoted(path)}")
 
     def _answer(self, document: Document) -> None:
         """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""

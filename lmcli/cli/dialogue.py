@@ -26,7 +26,9 @@ def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Vo
         LmError: the dialogue cannot even begin.
     """
     if typed.output is not OutputForm.TEXT:
-        raise UsageError(f"a dialogue has no output {typed.output}", "-n and a prompt take one turn")
+        raise UsageError(
+            f"-o {typed.output} cannot be used in a dialogue", f"lm chat -n -o {typed.output} PROMPT takes one turn"
+        )
     here = _with_prompts_apart(here)
     stops = Stops()
     output = Output(here.stdout, stops)
@@ -63,10 +65,11 @@ class _Dialogue:
     def go_on(self) -> None:
         """Take what is typed until the user leaves."""
         editor = LineEditor(self.conversation.questions)
-        self.voice.note("/help lists what can be typed besides questions, Ctrl-D leaves")
+        self.voice.note("/help lists the commands, Ctrl-D exits")
         while not self.is_over:
             try:
-                self.attempt(self._take, editor.read())
+                entry = editor.read()
+                self.attempt(self.ask if entry.is_block else self._take, entry.text)
             except Cancelled:
                 self.voice.raw("\n")
             except EOFError:
@@ -88,28 +91,37 @@ class _Dialogue:
         if name.startswith("/"):
             command = _COMMANDS.get(name)
             if command is None:
-                raise UsageError(f"no command {quoted(name)}", "/help lists them; after a space it is a question")
+                raise UsageError(
+                    f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
+                )
             command.do(self, argument.strip())
-        elif text.strip():
-            self.conversation.ask(text.strip())
+        else:
+            self.ask(text.strip())
+
+    def ask(self, text: str) -> None:
+        """Ask a question, unless it is empty."""
+        if text.strip():
+            self.conversation.ask(text)
 
 
 def _help(dialogue: _Dialogue, _: str) -> None:
     rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in _COMMANDS.items()]
-    keys = [('"""', "begins and ends a question of several lines"), ("Ctrl-C", "stops the answer")]
-    dialogue.voice.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "leaves")]))
+    keys = [('"""', "begin and end a message of several lines"), ("Ctrl-C", "stop the answer, or clear the line")]
+    dialogue.voice.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "exit")]))
 
 
 def _system(dialogue: _Dialogue, prompt: str) -> None:
     if prompt:
         dialogue.conversation.instruct(prompt)
+        dialogue.voice.note("the system prompt is set")
     else:
-        dialogue.voice.note(dialogue.conversation.system or "there is no system prompt")
+        dialogue.voice.note(dialogue.conversation.system or "no system prompt is set")
 
 
 def _model(dialogue: _Dialogue, key: str) -> None:
     if key:
         dialogue.conversation.model = key
+        dialogue.voice.note(f"the next message goes to {key}")
     else:
         dialogue.voice.note(dialogue.conversation.model_in_use)
 
@@ -124,11 +136,11 @@ def _undo(dialogue: _Dialogue, _: str) -> None:
 
 def _save(dialogue: _Dialogue, name: str) -> None:
     if not name:
-        raise UsageError("/save takes the name of a file")
+        raise UsageError("/save needs the name of a file", "/save talk.json")
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"there is no such user: {quoted(name)}") from error
+        raise UsageError(f"no such user: {quoted(name)}") from error
     dialogue.conversation.save(path)
 
 
@@ -139,9 +151,7 @@ def _stats(dialogue: _Dialogue, _: str) -> None:
 
 
 def _edit(dialogue: _Dialogue, text: str) -> None:
-    composed = compose(text, dialogue.here)
-    if composed.strip():
-        dialogue.conversation.ask(composed)
+    dialogue.ask(compose(text, dialogue.here))
 
 
 def _exit(dialogue: _Dialogue, _: str) -> None:
@@ -149,7 +159,7 @@ def _exit(dialogue: _Dialogue, _: str) -> None:
 
 
 class _Command(NamedTuple):
-    """One thing that can be typed besides questions."""
+    """One command of the dialogue."""
 
     do: Callable[[_Dialogue, str], None]
     argument: str
@@ -157,13 +167,13 @@ class _Command(NamedTuple):
 
 
 _COMMANDS: Final[dict[str, _Command]] = {
-    "/help": _Command(_help, "", "lists these"),
-    "/system": _Command(_system, "[TEXT]", "shows or sets the system prompt"),
-    "/model": _Command(_model, "[KEY]", "shows or sets the model"),
-    "/retry": _Command(_retry, "", "answers the last question again"),
-    "/undo": _Command(_undo, "", "takes the last question and its answer back"),
-    "/save": _Command(_save, "FILE", "writes the conversation to a file"),
-    "/stats": _Command(_stats, "", "shows the figures of the last answer"),
-    "/edit": _Command(_edit, "[TEXT]", "writes the next question in your editor"),
-    "/exit": _Command(_exit, "", "leaves"),
+    "/help": _Command(_help, "", "list these commands"),
+    "/system": _Command(_system, "[TEXT]", "show or set the system prompt"),
+    "/model": _Command(_model, "[KEY]", "show or set the model"),
+    "/retry": _Command(_retry, "", "have the last question answered again"),
+    "/undo": _Command(_undo, "", "remove the last question and its answer"),
+    "/save": _Command(_save, "FILE", "write the conversation to a file"),
+    "/stats": _Command(_stats, "", "show the statistics of the last answer"),
+    "/edit": _Command(_edit, "[TEXT]", "write the next question in an editor"),
+    "/exit": _Command(_exit, "", "exit"),
 }

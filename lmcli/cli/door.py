@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import typer
 
-from lmcli.cli.app import COMMANDS, build, hint_for
+from lmcli.cli.app import COMMANDS, build, hint_for, short_help
 from lmcli.cli.output import Printed
 from lmcli.cli.stops import die_of_broken_pipe
 from lmcli.cli.surroundings import Surroundings
@@ -14,6 +14,7 @@ from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError
 
 _Misuse: Final[Any] = typer.BadParameter.__base__  # what all errors in typing have in common has no public name
+_LONGEST: Final = 300
 _REPORT: Final = "this is a bug in lm; please report it with the lines above"
 
 
@@ -27,7 +28,7 @@ def enter(arguments: Sequence[str]) -> int:
     sys.stdout = Printed(here.stdout)
     voice = Voice(here)
     try:
-        return _run(arguments, here)
+        return _run(arguments, here, voice)
     except LmError as error:
         voice.error(error)
         return error.exit_code
@@ -44,25 +45,23 @@ def enter(arguments: Sequence[str]) -> int:
         return ExitCode.BUG
 
 
-def _run(arguments: Sequence[str], here: Surroundings) -> int:
-    typed = arguments[0] if arguments else ""
+def _run(arguments: Sequence[str], here: Surroundings, voice: Voice) -> int:
+    if not arguments:
+        voice.raw(short_help())
+        return ExitCode.USAGE
+    typed = arguments[0]
     app = build(here, [typed] if typed in COMMANDS else tuple(COMMANDS))
     status = app(list(arguments), prog_name="lm", standalone_mode=False)
     return status if isinstance(status, int) else ExitCode.OK
 
 
 def _usage_error(error: Any, arguments: Sequence[str]) -> LmError:
-    message, near = _split(error)
+    from lmcli.cli.suggestions import suggestions  # noqa: PLC0415  only an error needs them
+
+    is_option = hasattr(error, "possibilities")  # Typer's own, by letters alone, are left out
+    message = (error.message if is_option else error.format_message()).strip().rstrip(".")
     context = getattr(error, "ctx", None)
     typed = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     name = typed if context is None else context.command_path.removeprefix("lm").strip()
-    hints = [f"did you mean {near}?"] if near else []
-    return UsageError(message[:1].lower() + message[1:], *hints, hint_for(name))
-
-
-def _split(error: Any) -> tuple[str, str]:
-    """What is wrong, and what it is nearest to: Typer gives options as a list, commands inside of its message."""
-    if near := getattr(error, "possibilities", None):
-        return error.message, near[0]
-    message, _, near = error.format_message().strip().rstrip(".").partition(". Did you mean ")
-    return message, near.rstrip("?").partition(", ")[0].strip("'")
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"  # it may hold a whole prompt
+    return UsageError(shown[:1].lower() + shown[1:], *suggestions(error, arguments), hint_for(name))

@@ -1,6 +1,5 @@
 """`lm help`: the manual page of a command; where there is none, or no `man`, what `--help` says."""
 
-import difflib
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,8 +25,9 @@ def run(_: HelpOptions, words: Sequence[str], here: Surroundings, __: Voice) -> 
     """
     name = " ".join(words)
     if name and name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hints = [f"did you mean lm help {near[0]}?"] if near else []
+        from lmcli.cli.suggestions import near  # noqa: PLC0415  only an error needs it
+
+        hints = [f"did you mean lm help {other}?" for other in near(name, COMMANDS)[:1]]
         raise UsageError(f"no such command {quoted(name)}", *hints, "lm --help lists the commands")
     page = page_of(name) if name else None
     program = shutil.which("man", path=here.setting("PATH"))

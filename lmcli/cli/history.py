@@ -4,6 +4,7 @@ A reader sees the file before a turn or after it, never in between, and a crash 
 """
 
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,25 +27,40 @@ class ChatFile:
     Args:
         path: where it is, or will be.
 
+    Attributes:
+        path: where it really is.
+
     Raises:
-        BadInput: there is something else than a file, such as a folder or a device.
+        BadInput: something other than a file is there, such as a folder or a device.
+        OutputFailed: its folder does not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._shown = quoted(path)
-        self._path = Path(os.path.realpath(path))
-        if self._path.exists() and not self._path.is_file():
-            raise BadInput(f"{self._shown} is no regular file")
+        self.path = Path(os.path.realpath(path))
+        try:
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise BadInput(f"{self._shown} is not a regular file")
+        except FileNotFoundError:
+            for folder in (path.parent, self.path.parent):
+                self._require(folder)
+        except OSError as error:
+            raise output_failure(self._shown, error) from error
+
+    def _require(self, folder: Path) -> None:
+        if not folder.exists():
+            hint = f"mkdir -p {shlex.quote(str(folder))} creates it"
+            raise OutputFailed(f"cannot write to {self._shown}: the folder {quoted(folder)} does not exist", hint)
 
     def read(self) -> Document:
-        """The conversation; one in which nothing has been said if the file is not there, or empty.
+        """The conversation; one in which nothing has been said if the file does not exist, or is empty.
 
         Raises:
-            BadInput: it is no chat history; with line and column, or the path inside of it.
+            BadInput: it is not a chat history; with line and column, or the path inside of it.
             NoInput: it cannot be read.
         """
         try:
-            data = self._path.read_bytes()
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return Document.new()
         except OSError as error:
@@ -56,7 +72,9 @@ class ChatFile:
             return Document(value)
         document = recognize(value)
         if document is None:
-            raise BadInput(f"{self._shown} is no chat file", "--history names a JSON file with an array of messages")
+            raise BadInput(
+                f"{self._shown} is not a chat file", "--history expects a JSON file with an array of messages"
+            )
         document.chat()
         return document
 
@@ -66,15 +84,15 @@ class ChatFile:
         Raises:
             OutputFailed: it could not be written; the old file is untouched.
         """
-        temporary = self._path.with_name(f".{self._path.name}.new")
+        temporary = self.path.with_name(f".{self.path.name}.new")
         data = written(document.raw, is_indented=True)
         try:
             with _created(temporary, self._mode()) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(self._path)
-            _synchronise_folder(self._path.parent)
+            temporary.replace(self.path)
+            _synchronise_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -88,11 +106,11 @@ class ChatFile:
             voice: says that this one waits.
 
         Raises:
-            OutputFailed: nothing can be written where the file is.
+            OutputFailed: nothing can be written to its folder.
         """
-        lock = self._path.with_name(f".{self._path.name}.lock")
+        lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            file = _locked(lock, lambda: voice.note(f"waiting for another lm that uses {self._shown}"))
+            file = _locked(lock, lambda: voice.note(f"waiting for another lm that is using {self._shown}"))
         except OSError as error:
             raise OutputFailed(f"cannot lock {self._shown}: {reason(error)}") from error
         try:
@@ -104,7 +122,7 @@ class ChatFile:
 
     def _mode(self) -> int:
         try:
-            return stat.S_IMODE(self._path.stat().st_mode)
+            return stat.S_IMODE(self.path.stat().st_mode)
         except FileNotFoundError:
             return _NEW_FILE_MODE
 

@@ -1,4 +1,4 @@
-"""`lm models load`: have a model loaded, and print the name that it goes by."""
+"""`lm models load`: have a model loaded, and print its identifier."""
 
 from collections.abc import Sequence
 
