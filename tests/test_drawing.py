@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK
 
-from lmcli.cli.drawing import bars, columns_of, histogram, sparkline
+from lmcli.cli.drawing import bars, clipped, columns_of, histogram, sparkline
 from lmcli.cli.surroundings import Surroundings
 
 numbers = st.floats(0, 1e9, allow_subnormal=False)
@@ -26,6 +26,11 @@ ASCII = terminal(LC_ALL="C", TERM="xterm")
 def test_the_width_of_a_text_is_that_on_the_terminal(text: str, columns: int) -> None:
     """Wide characters take two columns, marks none."""
     assert columns_of(text) == columns
+
+
+def test_a_text_is_clipped_by_columns() -> None:
+    """A character that would need a column too many is left out whole."""
+    assert [clipped("a通b", room) for room in range(5)] == ["", "a", "a", "a通", "a通b"]
 
 
 @pytest.mark.parametrize(

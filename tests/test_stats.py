@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import termios
+import threading
 import time
 from contextlib import ExitStack
 from io import StringIO
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Packet, Serve, StartServer
+from conftest import PATIENCE, Connect, Packet, Serve, StartServer
 from processes import Hand, Puppet, Terminal, environment, run, start
 
 from lmcli.cli.drawing import columns_of
@@ -463,6 +464,126 @@ def test_many_runs_have_their_blocks_below_each_other(tmp_path: Path) -> None:
         where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
         shown = on_terminal("lm stats --runs 50 < prompt", 140, where)
     assert [line.strip() for line in re.findall("█+", shown)] == ["█" * 20, "█" * 20, "█" * 10]
+
+
+def test_the_run_that_is_measured_is_shown_and_erased(tmp_path: Path) -> None:
+    """On a terminal a line says which run it is and how fast, with a block for each before; the report replaces it."""
+    paces = [40.0, 40.0, 10.0, 40.0]
+    is_seen = threading.Event()
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        if len(paces) == 1:
+            hand.say(envelope["channelId"], "text")
+            is_seen.wait(PATIENCE)
+        hand.finish(envelope["channelId"], tokensPerSecond=paces.pop(0))
+
+    terminal = terminal_of(140)
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
+            child.wait_for(b"run 1/4  puppet  ")
+            child.wait_for("run 3/4  puppet  10.0 tokens/s  ██▂".encode())
+            child.wait_for("run 4/4  puppet  waiting  ██▂".encode())
+            is_seen.set()
+            assert child.end() == 0
+    live, _, report = child["stdout"].rpartition(b"\r\x1b[K")
+    assert b"MODEL" not in live
+    assert report.startswith(b"MODEL")
+    assert b"\n" not in live
+
+
+def test_the_line_leaves_its_place_to_a_load(tmp_path: Path, start_server: StartServer) -> None:
+    """Between two models the terminal belongs to the bar of the second one's load."""
+    where = place(tmp_path, environment(tmp_path, start_server(load_seconds=0.8).port, **TERM))
+    line = "exec lm stats -m echo -m echo-jit -o csv < prompt"
+    with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+        assert child.end() == 0
+    before, _, after = child["stderr"].partition(b"loading")
+    assert before.rpartition(b"\r\x1b[K")[0].rpartition(b"\r\x1b[K")[2].startswith(b"run 1/1  echo  ")
+    assert b"run" not in before.rpartition(b"\r\x1b[K")[2]
+    assert b"run 1/1  echo-jit  " in after
+
+
+def test_warm_up_runs_are_shown_and_not_counted(tmp_path: Path) -> None:
+    """They have a number of their own and no block."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        line = "exec lm stats --warmup 2 --runs 2 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+            assert child.end() == 0
+    drawn = child["stderr"].decode().split("\r\x1b[K")
+    assert "warm-up 2/2  puppet  40.0 tokens/s  " in drawn
+    assert "run 2/2  puppet  40.0 tokens/s  ██" in drawn
+    assert drawn[-1] == ""
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_the_line_never_wraps(columns: int, tmp_path: Path) -> None:
+    """What does not fit is left out: the oldest blocks first."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        line = "exec lm stats --runs 90 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(columns), **where) as child:
+            assert child.end() == 0
+    drawn = child["stderr"].decode().split("\r\x1b[K")
+    assert max(map(len, drawn)) == columns - 1
+    assert all(shown.startswith("run ") for shown in drawn if shown)
+
+
+def test_echoed_answers_have_the_terminal_to_themselves(tmp_path: Path) -> None:
+    """The line is gone before the first text of an answer, and does not come back in the middle of one."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        for text in ("all ", "of ", "it"):
+            hand.say(envelope["channelId"], text)
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, TERM="xterm", NO_COLOR="1"))
+        line = "exec lm stats --echo --runs 2 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+            assert child.end() == 0
+    assert child["stderr"].count(b"\r\x1b[Kall of it\r\n") == 2
+
+
+@pytest.mark.parametrize("options", ["-q", "--no-progress"])
+def test_the_line_can_be_left_out(options: str, tmp_path: Path, server: Running) -> None:
+    """By the rules of progress elsewhere."""
+    where = place(tmp_path, environment(tmp_path, server.port, **TERM))
+    line = f"exec lm stats {options} --runs 2 -o csv < prompt"
+    with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+        assert child.end() == 0
+    assert child["stderr"] == b""
+
+
+def test_a_signal_erases_the_line(tmp_path: Path) -> None:
+    """What is left on the terminal is the report of the runs that were finished."""
+    channels: list[int] = []
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        if envelope["type"] == "channelSend":
+            hand.finish(envelope["channelId"], "userStopped")
+            return
+        channels.append(envelope["channelId"])
+        if len(channels) == 1:
+            hand.finish(channels[-1], tokensPerSecond=40.0)
+
+    terminal = terminal_of(140)
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
+            child.wait_for(b"run 2/4  puppet  waiting")
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+    assert child["stdout"].rpartition(b"\r\x1b[K")[2].startswith(b"MODEL")
 
 
 def test_json_is_indented_on_a_terminal(tmp_path: Path, server: Running) -> None:

@@ -4,6 +4,7 @@ Eighths of a block need UTF-8; a terminal without it gets bars of `#` and no spa
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from math import ceil
 from sys import float_info
 from typing import Final
@@ -24,6 +25,13 @@ _NO_COLUMN: Final = {"Cf", "Me", "Mn"}
 def columns_of(text: str) -> int:
     """How many columns of a terminal a text takes; most of East Asia's characters and emoji take two."""
     return len(text) if text.isascii() else sum(map(_char_columns, text))
+
+
+def clipped(text: str, room: int) -> str:
+    """As much from the start of a text as so many columns hold."""
+    if columns_of(text) <= room:
+        return text
+    return text[: sum(end <= room for end in accumulate(map(_char_columns, text)))]
 
 
 def has_blocks(here: Surroundings) -> bool:

@@ -13,15 +13,16 @@ from lmcli.cli.prediction import loaded_model
 from lmcli.cli.records import Text
 from lmcli.cli.request import Request, load_opening, make_request
 from lmcli.cli.series import Measured, Series, table_of
-from lmcli.cli.sinks import Outcome, Sink, StderrSink
+from lmcli.cli.sinks import Outcome, Sink
 from lmcli.cli.sinks.choice import progress_sink
+from lmcli.cli.sinks.live import run_display
 from lmcli.cli.stops import Interrupted, Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.tables import report
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
-from lmcli.client.exchanges import Exchange
+from lmcli.client.exchanges import Exchange, Loading
 from lmcli.client.images import Uploads
 from lmcli.errors import ExitCode, LmError, escaped
 from lmcli.values import Fragment, PredictionEnd, Value
@@ -106,40 +107,49 @@ class _Bench:
         self._output = Output(here.stdout, stops)
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
+        self._display = run_display(progress_sink(typed, here, voice), here, voice, is_echoed=typed.echo)
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
-        with watched(self._connection, self._output, self._stops):
-            for key in keys:
-                self.measure(key)
+        try:
+            with watched(self._connection, self._output, self._stops):
+                for key in keys:
+                    self.measure(key)
+        finally:
+            self._display.erase()
 
     def measure(self, key: str | None) -> None:
         """Load a model if need be, run it as often as asked, and keep what was measured."""
+        self._display.erase()  # the load may be shown in its place
         began = time.perf_counter()
         name, instance, load_time = key or "", None, None
         if key is None:
             name = loaded_model(self._connection, self._voice)
         else:
             loading = self._connection.session("llm").load(load_opening(key, self._typed))
-            self._deliver(loading, [])
+            self._load(loading)
             instance = loading.wait()
             load_time = time.perf_counter() - began if loading.is_new else None
             name = instance.identifier
         series = Series(name, instance, load_time, [])
         self.series.append(series)
-        for _ in range(self._typed.warmup):
-            self._predict(name)
-        for _ in range(self._typed.runs):
-            series.runs.append(self._predict(name))
+        for number in range(1, self._typed.warmup + 1):
+            self._display.start_run(name, number, self._typed.warmup, is_warmup=True)
+            self._run(name)
+        for number in range(1, self._typed.runs + 1):
+            self._display.start_run(name, number, self._typed.runs)
+            series.runs.append(self._run(name))
 
-    def _predict(self, model: str) -> Measured:
+    def _run(self, model: str) -> Measured:
         opening, fallback = self._request.opening(model, self._uploads.resolve), self._request.fallback(model)
-        clock, text = Clock(), Text()
+        clock, text, display = Clock(), Text(), self._display
         prediction = self._connection.session("llm").predict(opening, fallback)
-        self._deliver(prediction, [clock, text, *([EchoSink(self._voice)] if self._typed.echo else [])])
+        sinks: list[Sink] = [clock, text, display, *([EchoSink(self._voice)] if self._typed.echo else [])]
+        self._deliver(prediction, sinks, tick=display.tick)
         total = time.perf_counter() - clock.began
         if prediction.end is None:
             raise Interrupted
+        display.finish_run(prediction.end.stats.tokens_per_second)
         self.flaw = self.flaw or self._judged(prediction.end, text)
         return Measured(prediction.end, clock.first, total)
 
@@ -150,11 +160,13 @@ class _Bench:
             error = self._request.schema.flaw(text.answer)
         return error
 
-    def _deliver(self, exchange: Exchange, sinks: Sequence[Sink]) -> None:
+    def _load(self, loading: Loading) -> None:
         progress = progress_sink(self._typed, self._here, self._voice)
-        shown: list[Sink | StderrSink] = [*([progress] if progress else []), *sinks]
+        self._deliver(loading, [progress] if progress else [], tick=progress.tick if progress else None)
+
+    def _deliver(self, exchange: Exchange, sinks: Sequence[Sink], *, tick: float | None) -> None:
         try:
-            deliver(exchange, shown, self._output, self._stops, tick=progress.tick if progress else None)
+            deliver(exchange, sinks, self._output, self._stops, tick=tick)
         finally:
-            for sink in shown:
+            for sink in sinks:
                 sink.finish(Outcome())
