@@ -273,10 +273,10 @@ class Hand:
         }
         self.send({"type": "channelSend", "channelId": channel, "message": {"type": "fragment", "fragment": piece}})
 
-    def finish(self, channel: int, stop_reason: str = "eosFound") -> None:
-        """Send the end of a prediction."""
+    def finish(self, channel: int, stop_reason: str = "eosFound", **more: float) -> None:
+        """Send the end of a prediction, with more stats by their keys on the wire."""
         config: Packet = {"fields": []}
-        stats = {"stopReason": stop_reason, "promptTokensCount": 1, "predictedTokensCount": 1}
+        stats = {"stopReason": stop_reason, "promptTokensCount": 1, "predictedTokensCount": 1, **more}
         end = {"stats": stats, "modelInfo": INSTANCE, "loadModelConfig": config, "predictionConfig": config}
         self.send({"type": "channelSend", "channelId": channel, "message": {"type": "success", **end}})
         self.send({"type": "channelClose", "channelId": channel})

@@ -116,7 +116,7 @@ ONLY = {
     "referencing": {"lmcli.cli.schema"},
     "websockets": {"lmcli.client.transport", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.door", "lmcli.reference"},
-    "rich": {"lmcli.cli.sinks.terminal", "lmcli.cli.tables"},
+    "rich": {"lmcli.cli.sinks.terminal"},
 }
 """The only modules and packages that may know a library, where its floor does not say enough."""
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from processes import environment, run
 from properties import QUICK, any_json, garbled
 
+from lmcli.cli.drawing import histogram
 from lmcli.cli.recorded import Recorded, Skipped, read_records
 from lmcli.cli.summary import Group
 from lmcli.server import background
@@ -195,7 +196,7 @@ def test_no_json_is_too_much(values: list[Any]) -> None:
             group.add(record)
     shown = group.record()
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
-    assert sum(group.pace.histogram(12)) == len(group.pace)
+    assert sum(histogram(group.pace, 12)) == len(group.pace)
 
 
 def _dumped(value: Any) -> bytes:

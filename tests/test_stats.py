@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import termios
+import threading
 import time
 from contextlib import ExitStack
 from io import StringIO
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Packet, Serve, StartServer
+from conftest import PATIENCE, Connect, Packet, Serve, StartServer
 from processes import Hand, Puppet, Terminal, environment, run, start
 
+from lmcli.cli.drawing import columns_of
 from lmcli.server.background import Running
 
+ROOT = Path(__file__).parent.parent
 ESCAPE = b"\x1b"
 TERM = {"TERM": "xterm-256color"}
 COLOURFUL = {**TERM, "FORCE_COLOR": "1"}
@@ -45,7 +48,7 @@ def terminal_of(columns: int) -> Terminal:
 
 
 def recorded(models: int, records: int) -> list[Packet]:
-    """Records as they stand in a stats file, of several models, with figures as they come by chance."""
+    """Records as they stand in a stats file, of several models, with values as they come by chance."""
     chance = random.Random(models)
     return [
         {
@@ -75,7 +78,7 @@ def place(folder: Path, variables: dict[str, str]) -> dict[str, Any]:
     return {"folder": folder, "variables": variables}
 
 
-def test_figures_agree_with_the_clock_of_the_client(tmp_path: Path, serve: Serve) -> None:
+def test_stats_agree_with_the_clock_of_the_client(tmp_path: Path, serve: Serve) -> None:
     """The server's time lies inside of the one seen here, that inside of the process's; the pace is kept."""
     pace, words, runs = 50, 20, 2
     line = f"lm stats --runs {runs} -o json"
@@ -99,13 +102,14 @@ def test_figures_agree_with_the_clock_of_the_client(tmp_path: Path, serve: Serve
 
 
 def test_the_summary_is_of_the_runs(tmp_path: Path, server: Running) -> None:
-    """Least, median, 95th percentile and greatest are those of the runs in the same report."""
+    """Least, median, slow tail and greatest are those of the runs in the same report."""
     ran = run("echo one two | lm stats --runs 5 -o json", tmp_path, environment(tmp_path, server.port))
     (series,) = json.loads(ran.stdout)["models"]
     assert set(series["summary"]) == set(series["runs"][0]) - {"stop_reason", "total_tokens_count"}
     for name, shares in series["summary"].items():
         values = [one[name] for one in series["runs"]]
-        p95 = statistics.quantiles(values, n=20, method="inclusive")[-1]
+        cuts = statistics.quantiles(values, n=20, method="inclusive")
+        p95 = cuts[0] if name == "tokens_per_second" else cuts[-1]
         assert shares == pytest.approx(
             {"min": min(values), "median": statistics.median(values), "p95": p95, "max": max(values)}
         )
@@ -118,6 +122,30 @@ def test_a_prompt_that_is_read_slowly_delays_the_first_token(tmp_path: Path, sta
     (one,) = json.loads(ran.stdout)["models"][0]["runs"]
     reading = one["prompt_tokens_count"] / 40
     assert reading * 0.99 <= one["time_to_first_token_sec"] <= one["seen_first_fragment_sec"]
+
+
+def keys_of(value: Any) -> set[str]:
+    """The keys of all objects inside of a JSON value."""
+    if isinstance(value, dict):
+        return set(value).union(*map(keys_of, value.values()))
+    return set().union(*map(keys_of, value)) if isinstance(value, list) else set()
+
+
+@pytest.mark.parametrize("source", ["< prompt", "log"])
+def test_the_manual_page_explains_every_column_and_field(source: str, tmp_path: Path, server: Running) -> None:
+    """The names in CSV, the headings, and the keys in JSON."""
+    (tmp_path / "log").write_text('{"error": {"code": 1, "message": ""}}')
+    where = place(tmp_path, environment(tmp_path, server.port))
+    text, names, whole = (
+        run(f"lm stats {form} {source}", tmp_path, where["variables"]).stdout.decode()
+        for form in ("-o text", "-o csv", "-o json")
+    )
+    page = (ROOT / "man" / "lm-stats.1").read_text()
+    headings = [re.sub(" P[59].*", " P50", heading) for heading in re.split(" {2,}", text.splitlines()[0])]
+    assert [heading for heading in headings if heading not in page] == []
+    fields = keys_of(json.loads(whole)) - {"1", "echo", "eosFound", "unknown"}
+    for name in {*names.splitlines()[0].split(","), *fields}:
+        assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", page), name
 
 
 def test_load_time_is_there_only_if_the_model_was_loaded(tmp_path: Path, start_server: StartServer) -> None:
@@ -140,14 +168,15 @@ def test_a_report_over_files_is_exact(tmp_path: Path) -> None:
     ran = run("lm stats -o json a b", tmp_path, environment(tmp_path, 1))
     groups = json.loads(ran.stdout)["groups"]
     assert list(groups) == sorted({record["model"]["model_key"] for record in records})
-    for name, group in groups.items():
-        mine = [record["stats"] for record in records if record["model"]["model_key"] == name]
+    for model, group in groups.items():
+        mine = [record["stats"] for record in records if record["model"]["model_key"] == model]
         assert group["predictions"] == len(mine)
-        for figure in ("prompt_tokens_count", "predicted_tokens_count", "total_time_sec"):
-            assert group[figure] == pytest.approx(sum(stats[figure] for stats in mine))
-        for figure in ("time_to_first_token_sec", "tokens_per_second"):
-            cuts = statistics.quantiles([stats[figure] for stats in mine], n=100, method="inclusive")
-            assert group[figure] == pytest.approx({"p50": cuts[49], "p95": cuts[94], "p99": cuts[98]})
+        for name in ("prompt_tokens_count", "predicted_tokens_count", "total_time_sec"):
+            assert group[name] == pytest.approx(sum(stats[name] for stats in mine))
+        for name, percents in {"time_to_first_token_sec": (50, 95, 99), "tokens_per_second": (50, 5, 1)}.items():
+            cuts = statistics.quantiles([stats[name] for stats in mine], n=100, method="inclusive")
+            p50, p95, p99 = (cuts[percent - 1] for percent in percents)
+            assert group[name] == pytest.approx({"p50": p50, "p95": p95, "p99": p99})
 
 
 def test_lines_of_many_processes_are_never_torn(tmp_path: Path) -> None:
@@ -304,56 +333,257 @@ def test_a_pipe_gets_no_escape_byte(line: str, tmp_path: Path, start_server: Sta
     assert child["stdout"] or "unload" in line
 
 
-def cells(shown: bytes) -> list[list[str]]:
-    """The cells of a table, taken apart where there are two spaces or more."""
-    return [re.split(r" {2,}", line.strip()) for line in shown.decode().splitlines()]
+BLOCKS = set(" ▁▂▃▄▅▆▇█▏▎▍▌▋▊▉")
 
 
-def test_a_table_that_fits_is_drawn_upright(tmp_path: Path) -> None:
-    """On a wide terminal it is the table of the pipe, with the distribution behind each row."""
+def on_terminal(line: str, columns: int, where: dict[str, Any]) -> str:
+    """What a command line shows on a terminal of some width, where only stdout is one."""
+    with start("sh", "-c", line, stdout=terminal_of(columns), **where) as child:
+        assert child.end() == 0
+    assert ESCAPE not in child["stdout"]
+    return child["stdout"].decode().replace("\r", "")
+
+
+def test_a_summary_on_a_terminal_has_bars(tmp_path: Path) -> None:
+    """Bars stand behind the medians, to the scale of the largest; the distribution and what it all means are there."""
+    for name, pace in {"fast": 80, "slow": 20}.items():
+        write_records(
+            tmp_path / name,
+            [{"stats": {"tokens_per_second": pace + i, "time_to_first_token_sec": 1 / pace}} for i in (-5, 0, 5)],
+        )
+    where = place(tmp_path, environment(tmp_path, 1, **COLOURFUL))
+    shown = on_terminal("lm stats --by file fast slow", 200, where)
+    headings, fast, slow = (re.split(r" {2,}", line.strip()) for line in shown.splitlines()[:3])
+    assert headings[4:10] == ["TTFT P50 s", "TTFT P95 s", "TTFT P99 s", "TOKENS/S P50", "TOKENS/S P95", "TOKENS/S P99"]
+    assert headings[10:] == ["SPREAD", "TOTAL s", "STOP REASONS", "ERRORS"]
+    assert [row[4:6] for row in (fast, slow)] == [["0.0125", "██"], ["0.0500", "████████"]]
+    assert [row[8:10] for row in (fast, slow)] == [["80.0", "████████"], ["20.0", "██"]]
+    assert "\nSPREAD: " in shown
+    assert "\nTTFT: time to first token. P95: " in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lm stats log",
+        "lm stats -o csv log",
+        "lm stats -o json log",
+        "lm stats --runs 3 < prompt",
+        "lm stats --runs 3 -o csv < prompt",
+        "lm stats --runs 3 -o json < prompt",
+    ],
+)
+def test_pictures_are_for_the_terminal(line: str, tmp_path: Path, server: Running) -> None:
+    """In a pipe, in CSV and in JSON there are neither blocks nor notes."""
     write_records(tmp_path / "log", recorded(models=3, records=60))
-    variables = environment(tmp_path, 1, **COLOURFUL)
-    plain = cells(run("lm stats log", tmp_path, variables).stdout)
-    with start("lm", "stats", "log", folder=tmp_path, variables=variables, stdout=terminal_of(220)) as child:
-        assert child.end() == 0
-    assert ESCAPE not in child["stdout"]
-    drawn = cells(child["stdout"])
-    assert drawn[0] == [*plain[0], "SPREAD"]
-    assert [row[: len(plain[1])] for row in drawn[1:]] == plain[1:]
-    assert all(set("".join(row[len(plain[1]) :])) <= set(" ▁▂▃▄▅▆▇█") for row in drawn[1:])
-    assert all("█" in row[-1] for row in drawn[1:])
+    where = place(tmp_path, environment(tmp_path, server.port, **COLOURFUL))
+    piped = run(line, tmp_path, where["variables"]).stdout.decode()
+    assert set(piped).isdisjoint(BLOCKS - {" "})
+    assert "time to first token" not in piped
+    if "-o" in line:
+        assert set(on_terminal(line, 120, where)).isdisjoint(BLOCKS - {" "})
+    else:
+        assert "TTFT: time to first token" in on_terminal(line, 120, where)
 
 
-@pytest.mark.parametrize("columns", [120, 80, 42])
-def test_a_table_that_is_too_wide_is_turned_on_its_side(columns: int, tmp_path: Path) -> None:
-    """Then a row is a column, as many beside each other as fit; no figure is cut, wrapped or left out."""
-    write_records(tmp_path / "log", recorded(models=9, records=90))
-    variables = environment(tmp_path, 1, **TERM)
-    headings, *rows = cells(run("lm stats log", tmp_path, variables).stdout)
-    with start("lm", "stats", "log", folder=tmp_path, variables=variables, stdout=terminal_of(columns)) as child:
-        assert child.end() == 0
-    assert ESCAPE not in child["stdout"]
-    lines = child["stdout"].decode().splitlines()
-    assert max(map(len, lines)) <= columns
-    turned: dict[str, list[str]] = {}
-    for heading, *values in cells(child["stdout"]):
-        turned.setdefault(heading, []).extend(values)
-    figures = headings.index("STOP REASONS")
-    for index, heading in enumerate(headings[: figures + 1]):
-        assert turned[heading] == [row[index] for row in rows]
+@pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {**TERM, "LC_ALL": "C"}], ids=["dumb", "no UTF-8"])
+@pytest.mark.parametrize("line", ["lm stats log", "lm stats --runs 3 < prompt"])
+def test_without_blocks_bars_are_ascii(line: str, variables: dict[str, str], tmp_path: Path, server: Running) -> None:
+    """A terminal that is dumb or knows no UTF-8 gets bars of number signs, no sparklines, and no word about them."""
+    write_records(tmp_path / "log", recorded(models=3, records=60))
+    where = place(tmp_path, environment(tmp_path, server.port, **variables))
+    shown = on_terminal(line, 200, where)
+    assert shown.isascii()
+    assert ("########" in shown) is ("log" in line)
+    assert "SPREAD" not in shown
+    assert "Blocks" not in shown
 
 
-@pytest.mark.parametrize("columns", [140, 80, 20])
+@pytest.mark.parametrize("columns", [120, 80, 40])
+def test_a_table_that_is_too_wide_goes_on_below(columns: int, tmp_path: Path) -> None:
+    """As many columns as fit stand beside the names, the others below beside the names again; no number is cut."""
+    write_records(tmp_path / "log", recorded(models=3, records=90))
+    where = place(tmp_path, environment(tmp_path, 1, **TERM))
+    rows = list(csv.DictReader(StringIO(run("lm stats -o csv log", tmp_path, where["variables"]).stdout.decode())))
+    shown = on_terminal("lm stats log", columns, where)
+    assert max(map(len, shown.splitlines())) <= columns
+    *pieces, _notes = shown.split("\n\n")
+    assert len(pieces) > 1
+    assert all(piece.startswith("MODEL ") for piece in pieces)
+    for row in rows:
+        for name in ("predictions", "tokens_in", "tokens_out"):
+            assert re.search(rf"\b{row[name]}\b", shown)
+        assert f"eosFound:{row['predictions']}" in shown
+        assert shown.count(row["model"] if columns > 40 else row["model"][-6:]) == len(pieces)
+
+
+def test_wide_characters_keep_the_columns_aligned(tmp_path: Path) -> None:
+    """A name of Chinese characters or emoji takes two columns for each, on a terminal as in a pipe."""
+    names = ["通义千问", "🦙-3", "echo"]
+    write_records(tmp_path / "log", [{"model": {"model_key": name}, "stats": {}} for name in names])
+    where = place(tmp_path, environment(tmp_path, 1, **TERM))
+    piped = run("lm stats log", tmp_path, where["variables"]).stdout.decode()
+    for shown in (on_terminal("lm stats log", 220, where), piped):
+        headings, *rows = shown.splitlines()[:4]
+        end = headings.index("PREDICTIONS") + len("PREDICTIONS")
+        assert [columns_of(row.partition(" 1 ")[0] + " 1") for row in rows] == [end] * len(names)
+
+
+@pytest.mark.parametrize("columns", [140, 80, 40])
 def test_measuring_on_a_terminal_fits_it(columns: int, tmp_path: Path, server: Running) -> None:
-    """The report of a measuring is as wide as the terminal at most, and each figure can be read."""
+    """The report of a measurement is as wide as the terminal at most, and each value can be read."""
     where = place(tmp_path, environment(tmp_path, server.port, **TERM))
-    with start("sh", "-c", "exec lm stats --runs 3 < prompt", stdout=terminal_of(columns), **where) as child:
-        assert child.end() == 0
-    assert ESCAPE not in child["stdout"]
-    shown = child["stdout"].decode()
+    shown = on_terminal("exec lm stats --runs 3 < prompt", columns, where)
     assert max(map(len, shown.splitlines())) <= columns
     assert len(re.findall(r"\beosFound\b", shown)) == 3
     assert {"min", "median", "p95", "max"} <= set(shown.split())
+
+
+def test_a_report_of_runs_has_a_block_for_each(tmp_path: Path) -> None:
+    """Beside the medians of time to first token and tokens/s: an outlier is seen."""
+    paces = iter([40.0, 40.0, 10.0, 40.0])
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.say(envelope["channelId"], "text")
+        hand.finish(envelope["channelId"], tokensPerSecond=next(paces), timeToFirstTokenSec=0.5)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        shown = on_terminal("lm stats --runs 4 < prompt", 140, where)
+    (median,) = (line for line in shown.splitlines() if " median " in line)
+    assert re.split(r" {2,}", median)[4:8] == ["0.5000", "████", "40.0", "██▂█"]
+
+
+def test_many_runs_have_their_blocks_below_each_other(tmp_path: Path) -> None:
+    """None is left out; the columns beside them stay where they are."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        shown = on_terminal("lm stats --runs 50 < prompt", 140, where)
+    assert [line.strip() for line in re.findall("█+", shown)] == ["█" * 20, "█" * 20, "█" * 10]
+
+
+def test_the_run_that_is_measured_is_shown_and_erased(tmp_path: Path) -> None:
+    """On a terminal a line says which run it is and how fast, with a block for each before; the report replaces it."""
+    paces = [40.0, 40.0, 10.0, 40.0]
+    is_seen = threading.Event()
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        if len(paces) == 1:
+            hand.say(envelope["channelId"], "text")
+            is_seen.wait(PATIENCE)
+        hand.finish(envelope["channelId"], tokensPerSecond=paces.pop(0))
+
+    terminal = terminal_of(140)
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
+            child.wait_for(b"run 1/4  puppet  ")
+            child.wait_for("run 3/4  puppet  10.0 tokens/s  ██▂".encode())
+            child.wait_for("run 4/4  puppet  waiting  ██▂".encode())
+            is_seen.set()
+            assert child.end() == 0
+    live, _, report = child["stdout"].rpartition(b"\r\x1b[K")
+    assert b"MODEL" not in live
+    assert report.startswith(b"MODEL")
+    assert b"\n" not in live
+
+
+def test_the_line_leaves_its_place_to_a_load(tmp_path: Path, start_server: StartServer) -> None:
+    """Between two models the terminal belongs to the bar of the second one's load."""
+    where = place(tmp_path, environment(tmp_path, start_server(load_seconds=0.8).port, **TERM))
+    line = "exec lm stats -m echo -m echo-jit -o csv < prompt"
+    with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+        assert child.end() == 0
+    before, _, after = child["stderr"].partition(b"loading")
+    assert before.rpartition(b"\r\x1b[K")[0].rpartition(b"\r\x1b[K")[2].startswith(b"run 1/1  echo  ")
+    assert b"run" not in before.rpartition(b"\r\x1b[K")[2]
+    assert b"run 1/1  echo-jit  " in after
+
+
+def test_warm_up_runs_are_shown_and_not_counted(tmp_path: Path) -> None:
+    """They have a number of their own and no block."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        line = "exec lm stats --warmup 2 --runs 2 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+            assert child.end() == 0
+    drawn = child["stderr"].decode().split("\r\x1b[K")
+    assert "warm-up 2/2  puppet  40.0 tokens/s  " in drawn
+    assert "run 2/2  puppet  40.0 tokens/s  ██" in drawn
+    assert drawn[-1] == ""
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_the_line_never_wraps(columns: int, tmp_path: Path) -> None:
+    """What does not fit is left out: the oldest blocks first."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        line = "exec lm stats --runs 90 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(columns), **where) as child:
+            assert child.end() == 0
+    drawn = child["stderr"].decode().split("\r\x1b[K")
+    assert max(map(len, drawn)) == columns - 1
+    assert all(shown.startswith("run ") for shown in drawn if shown)
+
+
+def test_echoed_answers_have_the_terminal_to_themselves(tmp_path: Path) -> None:
+    """The line is gone before the first text of an answer, and does not come back in the middle of one."""
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        for text in ("all ", "of ", "it"):
+            hand.say(envelope["channelId"], text)
+        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, TERM="xterm", NO_COLOR="1"))
+        line = "exec lm stats --echo --runs 2 -o csv < prompt"
+        with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+            assert child.end() == 0
+    assert child["stderr"].count(b"\r\x1b[Kall of it\r\n") == 2
+
+
+@pytest.mark.parametrize("options", ["-q", "--no-progress"])
+def test_the_line_can_be_left_out(options: str, tmp_path: Path, server: Running) -> None:
+    """By the rules of progress elsewhere."""
+    where = place(tmp_path, environment(tmp_path, server.port, **TERM))
+    line = f"exec lm stats {options} --runs 2 -o csv < prompt"
+    with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
+        assert child.end() == 0
+    assert child["stderr"] == b""
+
+
+def test_a_signal_erases_the_line(tmp_path: Path) -> None:
+    """What is left on the terminal is the report of the runs that were finished."""
+    channels: list[int] = []
+
+    def play(hand: Hand, envelope: Packet) -> None:
+        if envelope["type"] == "channelSend":
+            hand.finish(envelope["channelId"], "userStopped")
+            return
+        channels.append(envelope["channelId"])
+        if len(channels) == 1:
+            hand.finish(channels[-1], tokensPerSecond=40.0)
+
+    terminal = terminal_of(140)
+    with Puppet(play) as puppet:
+        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+        with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
+            child.wait_for(b"run 2/4  puppet  waiting")
+            child.process.send_signal(signal.SIGINT)
+            assert child.end() == -signal.SIGINT
+    assert child["stdout"].rpartition(b"\r\x1b[K")[2].startswith(b"MODEL")
 
 
 def test_json_is_indented_on_a_terminal(tmp_path: Path, server: Running) -> None:

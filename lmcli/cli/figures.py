@@ -1,4 +1,4 @@
-"""The figures of a prediction, for a person and for a file."""
+"""The stats of a prediction, for a person and for a file."""
 
 import os
 from contextlib import suppress
@@ -14,7 +14,7 @@ from lmcli.values import JsonObject, PredictionEnd
 
 
 def stats_text(end: PredictionEnd) -> str:
-    """The figures for a person, one a line."""
+    """The stats for a person, one a line."""
     stats = end.stats
     rows = {
         "Model used": end.model_info.display_name,

@@ -1,9 +1,7 @@
-"""Measuring models: the same prediction several times, the server's figures beside those seen from here."""
+"""Measuring models: the same prediction several times, the server's stats beside the clock of this client."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
 
 from lmcli.cli.connect import MODEL_VARIABLE, connect
 from lmcli.cli.delivery import deliver
@@ -12,78 +10,22 @@ from lmcli.cli.inputs import read_text, read_turn
 from lmcli.cli.options import StatsOptions
 from lmcli.cli.output import Output
 from lmcli.cli.prediction import loaded_model
-from lmcli.cli.quantiles import Sample
-from lmcli.cli.records import Text, model_record, stats_record
+from lmcli.cli.records import Text
 from lmcli.cli.request import Request, load_opening, make_request
-from lmcli.cli.sinks import Outcome, Sink, StderrSink
+from lmcli.cli.series import Measured, Series, table_of
+from lmcli.cli.sinks import Outcome, Sink
 from lmcli.cli.sinks.choice import progress_sink
+from lmcli.cli.sinks.live import run_display
 from lmcli.cli.stops import Interrupted, Stops
 from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.tables import Cell, Table, report
+from lmcli.cli.tables import report
 from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
-from lmcli.client.session import Session
 from lmcli.errors import ExitCode, LmError, escaped
-from lmcli.values import Fragment, JsonObject, ModelInstance, PredictionEnd, Value
-from lmcli.wire.channels import Channel
-
-_SHARES: Final = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
-_FIGURES: Final = (
-    "prompt_tokens_count",
-    "predicted_tokens_count",
-    "time_to_first_token_sec",
-    "tokens_per_second",
-    "total_time_sec",
-)
-_SEEN: Final = ("seen_first_fragment_sec", "seen_total_time_sec")
-
-
-class Measured(NamedTuple):
-    """One run: what the server says, and what the clock here says."""
-
-    end: PredictionEnd
-    seen_first_fragment_sec: float | None
-    seen_total_time_sec: float
-
-    def record(self) -> JsonObject:
-        """All of it, for programs."""
-        return stats_record(self.end.stats) | {name: getattr(self, name) for name in _SEEN}
-
-
-class Series(NamedTuple):
-    """The runs of one model.
-
-    Attributes:
-        name: as it was given, or found loaded.
-        instance: the model, if it was loaded or looked up by key.
-        load_time_sec: how long it took to load; None if it was loaded already.
-        runs: those that came to an end, in order.
-    """
-
-    name: str
-    instance: ModelInstance | None
-    load_time_sec: float | None
-    runs: list[Measured]
-
-    def record(self) -> JsonObject:
-        """All of it, for programs."""
-        return {
-            "model": model_record(self.runs[0].end.model_info) if self.runs else {"identifier": self.name},
-            "load_time_sec": self.load_time_sec,
-            "runs": [run.record() for run in self.runs],
-            "summary": {name: self.shares(name) for name in (*_FIGURES, *_SEEN)},
-            "stop_reasons": dict(Counter(run.end.stats.stop_reason for run in self.runs)),
-        }
-
-    def shares(self, figure: str) -> dict[str, float | None]:
-        """Least, median, 95th percentile and greatest of one figure over the runs."""
-        sample = Sample()
-        for run in self.runs:
-            sample.add(run.record()[figure])
-        shares = {name: sample.quantile(share) for name, share in _SHARES.items()}
-        return {name: _whole(value) for name, value in shares.items()} if figure.endswith("_count") else shares
+from lmcli.values import Fragment, PredictionEnd, Value
+from lmcli.wire.channels import Channel, Loading
 
 
 class Clock:
@@ -140,13 +82,8 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
             ending.attempt(bench.measure_all, named)
             ending.error = ending.error or bench.flaw
     if any(series.runs for series in bench.series):
-        report(_table(bench.series), {"models": [s.record() for s in bench.series]}, typed.output, here)
+        report(table_of(bench.series, here), {"models": [s.record() for s in bench.series]}, typed.output, here)
     return ending.end()
-
-
-def _whole(value: float | None) -> float | None:
-    """A count between two counts stays between them; all others are whole numbers again."""
-    return int(value) if value is not None and value.is_integer() else value
 
 
 class _Bench:
@@ -173,41 +110,49 @@ class _Bench:
         self._output = output
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
+        self._display = run_display(progress_sink(typed, here, voice), here, voice, is_echoed=typed.echo)
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
-        self._stops.check()
-        for key in keys:
-            self.measure(key)
+        try:
+            self._stops.check()
+            for key in keys:
+                self.measure(key)
+        finally:
+            self._display.erase()
 
     def measure(self, key: str | None) -> None:
-        """Load a model if need be, run it as often as asked, and keep the figures."""
+        """Load a model if need be, run it as often as asked, and keep what was measured."""
+        self._display.erase()  # the load may be shown in its place
         began = time.perf_counter()
         name, instance, load_time = key or "", None, None
         if key is None:
             name = loaded_model(self._connection, self._voice)
         else:
             loading = self._connection.session("llm").load(load_opening(key, self._typed))
-            self._deliver(self._connection.session("llm"), loading, [])
+            self._load(loading)
             instance = loading.loaded()
             load_time = time.perf_counter() - began if loading.is_new else None
             name = instance.identifier
         series = Series(name, instance, load_time, [])
         self.series.append(series)
-        for _ in range(self._typed.warmup):
-            self._predict(name)
-        for _ in range(self._typed.runs):
-            series.runs.append(self._predict(name))
+        for number in range(1, self._typed.warmup + 1):
+            self._display.start_run(name, number, self._typed.warmup, is_warmup=True)
+            self._run(name)
+        for number in range(1, self._typed.runs + 1):
+            self._display.start_run(name, number, self._typed.runs)
+            series.runs.append(self._run(name))
 
-    def _predict(self, model: str) -> Measured:
+    def _run(self, model: str) -> Measured:
         opening, fallback = self._request.opening(model, self._uploads.resolve), self._request.fallback(model)
-        clock, text = Clock(), Text()
-        session = self._connection.session("llm")
-        prediction = session.predict(opening, fallback)
-        self._deliver(session, prediction, [clock, text, *([EchoSink(self._voice)] if self._typed.echo else [])])
+        clock, text, display = Clock(), Text(), self._display
+        prediction = self._connection.session("llm").predict(opening, fallback)
+        sinks: list[Sink] = [clock, text, display, *([EchoSink(self._voice)] if self._typed.echo else [])]
+        self._deliver(prediction, sinks, tick=display.tick)
         total = time.perf_counter() - clock.began
         if prediction.end is None:
             raise Interrupted
+        display.finish_run(prediction.end.stats.tokens_per_second)
         self.flaw = self.flaw or self._judged(prediction.end, text)
         return Measured(prediction.end, clock.first, total)
 
@@ -218,27 +163,13 @@ class _Bench:
             error = self._request.schema.flaw(text.answer)
         return error
 
-    def _deliver(self, session: Session, channel: Channel, sinks: Sequence[Sink]) -> None:
+    def _load(self, loading: Loading) -> None:
         progress = progress_sink(self._typed, self._here, self._voice)
-        shown: list[Sink | StderrSink] = [*([progress] if progress else []), *sinks]
+        self._deliver(loading, [progress] if progress else [], tick=progress.tick if progress else None)
+
+    def _deliver(self, channel: Channel, sinks: Sequence[Sink], *, tick: float | None) -> None:
         try:
-            deliver(session, channel, shown, self._output, self._stops, tick=progress.tick if progress else None)
+            deliver(self._connection.session("llm"), channel, sinks, self._output, self._stops, tick=tick)
         finally:
-            for sink in shown:
+            for sink in sinks:
                 sink.finish(Outcome())
-
-
-def _table(series: Sequence[Series]) -> Table:
-    """A row a run, and below them what the runs of a model have in common."""
-    figures = (*_FIGURES, *_SEEN)
-    rows: list[list[Cell]] = []
-    for one in series:
-        for number, run in enumerate(one.runs, start=1):
-            record = run.record()
-            load = one.load_time_sec if number == 1 else None
-            rows.append([one.name, str(number), *(record[name] for name in figures), load, record["stop_reason"]])
-        if len(one.runs) > 1:
-            shares = [one.shares(name) for name in figures]
-            rows += [[one.name, share, *(figure[share] for figure in shares), None, ""] for share in _SHARES]
-    figure_keys = ("prompt", "predicted", "ttft", "tokens/s", "total", "seen_ttft", "seen_total")
-    return Table(("model", "run", *figure_keys, "load", "stop"), rows)

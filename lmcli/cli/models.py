@@ -1,6 +1,7 @@
 """`lm models`: which models there are, and which of them are loaded."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from lmcli.cli.connect import connect
 from lmcli.cli.jsontext import written
@@ -13,6 +14,14 @@ from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.errors import ExitCode
 from lmcli.values import ModelInfo, ModelInstance
+
+_HEADINGS: Final = {
+    "key": "KEY",
+    "kind": "KIND",
+    "size": "SIZE",
+    "context": "CONTEXT TOKENS",
+    "loaded_as": "LOADED AS",
+}
 
 
 def run(typed: ModelsOptions, _: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
@@ -61,7 +70,7 @@ def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Tabl
         ]
         for model in models
     ]
-    return Table(("key", "kind", "size", "context", "loaded_as"), rows)
+    return Table(_HEADINGS, rows)
 
 
 def _kind(model: ModelInfo) -> str:

@@ -1,25 +1,37 @@
 """Summing up recorded predictions, by model, day, file or stop reason."""
 
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from lmcli.cli.choices import Grouping
+from lmcli.cli.drawing import bars, has_blocks, histogram, sparkline
 from lmcli.cli.options import StatsOptions
-from lmcli.cli.quantiles import Sample
+from lmcli.cli.quantiles import percentiles
 from lmcli.cli.recorded import Recorded, read_records
 from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.tables import Cell, Table, report, sparkline
+from lmcli.cli.tables import Cell, Table, report
 from lmcli.cli.voice import Voice
 from lmcli.errors import BadInput, ExitCode, LmError, NoInput, quoted, reason
 from lmcli.values import JsonObject
 
-_SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_PERCENTS: Final = (50, 95, 99)
 _NAMED: Final = 10
-_BARS: Final = 12
+"""How many lines that are not records are named."""
+
+_BINS: Final = 10
+_TERMS: Final = (
+    "TTFT: time to first token. P95: what 95 % of the predictions achieve or beat, TTFT no longer, TOKENS/S no lower;"
+    " P50 and P99 likewise."
+)
+_BARS: Final = "Bars: P50, to the scale of the largest value in the column."
+_SPREAD: Final = (
+    "SPREAD: distribution of the tokens/s of the predictions, from the slowest (left) to the fastest (right)."
+)
 
 
 class Group:
@@ -30,8 +42,8 @@ class Group:
         self.prompt_tokens_count = 0
         self.predicted_tokens_count = 0
         self.total_time_sec = 0.0
-        self.first_token = Sample()
-        self.pace = Sample()
+        self.first_token = array("d")
+        self.pace = array("d")
         self.stop_reasons: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
@@ -41,8 +53,10 @@ class Group:
         self.prompt_tokens_count += record.prompt_tokens_count
         self.predicted_tokens_count += record.predicted_tokens_count
         self.total_time_sec += record.total_time_sec or 0.0
-        self.first_token.add(record.time_to_first_token_sec)
-        self.pace.add(record.tokens_per_second)
+        if record.time_to_first_token_sec is not None:
+            self.first_token.append(record.time_to_first_token_sec)
+        if record.tokens_per_second is not None:
+            self.pace.append(record.tokens_per_second)
         self.stop_reasons[record.stop_reason] += 1
         if record.error_code is not None:
             self.errors[str(record.error_code)] += 1
@@ -54,8 +68,8 @@ class Group:
             "prompt_tokens_count": self.prompt_tokens_count,
             "predicted_tokens_count": self.predicted_tokens_count,
             "total_time_sec": self.total_time_sec,
-            "time_to_first_token_sec": {name: self.first_token.quantile(share) for name, share in _SHARES.items()},
-            "tokens_per_second": {name: self.pace.quantile(share) for name, share in _SHARES.items()},
+            "time_to_first_token_sec": percentiles(self.first_token, *_PERCENTS),
+            "tokens_per_second": percentiles(self.pace, *_PERCENTS, more_is_better=True),
             "stop_reasons": dict(self.stop_reasons.most_common()),
             "errors": dict(self.errors.most_common()),
         }
@@ -86,10 +100,14 @@ def summarise(typed: StatsOptions, names: Sequence[str], here: Surroundings, voi
             failures.append(error)
     by = str(typed.by)
     ordered = dict(sorted(groups.items()))
-    whole = {"by": by, "groups": {name: group.record() for name, group in ordered.items()}}
-    report(_table(by, ordered, has_spread=here.stdout_is_terminal), whole, typed.output, here)
+    records = {name: group.record() for name, group in ordered.items()}
+    table = _table(by, records)
+    if here.stdout_is_terminal:
+        table = _explained(table, ordered.values(), records.values(), here)
+    report(table, {"by": by, "groups": records}, typed.output, here)
     if skipped:
-        failures.append(BadInput(f"{skipped} {'line was' if skipped == 1 else 'lines were'} passed over: not a record"))
+        what = "1 line that is not a record" if skipped == 1 else f"{skipped} lines that are not records"
+        failures.append(BadInput(f"skipped {what}", "lm help stats says what records are"))
     for failure in failures[:-1]:
         voice.error(failure)
     if failures:
@@ -111,25 +129,36 @@ def _opened(name: str, here: Surroundings) -> Iterator[BinaryIO]:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error
 
 
-def _table(by: str, groups: dict[str, Group], *, has_spread: bool) -> Table:
-    keys = (
-        *(by, "predictions", "tokens_in", "tokens_out"),
-        *(f"ttft_{name}" for name in _SHARES),
-        *(f"tokens/s_{name}" for name in _SHARES),
-        *("seconds", "stop_reasons", "errors"),
-    )
+def _table(by: str, records: Mapping[str, JsonObject]) -> Table:
+    headings = {by: by.upper().replace("_", " "), "predictions": "PREDICTIONS"}
+    headings |= {"tokens_in": "TOKENS IN", "tokens_out": "TOKENS OUT"}
+    headings |= {f"ttft_p{percent}": f"TTFT P{percent} s" for percent in _PERCENTS}
+    headings |= {f"tokens/s_p{percent}": f"TOKENS/S P{percent}" for percent in _PERCENTS}
+    headings |= {"seconds": "TOTAL s", "stop_reasons": "STOP REASONS", "errors": "ERRORS"}
     rows: list[list[Cell]] = [
         [
-            *(name, group.predictions, group.prompt_tokens_count, group.predicted_tokens_count),
-            *(group.first_token.quantile(share) for share in _SHARES.values()),
-            *(group.pace.quantile(share) for share in _SHARES.values()),
-            *(round(group.total_time_sec, 3), _counted(group.stop_reasons), _counted(group.errors)),
+            *(name, record["predictions"], record["prompt_tokens_count"], record["predicted_tokens_count"]),
+            *record["time_to_first_token_sec"].values(),
+            *record["tokens_per_second"].values(),
+            *(round(record["total_time_sec"], 3), _counted(record["stop_reasons"]), _counted(record["errors"])),
         ]
-        for name, group in groups.items()
+        for name, record in records.items()
     ]
-    spread = [sparkline(group.pace.histogram(_BARS)) for group in groups.values()] if has_spread else ()
-    return Table(keys, rows, spread)
+    return Table(headings, rows)
 
 
-def _counted(counter: Counter[str]) -> str:
-    return " ".join(f"{name}:{count}" for name, count in counter.most_common())
+def _explained(table: Table, groups: Collection[Group], records: Collection[JsonObject], here: Surroundings) -> Table:
+    """The table for a terminal: with bars, the distribution of the speed, and what the headings mean."""
+    pictures = {
+        "ttft_p50": ["", *bars([record["time_to_first_token_sec"]["p50"] for record in records], here)],
+        "tokens/s_p50": ["", *bars([record["tokens_per_second"]["p50"] for record in records], here)],
+    }
+    notes = [_TERMS, _BARS]
+    if has_blocks(here):
+        pictures["tokens/s_p99"] = ["SPREAD", *(sparkline(histogram(group.pace, _BINS), here) for group in groups)]
+        notes.append(_SPREAD)
+    return table._replace(pictures=pictures, notes=notes)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{name}:{count}" for name, count in counts.items())

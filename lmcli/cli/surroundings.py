@@ -36,10 +36,12 @@ class Surroundings(NamedTuple):
     @property
     def width(self) -> int:
         """The columns of the terminal on stdout; 80 where it does not say."""
-        try:
-            return os.get_terminal_size(self.stdout).columns or _WIDTH
-        except OSError:
-            return _WIDTH
+        return _width(self.stdout)
+
+    @property
+    def stderr_width(self) -> int:
+        """The same of the one on stderr."""
+        return _width(self.stderr)
 
     def has_color(self, when: str) -> bool:
         """Whether stderr may carry colour: `always`, `never`, or `auto` by the terminal and its conventions."""
@@ -50,6 +52,13 @@ class Surroundings(NamedTuple):
         if (forced := self.environment.get("FORCE_COLOR")) is not None:
             return forced.lower() not in _OFF
         return self.stderr_is_terminal and self.environment.get("TERM") != "dumb"
+
+
+def _width(descriptor: int) -> int:
+    try:
+        return os.get_terminal_size(descriptor).columns or _WIDTH
+    except OSError:
+        return _WIDTH
 
 
 def _ensure_open(descriptor: int, flags: int) -> None:

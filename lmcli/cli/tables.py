@@ -1,11 +1,15 @@
-"""Rows of figures as a table, CSV or JSON."""
+"""A report as a table, CSV or JSON."""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, zip_longest
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from lmcli.cli.choices import ReportForm
+from lmcli.cli.drawing import columns_of
 from lmcli.cli.jsontext import written
 from lmcli.cli.output import print_bytes
 from lmcli.cli.surroundings import Surroundings
@@ -14,22 +18,50 @@ from lmcli.errors import escaped
 _DIGITS: Final = ((1000.0, 0), (10.0, 1), (1.0, 2), (0.0, 4))
 """How many decimals are shown of a number, from which size on."""
 _GAP: Final = "  "
+_LABEL_SHARE: Final = 3
+"""The part of a narrow terminal that labels may take is one in so many."""
+_HEADING_LINES: Final = 2
 
 Cell = str | int | float | None
 
 
 class Table(NamedTuple):
-    """Columns by their keys, and rows of cells; a text is set to the left, a number to the right.
+    """Columns and rows of cells; a text is set to the left, a number to the right.
 
     Attributes:
-        keys: the names in CSV; in capitals, with spaces, the headings of the table.
-        rows: as many cells as keys; None is nothing.
-        spread: for a terminal, a little picture of the distribution behind each row.
+        headings: of the columns, with units, by their names in CSV.
+        rows: as many cells as headings; None is unknown.
+        labels_count: how many columns from the left say what a row is.
+        pictures: for a terminal, what stands behind a column, by its name: a heading, and a text for each row.
+        notes: for a terminal, what the headings mean.
     """
 
-    keys: Sequence[str]
+    headings: Mapping[str, str]
     rows: Sequence[Sequence[Cell]]
-    spread: Sequence[str] = ()
+    labels_count: int = 1
+    pictures: Mapping[str, Sequence[str]] = MappingProxyType({})
+    notes: Sequence[str] = ()
+
+
+class _Column(NamedTuple):
+    """A column as it is shown: the heading and the cells, each of one line or several."""
+
+    cells: Sequence[str]
+    is_number: bool = False
+
+    @property
+    def width(self) -> int:
+        """As wide as the widest line."""
+        return max(columns_of(line) for cell in self.cells for line in cell.split("\n"))
+
+    def folded(self, room: int) -> "_Column":
+        """A text no wider than the room; numbers as they are, their heading in two lines if that is narrower."""
+        if not self.is_number:
+            return self._replace(cells=[_folded(cell, max(room, 1)) for cell in self.cells])
+        heading, *numbers = self.cells
+        narrow = max(map(columns_of, [*numbers, *heading.split()]))
+        lines = next(lines for room in count(narrow) if len(lines := _wrapped(heading, room)) <= _HEADING_LINES)
+        return self._replace(cells=["\n".join(lines), *numbers])
 
 
 def report(table: Table, whole: Any, form: ReportForm, here: Surroundings) -> None:
@@ -44,106 +76,87 @@ def report(table: Table, whole: Any, form: ReportForm, here: Surroundings) -> No
     Raises:
         OutputFailed: stdout cannot be written.
     """
-    if form is ReportForm.JSON:
-        shown = written(whole, is_indented=here.stdout_is_terminal)
-    elif form is ReportForm.CSV:
-        shown = _csv(table).encode()
-    elif here.stdout_is_terminal:
-        shown = drawn(table, here).encode()
-    else:
-        shown = _plain(table).encode()
+    match form:
+        case ReportForm.JSON:
+            shown = written(whole, is_indented=here.stdout_is_terminal)
+        case ReportForm.CSV:
+            shown = _csv(table).encode()
+        case ReportForm.TEXT:
+            shown = drawn(table, here).encode()
     print_bytes(shown, here.stdout)
 
 
 def drawn(table: Table, here: Surroundings) -> str:
-    """The table for a terminal, drawn by rich; turned on its side, in pieces, where it is wider than the terminal."""
-    lines = _lines(table)
-    if table.spread:
-        lines = [[*line, end] for line, end in zip(lines, ["SPREAD", *table.spread], strict=True)]
-    if sum(_widths(lines)) <= here.width + len(_GAP):
-        is_number = [_is_numeric(column) for column in _columns(table)] + [False] * bool(table.spread)
-        return _drawn(lines, is_number, here.width)
-    headings, *rows = lines
-    pieces = [_turned([headings, *piece]) for piece in _pieces(headings, rows, here.width)]
-    return "\n".join(_drawn(piece, [False] + [True] * (len(piece[0]) - 1), here.width) for piece in pieces)
+    """Aligned columns; a terminal gets pictures and notes besides, and what it is too narrow for further down."""
+    columns = {name: _column(table, index) for index, name in enumerate(table.headings)}
+    if not here.stdout_is_terminal:
+        return _aligned(columns.values())
+    pictures = {name: _Column(cells) for name, cells in table.pictures.items()}
+    groups = [[column, *([pictures[name]] if name in pictures else [])] for name, column in columns.items()]
+    pieces = [_aligned(piece) for piece in _pieces(groups, table.labels_count, here.width)]
+    notes = "".join(f"{line}\n" for note in table.notes for line in textwrap.wrap(note, here.width))
+    return "\n".join([*pieces, *([notes] if notes else [])])
 
 
-def _turned(lines: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [list(line) for line in zip(*lines, strict=True)]
+def _column(table: Table, index: int) -> _Column:
+    cells = [row[index] for row in table.rows]
+    heading = list(table.headings.values())[index]
+    return _Column([heading, *map(_shown, cells)], is_number=not any(isinstance(cell, str) for cell in cells))
 
 
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    """The widths of the columns, each with the gap behind it."""
-    return [max(map(len, column)) + len(_GAP) for column in zip(*lines, strict=True)]
-
-
-def _pieces(headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:
-    """As many rows at a time as fit side by side, at least one."""
-    first, *others = _widths(_turned([headings, *rows]))
-    piece: list[Sequence[str]] = []
-    room = 0
-    for row, needed in zip(rows, others, strict=True):
-        if piece and needed > room:
+def _pieces(groups: Sequence[Sequence[_Column]], labels_count: int, width: int) -> Iterator[Sequence[_Column]]:
+    """As many groups of columns at a time as fit beside the labels, at least one."""
+    whole = list(chain(*groups))
+    if _width(whole) <= width:
+        yield whole
+        return
+    labels = [column.folded(width // _LABEL_SHARE) for column in chain(*groups[:labels_count])]
+    room = width - _width(labels) - len(_GAP)
+    piece = labels
+    for group in groups[labels_count:]:
+        added = [column.folded(room) for column in group]
+        if piece is not labels and _width([*piece, *added]) > width:
             yield piece
-            piece = []
-        if not piece:
-            room = width + len(_GAP) - first
-        piece.append(row)
-        room -= needed
+            piece = labels
+        piece = [*piece, *added]
     yield piece
 
 
-def _drawn(lines: Sequence[Sequence[str]], is_number: Sequence[bool], width: int) -> str:
-    from rich.console import Console  # noqa: PLC0415  only a terminal gets it
-    from rich.table import Table as Drawing  # noqa: PLC0415
-
-    drawing = Drawing(box=None, pad_edge=False, header_style="")
-    for heading, is_right in zip(lines[0], is_number, strict=True):
-        drawing.add_column(heading, justify="right" if is_right else "left", overflow="fold")
-    for line in lines[1:]:
-        drawing.add_row(*line)
-    console = Console(width=width, color_system=None, highlight=False, markup=False, emoji=False)
-    with console.capture() as capture:
-        console.print(drawing)
-    return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+def _width(columns: Iterable[_Column]) -> int:
+    return sum(column.width + len(_GAP) for column in columns) - len(_GAP)
 
 
-def sparkline(counts: Sequence[int]) -> str:
-    """A histogram in one line."""
-    steps = "▁▂▃▄▅▆▇█"
-    highest = max(counts, default=0)
-    return "".join(" " if not count else steps[(count * len(steps) - 1) // highest] for count in counts)
+def _aligned(columns: Collection[_Column]) -> str:
+    widths = [column.width for column in columns]
+    sides = [column.is_number for column in columns]
+    lines = (
+        _GAP.join(map(_padded, line, widths, sides)).rstrip()
+        for row in zip(*(column.cells for column in columns), strict=True)
+        for line in zip_longest(*(cell.split("\n") for cell in row), fillvalue="")
+    )
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _plain(table: Table) -> str:
-    """Aligned columns."""
-    padded: list[list[str]] = []
-    for cells, values in zip(zip(*_lines(table), strict=True), _columns(table), strict=True):
-        align = str.rjust if _is_numeric(values) else str.ljust
-        padded.append([align(cell, max(map(len, cells))) for cell in cells])
-    return "".join(_GAP.join(line).rstrip() + "\n" for line in zip(*padded, strict=True))
+def _padded(line: str, width: int, is_number: bool) -> str:  # noqa: FBT001  mapped over three sequences
+    space = " " * (width - columns_of(line))
+    return space + line if is_number else line + space
+
+
+def _folded(cell: str, room: int) -> str:
+    lines = cell.split("\n")
+    return "\n".join(chain(*([line] if columns_of(line) <= room else _wrapped(line, room) for line in lines)))
+
+
+def _wrapped(line: str, room: int) -> list[str]:
+    return textwrap.wrap(line, room if line.isascii() else max(room // 2, 1))  # no character takes over two columns
 
 
 def _csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.keys)
+    writer.writerow(table.headings)
     writer.writerows([escaped(cell) if isinstance(cell, str) else cell for cell in row] for row in table.rows)
     return text.getvalue()
-
-
-def _lines(table: Table) -> list[list[str]]:
-    """The headings and the cells as they are shown."""
-    headings = [key.upper().replace("_", " ") for key in table.keys]
-    return [headings, *([_shown(cell) for cell in row] for row in table.rows)]
-
-
-def _columns(table: Table) -> list[list[Cell]]:
-    return [[row[index] for row in table.rows] for index in range(len(table.keys))]
-
-
-def _is_numeric(column: Sequence[Cell]) -> bool:
-    return not any(isinstance(cell, str) for cell in column)
 
 
 def _shown(cell: Cell) -> str:
