@@ -96,6 +96,23 @@ def test_control_characters_are_shown_and_not_obeyed(tmp_path: Path, server: Run
     assert child["stdout"].decode() == text
 
 
+def test_the_direction_of_writing_is_not_overridden(tmp_path: Path, server: Running) -> None:
+    """Overrides are shown escaped, in an answer, in reasoning and in names; what right-to-left text needs is kept."""
+    kept = "\u05d0\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u061c"
+    text = f"<think>hm \u202e{kept}</think>red \u202dblue\u202e{kept}"
+    variables = environment(tmp_path, server.port, **TERM)
+    line = ["lm", "respond", "--color", "never", text]
+    with start(*line, folder=tmp_path, variables=variables, stdout=Terminal(), stderr=Terminal()) as child:
+        assert child.end() == 0
+    assert child["stdout"].decode() == f"red \\u202dblue\\u202e{kept}\r\n"
+    assert child["stderr"].decode() == f"hm \\u202e{kept}\r\n"
+    ran = run("cat | lm respond --reasoning show", tmp_path, variables, stdin=text.encode())
+    assert ran.stdout.decode() == f"red \u202dblue\u202e{kept}\n"
+    assert ran.stderr == f"hm \u202e{kept}\n"
+    ran = run("lm respond -n -f 'a\u202e.txt' -f 'b\u2066.txt' hi", tmp_path, variables)
+    assert ran.stderr == "lm: error: cannot read 'a\\u202e.txt': no such file or directory\n"
+
+
 @pytest.mark.parametrize("command", ["respond", "complete"])
 def test_the_line_is_ended(command: str, tmp_path: Path, server: Running) -> None:
     """The shell's prompt begins on a line of its own, also after `complete`; an ended line is not ended twice."""

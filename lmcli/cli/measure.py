@@ -25,7 +25,7 @@ from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.exchanges import Exchange
 from lmcli.client.images import Uploads
-from lmcli.errors import ExitCode, LmError, escaped
+from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
 from lmcli.values import Fragment, JsonObject, ModelInstance, PredictionEnd, Value
 
 _SHARES: Final = {"min": 0.0, "median": 0.5, "p95": 0.95, "max": 1.0}
@@ -111,7 +111,7 @@ class EchoSink:
         """Show the text of the fragments."""
         text = "".join(value.content for value in values if isinstance(value, Fragment))
         if text:
-            self._voice.aside(escaped(text, keep="\n\t"))
+            self._voice.aside(escaped(text, keep=KEPT_IN_TEXT))
 
     def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  however it ended
         """End the line."""

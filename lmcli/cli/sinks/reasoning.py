@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lmcli.cli.sinks import Outcome
 from lmcli.cli.voice import Voice
-from lmcli.errors import escaped
+from lmcli.errors import KEPT_IN_TEXT, escaped
 from lmcli.values import Fragment, Value
 
 
@@ -13,7 +13,7 @@ class ReasoningSink:
 
     Args:
         voice: says it.
-        is_terminal: show control characters escaped.
+        is_terminal: show escaped what is shown escaped in an answer.
         make_room: called before anything is shown, to take away what stands there.
     """
 
@@ -32,7 +32,7 @@ class ReasoningSink:
         if text:
             self._make_room()
             self._last = text[-1]
-            self._voice.aside(escaped(text, keep="\n\t") if self._is_terminal else text)
+            self._voice.aside(escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text)
         if any(f.reasoning_type == "none" for f in fragments):
             self._end_line()
 

@@ -2,10 +2,8 @@
 
 from lmcli.cli.output import Output
 from lmcli.cli.sinks import Outcome
-from lmcli.errors import escaped
+from lmcli.errors import KEPT_IN_TEXT, escaped
 from lmcli.values import Fragment, Value
-
-_KEPT_ON_A_TERMINAL = "\n\t"
 
 
 class TextSink:
@@ -13,7 +11,8 @@ class TextSink:
 
     Args:
         output: where to.
-        is_terminal: show control characters escaped, so that a model cannot drive the terminal.
+        is_terminal: show control characters and overrides of the direction of writing escaped, so that a model cannot
+            drive the terminal.
         ends_line: end with a newline, if the text does not.
     """
 
@@ -29,7 +28,7 @@ class TextSink:
         if not text:
             return
         if self._is_terminal:
-            text = escaped(text, keep=_KEPT_ON_A_TERMINAL)
+            text = escaped(text, keep=KEPT_IN_TEXT)
         self._last = text[-1]
         self._output.write(text.encode())
 
