@@ -168,15 +168,49 @@ def test_a_bar_shows_what_takes_long_and_goes_before_the_answer(
 
 
 def test_the_pace_is_shown_where_the_answer_goes_elsewhere(tmp_path: Path, start_server: StartServer) -> None:
-    """Into a file or a pipe goes the answer, byte by byte; the terminal shows how fast, and is clean afterwards."""
+    """Into a file goes the answer, byte by byte; the terminal shows how fast, and is clean afterwards."""
     server = start_server(tokens_per_second=20)
     words = " ".join("abcdefghijklmn")
     variables = environment(tmp_path, server.port, **TERM)
-    with start("lm", "respond", words, folder=tmp_path, variables=variables, stderr=Terminal()) as child:
+    line = ["sh", "-c", f"lm respond '{words}' > answer"]
+    with start(*line, folder=tmp_path, variables=variables, stderr=Terminal()) as child:
         child.wait_for(b"tokens/s", "stderr")
         assert child.end() == 0
-    assert child["stdout"].decode() == words + "\n"
+    assert (tmp_path / "answer").read_text() == words + "\n"
     assert Screen(child["stderr"]).lines == [""]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("lm respond '{}' | cat", b"reading"),
+        ("lm complete '{}' | tee -a session.txt", b"reading"),
+        ("lm respond -m echo-jit '{}' | cat", b"loading"),
+        ("lm respond --reasoning hide '<think>a b c d e f g h</think>{}' | cat", b"thinking"),
+        ("lm respond -o jsonl --progress '{}' | cat", None),
+        ("lm respond -o json '{}' | cat", b"answering"),
+        ("lm models load echo-jit | cat", b"loading"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nothing_is_drawn_where_the_next_command_writes(
+    line: str, shown: bytes | None, tmp_path: Path, start_server: StartServer
+) -> None:
+    """What a pipe leads to may be this very terminal: with the first byte in it the line is gone, and stays away."""
+    server = start_server(tokens_per_second=20, prompt_tokens_per_second=30, load_seconds=0.6)
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    variables = environment(tmp_path, server.port, **TERM)
+    terminal = Terminal()
+    command = ["sh", "-c", line.format(words)]
+    with start(*command, folder=tmp_path, variables=variables, stdout=terminal, stderr=terminal) as child:
+        if shown:
+            child.wait_for(shown)
+        assert child.end() == 0
+    answer = Screen(child["stdout"]).lines[0]
+    assert answer.startswith((words, "echo-jit", '{"'))
+    before, _, after = child["stdout"].partition(answer[:3].encode())
+    assert (ESCAPE in before) is (shown is not None)
+    assert not re.search(rb"\x1b|\r(?!\n)", after)
 
 
 @pytest.mark.parametrize(

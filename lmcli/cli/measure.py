@@ -214,7 +214,8 @@ class _Bench:
         return error
 
     def _deliver(self, exchange: Exchange, sinks: Sequence[Sink]) -> None:
-        progress = progress_sink(self._typed, self._here, self._voice)
+        yields_to = ("thinking", "answering") if self._typed.echo else ()
+        progress = progress_sink(self._typed, self._here, self._voice, self._output, yields_to=yields_to)
         shown: list[Sink | StderrSink] = [*([progress] if progress else []), *sinks]
         try:
             deliver(exchange, shown, self._output, self._stops, tick=progress.tick if progress else None)

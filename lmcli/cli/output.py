@@ -4,6 +4,7 @@ import io
 import os
 import stat
 import time
+from collections.abc import Callable
 from typing import Final
 
 from lmcli.cli.stops import Interrupted, Stops, die_of_broken_pipe
@@ -21,14 +22,22 @@ class ReaderLeft(Exception):
 class Output:
     """Writes bytes to a descriptor at once and whole.
 
+    Args:
+        descriptor: where to.
+        stops: the signals to obey.
+
     Attributes:
         is_broken: nothing can be written any more.
         deadline: after a signal, the moment (on the monotonic clock) after which a slow reader is no longer waited for.
+        last: the last byte that was written; empty before the first.
+        before_first: called before the first byte is written.
     """
 
     def __init__(self, descriptor: int, stops: Stops) -> None:
         self.is_broken = False
         self.deadline: float | None = None
+        self.last = b""
+        self.before_first: Callable[[], None] = lambda: None
         self._descriptor = descriptor
         self._stops = stops
         self._unsent = b""
@@ -36,10 +45,15 @@ class Output:
     @property
     def interrupts(self) -> tuple[Interrupt, ...]:
         """What ends a wait for the server: a signal, or the reader of a pipe leaving."""
-        mode = os.fstat(self._descriptor).st_mode
-        has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-        breaks = (Interrupt(self._descriptor, on_break_only=True),) if has_reader and not self.is_broken else ()
+        is_watched = self.has_reader and not self.is_broken
+        breaks = (Interrupt(self._descriptor, on_break_only=True),) if is_watched else ()
         return (*self._stops.interrupts, *breaks)
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether another process reads what is written: it is a pipe or a socket."""
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def write(self, data: bytes) -> None:
         """Write all of it.
@@ -51,6 +65,9 @@ class Output:
         """
         if self.is_broken:
             return
+        if data and not self.last:
+            self.before_first()
+        self.last = data[-1:] or self.last
         rest = memoryview(self._unsent + data)
         try:
             while rest:

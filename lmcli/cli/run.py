@@ -64,7 +64,7 @@ class Run:
         self._stops = stops
         self._output = Output(task.here.stdout, stops)
         self._answer = answer_sink(task.form, task.request, self._output, task.here)
-        self._stderr = stderr_sinks(task.typed, task.here, task.voice)
+        self._stderr = stderr_sinks(task.typed, task.here, task.voice, self._output)
         self._presence = Presence()
         self._text = Text() if task.request.schema else None
         self._keepers = [*keepers, self._presence, *([self._text] if self._text else [])]

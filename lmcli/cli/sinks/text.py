@@ -20,7 +20,6 @@ class TextSink:
         self._output = output
         self._is_terminal = is_terminal
         self._ends_line = ends_line or is_terminal
-        self._last = ""
 
     def burst(self, values: list[Value]) -> None:
         """Write the text that has arrived together."""
@@ -29,12 +28,11 @@ class TextSink:
             return
         if self._is_terminal:
             text = escaped(text, keep=KEPT_IN_TEXT)
-        self._last = text[-1]
         self._output.write(text.encode())
 
     def finish(self, outcome: Outcome) -> None:
         """End the line."""
         if outcome.recovered is not None:
             self.burst([Fragment(outcome.recovered)])
-        if self._ends_line and self._last not in ("", "\n"):
+        if self._ends_line and self._output.last not in (b"", b"\n"):
             self._output.write(b"\n")
