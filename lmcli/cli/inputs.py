@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -61,8 +62,10 @@ def read_asked(typed: TurnInput, words: Sequence[str], here: Surroundings, voice
     text = None if typed.no_stdin else read_stdin(here, voice, has_words=bool(words))
     history = None if text is None else _history(text, typed.input)
     if history is None:
-        told = "" if text is None else _without_newline(text)
-        return Asked(None, attached.entry(_asked(told, question, is_enough=bool(attached.images))))
+        told = None if text is None else _without_newline(text)
+        asked = _asked(told or "", question, is_enough=bool(attached.images))
+        _warn_if_empty(told, here, voice)
+        return Asked(None, attached.entry(asked))
     if question or attached.images:
         return Asked(history, attached.entry(question))
     if history.entries[-1].get("role") == "assistant":
@@ -129,7 +132,9 @@ def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdi
         BadInput: stdin is not UTF-8.
     """
     text = None if no_stdin else read_stdin(here, voice, has_words=bool(words))
-    return _asked(text or "", joined(words))
+    asked = _asked(text or "", joined(words))
+    _warn_if_empty(text, here, voice)
+    return asked
 
 
 def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | None:
@@ -251,6 +256,13 @@ def _asked(text: str, question: str, *, is_enough: bool = False) -> str:
     if not (text and question):
         return text or question
     return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
+
+
+def _warn_if_empty(text: str | None, here: Surroundings, voice: Voice) -> None:
+    """Say that the document is missing where a pipe or a file promised one; the null device says that none is meant."""
+    mode = os.fstat(here.stdin).st_mode
+    if text == "" and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
+        voice.warning("stdin was empty (-n if none was meant)")
 
 
 def _without_newline(text: str) -> str:
