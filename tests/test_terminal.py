@@ -292,6 +292,26 @@ def test_nothing_to_do_on_a_terminal(command: str, tmp_path: Path, server: Runni
     assert child["stderr"].count(b"\n") < 12
 
 
+def test_a_file_is_something_to_do(tmp_path: Path, server: Running) -> None:
+    """On a terminal, too, a file that is attached is enough to ask."""
+    (tmp_path / "note.txt").write_text("hello")
+    variables = environment(tmp_path, server.port, **TERM)
+    line = ["lm", "respond", "-f", "note.txt"]
+    with start(*line, folder=tmp_path, variables=variables, stdin=Terminal()) as child:
+        assert child.end() == 0
+    assert child["stdout"] == b"note.txt:\n\nhello\n\n"[:-1]
+
+
+def test_a_terminal_is_read_where_it_is_named(tmp_path: Path, server: Running) -> None:
+    """`-f -` reads what is typed, up to the end of file, as `cat -` does."""
+    variables = environment(tmp_path, server.port, **TERM)
+    terminal = Terminal()
+    with start("lm", "respond", "-f", "-", "why", folder=tmp_path, variables=variables, stdin=terminal) as child:
+        terminal.type(b"typed\n\x04")
+        assert child.end() == 0
+    assert child["stdout"] == b"stdin:\n\ntyped\n\nwhy\n"
+
+
 def test_a_terminal_is_not_read(tmp_path: Path, server: Running) -> None:
     """With an argument and a terminal on stdin nothing is waited for."""
     variables = environment(tmp_path, server.port, **TERM)

@@ -158,7 +158,8 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
-        if name in _NEED_INPUT and not words and here.stdin_is_terminal and not values["no_stdin"]:
+        has_input = words or values.get("file") or values.get("no_stdin") or not here.stdin_is_terminal
+        if name in _NEED_INPUT and not has_input:
             voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
         run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name.replace(' ', '_')}").run

@@ -190,7 +190,9 @@ class SystemOptions(Typed):
     ] = None
     file: Annotated[
         list[Path] | None,
-        Option("-f", "--file", metavar="FILE", help="Image to attach, or text to put first; may be repeated."),
+        Option(
+            "-f", "--file", metavar="FILE", help="Image to attach, or text to put first, - for stdin; may be repeated."
+        ),
     ] = None
     input: Annotated[InputForm, Option("-i", "--input", help="What stdin holds.")] = InputForm.AUTO
 

@@ -1,7 +1,6 @@
 """From a task to the end of the process; what `respond` and `complete` have in common."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.connect import connect
@@ -14,7 +13,7 @@ from lmcli.cli.stops import Stops
 from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
-from lmcli.client.images import Uploads
+from lmcli.client.images import Uploads, image_name
 from lmcli.errors import ExitCode, ModelNotFound
 
 
@@ -79,4 +78,4 @@ def _named(messages: Sequence[Message]) -> list[Message]:
 
 
 def _name(part: Part) -> Part:
-    return FilePart(Path(part.source).name, "", 0, "image") if isinstance(part, ImagePart) else part
+    return FilePart(image_name(part.source), "", 0, "image") if isinstance(part, ImagePart) else part
