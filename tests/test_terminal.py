@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import StartServer
@@ -290,6 +290,19 @@ def test_nothing_to_do_on_a_terminal(command: str, tmp_path: Path, server: Runni
     assert child["stderr"].startswith(b"Usage: lm " + command.encode())
     assert b"lm " + command.encode() + b" --help lists the options" in child["stderr"]
     assert child["stderr"].count(b"\n") < 12
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_note_is_for_a_user_at_a_terminal(stream: str, tmp_path: Path, server: Running) -> None:
+    """Whichever stream that terminal is; -q keeps notes back."""
+    variables = environment(tmp_path, server.port, **TERM)
+    assert run("lm models load echo-jit", tmp_path, variables).status == 0
+    for quiet in ([], ["-q"]):
+        line = ["lm", "respond", *quiet, "hi"]
+        streams: dict[str, Any] = {stream: Terminal()}
+        with start(*line, folder=tmp_path, variables=variables, **streams) as child:
+            assert child.end() == 0
+        assert child["stderr"].startswith(b"lm: several models are loaded") is (not quiet)
 
 
 def test_a_file_is_something_to_do(tmp_path: Path, server: Running) -> None:

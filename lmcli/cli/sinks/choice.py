@@ -73,5 +73,5 @@ def progress_sink(
     if typed.progress:
         from lmcli.cli.sinks.lines import LinesSink
 
-        return LinesSink(voice.note)
+        return LinesSink(voice.report)
     return None
