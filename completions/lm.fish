@@ -85,6 +85,7 @@ complete -c lm -n '__lm_is respond' -s v -l verbose -d 'Say what is sent, where,
 complete -c lm -n '__lm_is respond' -s h -l help -d 'Show this message and exit'
 
 # lm complete
+complete -c lm -n '__lm_is complete' -l echo -d 'Write the input before its continuation'
 complete -c lm -n '__lm_is complete' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl'
 complete -c lm -n '__lm_is complete' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is complete' -s l -l max-tokens -d 'Limit of the answer' -r -f

@@ -167,6 +167,25 @@ def test_a_bar_shows_what_takes_long_and_goes_before_the_answer(
     assert screen.has_cursor
 
 
+def test_the_input_is_shown_with_its_continuation(tmp_path: Path, start_server: StartServer) -> None:
+    """`--echo` leaves the line to the progress until there is something to go on with; nothing in it is obeyed."""
+    server = start_server(load_seconds=0.6)
+    variables = environment(tmp_path, server.port, **TERM)
+    for command in (["lm"], ["sh", "-c", 'lm "$@" | cat', "lm"]):
+        terminal = Terminal()
+        line = [*command, "complete", "--echo", "-m", "echo-jit", "one two"]
+        with start(*line, folder=tmp_path, variables=variables, stdout=terminal, stderr=terminal) as child:
+            child.wait_for(b"loading")
+            assert child.end() == 0
+        assert Screen(child["stdout"]).lines == ["one twoone two"]
+        assert run("lm models unload echo-jit", tmp_path, variables).status == 0
+    variables["LM_HOST"] = "127.0.0.1:1"
+    line = ["lm", "complete", "--echo", "red \x1b[31m"]
+    with start(*line, folder=tmp_path, variables=variables, stdout=Terminal()) as child:
+        assert child.end() == 69
+    assert child["stdout"] == b"red \\x1b[31m\r\n"
+
+
 def test_the_pace_is_shown_where_the_answer_goes_elsewhere(tmp_path: Path, start_server: StartServer) -> None:
     """Into a file goes the answer, byte by byte; the terminal shows how fast, and is clean afterwards."""
     server = start_server(tokens_per_second=20)

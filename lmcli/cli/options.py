@@ -214,6 +214,7 @@ class HistoryOptions(Typed):
 class RawOptions(Typed):
     """What a raw continuation has besides."""
 
+    echo: Annotated[bool, Option("--echo", help="Write the input before its continuation.")] = False
     output: Annotated[RawOutputForm, Option("-o", "--output", help="What stdout gets.")] = RawOutputForm.TEXT
 
 

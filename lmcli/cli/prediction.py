@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.connect import connect
+from lmcli.cli.ending import Ending
 from lmcli.cli.jsontext import written
-from lmcli.cli.output import print_bytes
+from lmcli.cli.output import Output, print_bytes
 from lmcli.cli.request import load_opening
 from lmcli.cli.run import Run, Task
-from lmcli.cli.sinks import Sink
+from lmcli.cli.sinks import Outcome, Sink
+from lmcli.cli.sinks.choice import answer_sink
 from lmcli.cli.stops import Stops
 from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
@@ -36,14 +38,28 @@ def perform(task: Task, keepers: Sequence[Sink] = ()) -> Run:
     Raises:
         LmError: it could not even begin.
     """
-    with connect(task.typed, task.here, task.voice) as connection:
-        connection.session("llm")  # a server that is not there is an error before signals are watched
-        model = None if task.model_key else loaded_model(connection, task.voice)
-        uploads = Uploads(lambda: connection.session("files"))
-        with Stops() as stops:
-            one = Run(task, connection, uploads, stops, keepers)
-            one.carry_out(model)
+    one = None
+    try:
+        with connect(task.typed, task.here, task.voice) as connection:
+            connection.session("llm")  # a server that is not there is an error before signals are watched
+            model = None if task.model_key else loaded_model(connection, task.voice)
+            uploads = Uploads(lambda: connection.session("files"))
+            with Stops() as stops:
+                one = Run(task, connection, uploads, stops, keepers)
+                one.carry_out(model)
+    finally:
+        if one is None and task.preface:
+            _write_preface(task)
     return one
+
+
+def _write_preface(task: Task) -> None:
+    """Write what would stand before the answer, alone: there will be none."""
+    stops = Stops()
+    ending = Ending(stops)
+    sink = answer_sink(task.form, task.request, Output(task.here.stdout, stops), task.here, task.preface)
+    ending.attempt(sink.finish, Outcome())
+    ending.end()
 
 
 def loaded_model(connection: Connection, voice: Voice) -> str:

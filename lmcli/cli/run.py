@@ -25,7 +25,11 @@ from lmcli.values import PredictionEnd
 
 
 class Task(NamedTuple):
-    """Everything that one run of a command has at hand."""
+    """Everything that one run of a command has at hand.
+
+    Attributes:
+        preface: a text to write before the answer, and also where no answer comes.
+    """
 
     command: str
     request: Request
@@ -33,6 +37,7 @@ class Task(NamedTuple):
     form: OutputForm | RawOutputForm
     here: Surroundings
     voice: Voice
+    preface: str = ""
 
     @property
     def model_key(self) -> str | None:
@@ -63,7 +68,7 @@ class Run:
         self._uploads = uploads
         self._stops = stops
         self._output = Output(task.here.stdout, stops)
-        self._answer = answer_sink(task.form, task.request, self._output, task.here)
+        self._answer = answer_sink(task.form, task.request, self._output, task.here, task.preface)
         self._stderr = stderr_sinks(task.typed, task.here, task.voice, self._output)
         self._presence = Presence()
         self._text = Text() if task.request.schema else None

@@ -14,8 +14,10 @@ from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 
 
-def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings) -> Sink:
-    """The sink for stdout."""
+def answer_sink(
+    form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings, preface: str = ""
+) -> Sink:
+    """The sink for stdout; `preface` is written before an answer that is text."""
     is_terminal = here.stdout_is_terminal
     is_structured = request.config.structured is not None
     match str(form):
@@ -33,7 +35,8 @@ def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Outp
             return HistorySink(output, request.subject, is_terminal=is_terminal)
     from lmcli.cli.sinks.text import TextSink
 
-    return TextSink(output, is_terminal=is_terminal, ends_line=isinstance(request.subject, Document))
+    ends_line = isinstance(request.subject, Document)
+    return TextSink(output, is_terminal=is_terminal, ends_line=ends_line, preface=preface)
 
 
 def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice, output: Output) -> list[StderrSink]:
