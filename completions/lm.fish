@@ -49,7 +49,7 @@ complete -c lm -n '__lm_is' -s h -l help -d 'Show this message and exit'
 # lm respond
 complete -c lm -n '__lm_is respond' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is respond' -s S -l system-file -d 'File with the system prompt' -r -F
-complete -c lm -n '__lm_is respond' -s f -l file -d 'Image to attach, or text to put first; may be repeated' -r -F
+complete -c lm -n '__lm_is respond' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is respond' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
 complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
 complete -c lm -n '__lm_is respond' -s t -l temperature -d '0 is deterministic' -r -f
@@ -85,6 +85,7 @@ complete -c lm -n '__lm_is respond' -s v -l verbose -d 'Say what is sent, where,
 complete -c lm -n '__lm_is respond' -s h -l help -d 'Show this message and exit'
 
 # lm complete
+complete -c lm -n '__lm_is complete' -l echo -d 'Write the input before its continuation'
 complete -c lm -n '__lm_is complete' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl'
 complete -c lm -n '__lm_is complete' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is complete' -s l -l max-tokens -d 'Limit of the answer' -r -f
@@ -122,7 +123,7 @@ complete -c lm -n '__lm_is complete' -s h -l help -d 'Show this message and exit
 complete -c lm -n '__lm_is chat' -l history -d 'Chat file to continue; made if it is not there' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is chat' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is chat' -s S -l system-file -d 'File with the system prompt' -r -F
-complete -c lm -n '__lm_is chat' -s f -l file -d 'Image to attach, or text to put first; may be repeated' -r -F
+complete -c lm -n '__lm_is chat' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is chat' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
 complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
 complete -c lm -n '__lm_is chat' -s t -l temperature -d '0 is deterministic' -r -f
@@ -168,7 +169,7 @@ complete -c lm -n '__lm_is stats' -l by -d 'What recorded results are summed up 
 complete -c lm -n '__lm_is stats' -s o -l output -d 'What stdout gets' -r -f -a 'text json csv'
 complete -c lm -n '__lm_is stats' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is stats' -s S -l system-file -d 'File with the system prompt' -r -F
-complete -c lm -n '__lm_is stats' -s f -l file -d 'Image to attach, or text to put first; may be repeated' -r -F
+complete -c lm -n '__lm_is stats' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is stats' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
 complete -c lm -n '__lm_is stats' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is stats' -s l -l max-tokens -d 'Limit of the answer' -r -f

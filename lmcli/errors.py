@@ -196,18 +196,33 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def escaped(text: str, *, keep: str = "") -> str:
-    r"""Show control characters (C0, DEL, C1) and lone surrogates as escapes, all but those in `keep`.
+KEPT_IN_TEXT: Final = "\n\t\u2028\u2029\u202a\u202b\u202c\u2066\u2067\u2068\u2069"
+"""What a whole text, such as an answer, keeps on a terminal: its lines, and what right-to-left writing needs."""
 
-    A model or a file must not be able to drive the terminal that its text is shown on.
+
+def escaped(text: str, *, keep: str = "") -> str:
+    r"""Show what drives or deceives a terminal as escapes, all but the characters in `keep`.
+
+    A model or a file must not be able to drive the terminal that its text is shown on, nor have it show another text.
     """
     if text.isprintable():
         return text
     return "".join(
-        char.encode("unicode_escape").decode() if _drives_a_terminal(char) and char not in keep else char
-        for char in text
+        char.encode("unicode_escape").decode() if _is_escaped(char) and char not in keep else char for char in text
     )
 
 
-def _drives_a_terminal(char: str) -> bool:
-    return char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
+def _is_escaped(char: str) -> bool:
+    """Whether a character is a control (C0, DEL, C1), a separator of lines, a bidirectional format or a surrogate.
+
+    The overrides among the formats (U+202D, U+202E) reverse even Latin letters, and no ordinary text needs them.
+    Embeddings and isolates belong to right-to-left text, but in a message what follows them would be moved, too.
+    Source: Unicode Standard Annex 9, 2.1 to 2.5.
+    """
+    return (
+        char < " "
+        or "\x7f" <= char <= "\x9f"
+        or "\u2028" <= char <= "\u202e"
+        or "\u2066" <= char <= "\u2069"
+        or "\ud800" <= char <= "\udfff"
+    )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from conftest import PATIENCE, Packet
 from websockets.exceptions import ConnectionClosed
@@ -59,10 +59,11 @@ class Ran(NamedTuple):
     stderr: str
 
 
-def run(line: str, folder: Path, variables: Mapping[str, str], *, shell: str = "sh", stdin: bytes = b"") -> Ran:
-    """Run a command line in a folder, to its end."""
+def run(line: str, folder: Path, variables: Mapping[str, str], *, shell: str = "sh", stdin: bytes | None = None) -> Ran:
+    """Run a command line in a folder, to its end; stdin is a pipe with some bytes, or the null device."""
+    source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     ran = subprocess.run(
-        [shell, "-c", line], cwd=folder, env=variables, input=stdin, capture_output=True, timeout=PATIENCE, check=False
+        [shell, "-c", line], cwd=folder, env=variables, capture_output=True, timeout=PATIENCE, check=False, **source
     )
     return Ran(ran.returncode, ran.stdout, ran.stderr.decode())
 

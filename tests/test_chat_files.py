@@ -93,7 +93,7 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
     """Who comes second waits, with a note, and continues the conversation that the first one left."""
     with Puppet() as puppet:
         variables = environment(tmp_path, puppet.port)
-        command = ("lm", "chat", "-n", "--history", "talk.json")
+        command = ("lm", "chat", "-n", "-v", "--history", "talk.json")
         hands: list[tuple[Hand, int]] = []
         puppet._play = lambda hand, envelope: hands.append((hand, envelope["channelId"]))
         with start(*command, "one", folder=tmp_path, variables=variables) as first:
@@ -116,7 +116,7 @@ def test_waiting_for_the_other_can_be_given_up(tmp_path: Path) -> None:
     """Ctrl-C ends the wait for a file that somebody else uses."""
     with Puppet() as puppet:
         variables = environment(tmp_path, puppet.port)
-        command = ("lm", "chat", "-n", "--history", "talk.json", "hi")
+        command = ("lm", "chat", "-n", "-v", "--history", "talk.json", "hi")
         with start(*command, folder=tmp_path, variables=variables) as first:
             puppet.wait_for("channelCreate")
             with start(*command, folder=tmp_path, variables=variables) as second:

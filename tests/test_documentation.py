@@ -105,6 +105,12 @@ def run_server(line: str, folder: Path, variables: Mapping[str, str]) -> None:
         assert child.end() == -signal.SIGINT
 
 
+def in_editor(line: str) -> str:
+    """A command of vi, from its colon on, as a shell runs it on a file."""
+    program("ex")
+    return f"ex -s story.txt <<'END'\nset noshelltemp\n{line}\nx!\nEND"  # without files stderr stays apart
+
+
 def run_block(block: str, folder: Path, port: int) -> str:
     """Run a block as it is typed on a terminal, line after line; gives what it prints."""
     variables = environment(folder, port)
@@ -114,7 +120,7 @@ def run_block(block: str, folder: Path, port: int) -> str:
     lines = block.splitlines()
     for line in filter(serving, lines):
         run_server(line, folder, variables)
-    rest = "\n".join(line for line in lines if not serving(line))
+    rest = "\n".join(in_editor(line) if line.startswith(":") else line for line in lines if not serving(line))
     terminal = Terminal()
     terminal.type(TYPED)
     with start("sh", "-e", "-u", "-c", rest, folder=folder, variables=variables, stdin=terminal) as child:
@@ -170,7 +176,12 @@ def test_every_page_has_examples() -> None:
 def test_a_block_that_fails_is_noticed(folder: Path, start_server: StartServer) -> None:
     """A mistyped option, a missing file and a missing program each fail the test of their block."""
     port = start_server().port
-    for block in ("lm respond --no-such hi", "lm respond hi < missing.txt", "no-such-program | lm respond hi"):
+    for block in (
+        "lm respond --no-such hi",
+        "lm respond hi < missing.txt",
+        "no-such-program | lm respond hi",
+        ":%!lm respond --no-such",
+    ):
         with pytest.raises(AssertionError):
             run_block(f"{block}\n", folder, port)
 

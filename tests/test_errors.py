@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from properties import QUICK, nested
 
 from lmcli import errors
-from lmcli.errors import ExitCode, LmError, escaped, quoted
+from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped, quoted
 
 Row = tuple[int, str, int]
 
@@ -73,6 +73,10 @@ def test_failure_carries_its_message_and_hints() -> None:
         ("\x1b[2J", r"'\x1b[2J'"),
         ("\x00\x7f\x9f", r"'\x00\x7f\x9f'"),
         ("half \ud83d", r"'half \ud83d'"),
+        ("invoice\u202excod.exe", r"'invoice\u202excod.exe'"),
+        ("\u202a\u202d\u202c \u2066\u2069", r"'\u202a\u202d\u202c \u2066\u2069'"),
+        ("two\u2028lines\u2029", r"'two\u2028lines\u2029'"),
+        ("\u200e\u200f\u061c\u0645", "'\u200e\u200f\u061c\u0645'"),
         (None, "'None'"),
         (3, "'3'"),
         ({"a": "\x07"}, "'{'a': '\\x07'}'"),
@@ -97,16 +101,20 @@ def test_quoted_cuts_before_it_escapes() -> None:
 
 
 def test_escaped_keeps_what_it_is_told_to() -> None:
-    """Text for a terminal keeps its lines and tabs and loses the rest."""
-    assert escaped("a\tb\n\x1b[31mc\r", keep="\n\t") == "a\tb\n\\x1b[31mc\\r"
+    """A text on a terminal keeps lines, tabs and the formats of right-to-left writing, and loses the rest."""
+    assert escaped("a\tb\n\x1b[31mc\r", keep=KEPT_IN_TEXT) == "a\tb\n\\x1b[31mc\\r"
+    needed = "\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u061c"
+    assert escaped(needed, keep=KEPT_IN_TEXT) == needed
+    assert escaped("\u202dab\u202e", keep=KEPT_IN_TEXT) == "\\u202dab\\u202e"
 
 
 @QUICK
-@given(st.text(st.characters() | st.sampled_from("\x1b\x9b\ud83d\n")))
+@given(st.text(st.characters() | st.sampled_from("\x1b\x9b\ud83d\n\u202e\u2028")))
 def test_escaped_text_can_be_written_and_drives_nothing(text: str) -> None:
-    """Whatever a model says, what is shown has no control character and no half of a pair."""
+    """Whatever a model says, what is shown has no control, no bidirectional format and no half of a pair."""
     shown = escaped(text)
     shown.encode()
-    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", shown)
-    if not re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", text):
+    driving = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
+    assert not re.search(f"[{driving}]", shown)
+    if not re.search(rf"[{driving}\ud800-\udfff]", text):
         assert shown == text

@@ -14,11 +14,11 @@ from lmcli.server.background import Running
 PATIENCE = 30.0
 
 
-def python(code: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a fresh interpreter."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        input=stdin,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -98,9 +98,9 @@ __main__.main()
 """`lm`, saying what was loaded where it would leave."""
 
 
-def lm(*arguments: str, stdin: str = "") -> tuple[str, int, set[str]]:
+def lm(*arguments: str) -> tuple[str, int, set[str]]:
     """Run a command: its output, its status and what it loaded."""
-    ran = python(DOOR, *arguments, stdin=stdin)
+    ran = python(DOOR, *arguments)
     *said, last = ran.stderr.splitlines()
     assert said == []
     status, modules = json.loads(last)

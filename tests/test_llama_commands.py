@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lmstudio as lms
 import pytest
@@ -21,14 +22,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "Tiny-F32.gguf")
 
 
-def lm(*arguments: str | Path, stdin: str = "", python: str = "pass") -> subprocess.CompletedProcess[str]:
+def lm(*arguments: str | Path, stdin: str | None = None, python: str = "pass") -> subprocess.CompletedProcess[str]:
     """Run `lm`; `python` is run before it in the same process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LM_")}
     run = f"import sys; sys.argv = sys.argv[1:]; {python}; from lmcli.__main__ import main; sys.exit(main())"
     command = [sys.executable, "-c", run, "lm", *map(str, arguments)]
-    return subprocess.run(
-        command, input=stdin, capture_output=True, text=True, env=environment, timeout=60, check=False
-    )
+    source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False, **source)
 
 
 def test_file_as_host(file: Path) -> None:

@@ -103,6 +103,17 @@ def test_a_signal_stops_a_load(
     assert [model["identifier"] for model in connect(server).result("listLoaded")] == ["echo"]
 
 
+def test_a_text_that_was_to_be_continued_is_not_lost(tmp_path: Path, start_server: StartServer) -> None:
+    """With `--echo` the input is on stdout, also where a signal comes before anything else does."""
+    _, pace = LOADING
+    line = ["lm", "complete", "--echo", "-m", "echo-jit", "--progress", WORDS]
+    with start(*line, folder=tmp_path, variables=environment(tmp_path, start_server(**pace).port)) as child:
+        child.wait_for(b"loading 0%", "stderr")
+        child.process.send_signal(signal.SIGTERM)
+        assert child.end() == -signal.SIGTERM
+    assert child["stdout"].decode() == WORDS
+
+
 def test_the_server_is_told_to_cancel_a_load(tmp_path: Path) -> None:
     """A `cancel` goes to the channel of the load before the connection is closed."""
     with Puppet() as puppet:

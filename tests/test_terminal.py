@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import StartServer
@@ -96,6 +96,23 @@ def test_control_characters_are_shown_and_not_obeyed(tmp_path: Path, server: Run
     assert child["stdout"].decode() == text
 
 
+def test_the_direction_of_writing_is_not_overridden(tmp_path: Path, server: Running) -> None:
+    """Overrides are shown escaped, in an answer, in reasoning and in names; what right-to-left text needs is kept."""
+    kept = "\u05d0\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069\u061c"
+    text = f"<think>hm \u202e{kept}</think>red \u202dblue\u202e{kept}"
+    variables = environment(tmp_path, server.port, **TERM)
+    line = ["lm", "respond", "--color", "never", text]
+    with start(*line, folder=tmp_path, variables=variables, stdout=Terminal(), stderr=Terminal()) as child:
+        assert child.end() == 0
+    assert child["stdout"].decode() == f"red \\u202dblue\\u202e{kept}\r\n"
+    assert child["stderr"].decode() == f"hm \\u202e{kept}\r\n"
+    ran = run("cat | lm respond --reasoning show", tmp_path, variables, stdin=text.encode())
+    assert ran.stdout.decode() == f"red \u202dblue\u202e{kept}\n"
+    assert ran.stderr == f"hm \u202e{kept}\n"
+    ran = run("lm respond -n -f 'a\u202e.txt' -f 'b\u2066.txt' hi", tmp_path, variables)
+    assert ran.stderr == "lm: error: cannot read 'a\\u202e.txt': no such file or directory\n"
+
+
 @pytest.mark.parametrize("command", ["respond", "complete"])
 def test_the_line_is_ended(command: str, tmp_path: Path, server: Running) -> None:
     """The shell's prompt begins on a line of its own, also after `complete`; an ended line is not ended twice."""
@@ -150,16 +167,69 @@ def test_a_bar_shows_what_takes_long_and_goes_before_the_answer(
     assert screen.has_cursor
 
 
+def test_the_input_is_shown_with_its_continuation(tmp_path: Path, start_server: StartServer) -> None:
+    """`--echo` leaves the line to the progress until there is something to go on with; nothing in it is obeyed."""
+    server = start_server(load_seconds=0.6)
+    variables = environment(tmp_path, server.port, **TERM)
+    for command in (["lm"], ["sh", "-c", 'lm "$@" | cat', "lm"]):
+        terminal = Terminal()
+        line = [*command, "complete", "--echo", "-m", "echo-jit", "one two"]
+        with start(*line, folder=tmp_path, variables=variables, stdout=terminal, stderr=terminal) as child:
+            child.wait_for(b"loading")
+            assert child.end() == 0
+        assert Screen(child["stdout"]).lines == ["one twoone two"]
+        assert run("lm models unload echo-jit", tmp_path, variables).status == 0
+    variables["LM_HOST"] = "127.0.0.1:1"
+    line = ["lm", "complete", "--echo", "red \x1b[31m"]
+    with start(*line, folder=tmp_path, variables=variables, stdout=Terminal()) as child:
+        assert child.end() == 69
+    assert child["stdout"] == b"red \\x1b[31m\r\n"
+
+
 def test_the_pace_is_shown_where_the_answer_goes_elsewhere(tmp_path: Path, start_server: StartServer) -> None:
-    """Into a file or a pipe goes the answer, byte by byte; the terminal shows how fast, and is clean afterwards."""
+    """Into a file goes the answer, byte by byte; the terminal shows how fast, and is clean afterwards."""
     server = start_server(tokens_per_second=20)
     words = " ".join("abcdefghijklmn")
     variables = environment(tmp_path, server.port, **TERM)
-    with start("lm", "respond", words, folder=tmp_path, variables=variables, stderr=Terminal()) as child:
+    line = ["sh", "-c", f"lm respond '{words}' > answer"]
+    with start(*line, folder=tmp_path, variables=variables, stderr=Terminal()) as child:
         child.wait_for(b"tokens/s", "stderr")
         assert child.end() == 0
-    assert child["stdout"].decode() == words + "\n"
+    assert (tmp_path / "answer").read_text() == words + "\n"
     assert Screen(child["stderr"]).lines == [""]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("lm respond '{}' | cat", b"reading"),
+        ("lm complete '{}' | tee -a session.txt", b"reading"),
+        ("lm respond -m echo-jit '{}' | cat", b"loading"),
+        ("lm respond --reasoning hide '<think>a b c d e f g h</think>{}' | cat", b"thinking"),
+        ("lm respond -o jsonl --progress '{}' | cat", None),
+        ("lm respond -o json '{}' | cat", b"answering"),
+        ("lm models load echo-jit | cat", b"loading"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nothing_is_drawn_where_the_next_command_writes(
+    line: str, shown: bytes | None, tmp_path: Path, start_server: StartServer
+) -> None:
+    """What a pipe leads to may be this very terminal: with the first byte in it the line is gone, and stays away."""
+    server = start_server(tokens_per_second=20, prompt_tokens_per_second=30, load_seconds=0.6)
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    variables = environment(tmp_path, server.port, **TERM)
+    terminal = Terminal()
+    command = ["sh", "-c", line.format(words)]
+    with start(*command, folder=tmp_path, variables=variables, stdout=terminal, stderr=terminal) as child:
+        if shown:
+            child.wait_for(shown)
+        assert child.end() == 0
+    answer = Screen(child["stdout"]).lines[0]
+    assert answer.startswith((words, "echo-jit", '{"'))
+    before, _, after = child["stdout"].partition(answer[:3].encode())
+    assert (ESCAPE in before) is (shown is not None)
+    assert not re.search(rb"\x1b|\r(?!\n)", after)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +350,29 @@ def test_a_file_is_something_to_do(line: str, tmp_path: Path, server: Running) -
     with start(*line.split(), folder=tmp_path, variables=variables, stdin=Terminal()) as child:
         assert child.end() == 0
     assert b"notes.txt:\n\nsome words\n" in child["stdout"] + child["stderr"]
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_note_is_for_a_user_at_a_terminal(stream: str, tmp_path: Path, server: Running) -> None:
+    """Whichever stream that terminal is; -q keeps notes back."""
+    variables = environment(tmp_path, server.port, **TERM)
+    assert run("lm models load echo-jit", tmp_path, variables).status == 0
+    for quiet in ([], ["-q"]):
+        line = ["lm", "respond", *quiet, "hi"]
+        streams: dict[str, Any] = {stream: Terminal()}
+        with start(*line, folder=tmp_path, variables=variables, **streams) as child:
+            assert child.end() == 0
+        assert child["stderr"].startswith(b"lm: several models are loaded") is (not quiet)
+
+
+def test_a_terminal_is_read_where_it_is_named(tmp_path: Path, server: Running) -> None:
+    """`-f -` reads what is typed, up to the end of file, as `cat -` does."""
+    variables = environment(tmp_path, server.port, **TERM)
+    terminal = Terminal()
+    with start("lm", "respond", "-f", "-", "why", folder=tmp_path, variables=variables, stdin=terminal) as child:
+        terminal.type(b"typed\n\x04")
+        assert child.end() == 0
+    assert child["stdout"] == b"stdin:\n\ntyped\n\nwhy\n"
 
 
 def test_a_terminal_is_not_read(tmp_path: Path, server: Running) -> None:

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 
 from lmcli.cli import prediction
+from lmcli.cli.choices import RawOutputForm
 from lmcli.cli.inputs import read_text
 from lmcli.cli.options import CompleteOptions
 from lmcli.cli.request import make_request
 from lmcli.cli.run import Task
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
-from lmcli.errors import ExitCode
+from lmcli.errors import ExitCode, UsageError
 
 
 def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
     """Read the text, have it continued, deliver the continuation."""
+    if typed.echo and typed.output is not RawOutputForm.TEXT:
+        raise UsageError(f"--echo writes text, and -o {typed.output} does not")
     text = read_text(words, here, voice, no_stdin=typed.no_stdin)
     request = make_request(text, typed, voice)
-    return prediction.run(Task("complete", request, typed, typed.output, here, voice))
+    preface = text if typed.echo else ""
+    return prediction.run(Task("complete", request, typed, typed.output, here, voice, preface))

@@ -63,7 +63,7 @@ class Conversation:
         self._file = None if typed.history is None else ChatFile(typed.history)
         self._own = set() if self._file is None else {self._file.path}
         self._system = system_prompt(typed)
-        self._attached = Attachments.read(typed.file or ())
+        self._attached = Attachments.read(typed.file or (), here, voice)
         self._unanswered: JsonObject | None = None
         self._document = Document.new()
         self._document = self._current()

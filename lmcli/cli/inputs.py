@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,9 @@ TurnInput = RespondOptions | ChatOptions | StatsOptions
 
 _PATIENCE: Final = 2.0
 _BLOCK: Final = 1 << 20
+_NONE_MEANT: Final = " (-n if none was meant)"
+_STDIN: Final = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+_DESCRIPTORS: Final = ("/dev/fd/*", "/proc/*/fd/*")
 
 
 def read_turn(typed: TurnInput, words: Sequence[str], here: Surroundings, voice: Voice) -> Document:
@@ -56,13 +60,16 @@ def read_asked(typed: TurnInput, words: Sequence[str], here: Surroundings, voice
         NoInput: nothing at all.
         BadInput: see `read_turn`.
     """
-    attached = Attachments.read(typed.file or ())
+    attached = Attachments.read(typed.file or (), here, voice)
     question = attached.before(joined(words))
-    text = None if typed.no_stdin else read_stdin(here, voice, has_words=bool(words))
+    is_taken = typed.no_stdin or any(map(_is_stdin, typed.file or ()))
+    text = None if is_taken else read_stdin(here, voice, has_words=bool(words))
     history = None if text is None else _history(text, typed.input)
     if history is None:
-        told = "" if text is None else _without_newline(text)
-        return Asked(None, attached.entry(_asked(told, question, is_enough=bool(attached.images))))
+        told = None if text is None else _without_newline(text)
+        asked = _asked(told or "", question, is_enough=bool(attached.images))
+        _warn_if_empty(told, here, voice, _NONE_MEANT)
+        return Asked(None, attached.entry(asked))
     if question or attached.images:
         return Asked(history, attached.entry(question))
     if history.entries[-1].get("role") == "assistant":
@@ -77,14 +84,17 @@ class Attachments(NamedTuple):
     images: tuple[JsonObject, ...] = ()
 
     @classmethod
-    def read(cls, paths: Sequence[Path]) -> "Attachments":
-        """Read files, by their content.
+    def read(cls, paths: Sequence[Path], here: Surroundings, voice: Voice) -> "Attachments":
+        """Read files by their content, each once; stdin is one of them under the name `-`.
 
         Raises:
+            UsageError: stdin is named twice.
             NoInput: one cannot be read.
             BadInput: one is neither text nor an image that LM Studio takes.
         """
-        read = [_attachment(path) for path in paths]
+        if sum(map(_is_stdin, paths)) > 1:
+            raise UsageError("-f names stdin twice, and it can be read only once")
+        read = [_attachment(path, here, voice) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
 
     def before(self, question: str) -> str:
@@ -98,9 +108,9 @@ class Attachments(NamedTuple):
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
 
-def _attachment(path: Path) -> str | JsonObject:
-    data = read_bytes(path)
-    name = os.fsencode(path.name).decode(errors="replace")
+def _attachment(path: Path, here: Surroundings, voice: Voice) -> str | JsonObject:
+    data = _content(path, here, voice)
+    name = "stdin" if _is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `path` is what `lm` goes by.
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
@@ -112,11 +122,31 @@ def _attachment(path: Path) -> str | JsonObject:
     return f"{name}:\n\n{text}"
 
 
+def _content(path: Path, here: Surroundings, voice: Voice) -> bytes:
+    if _is_stdin(path):
+        data = _stdin_bytes(here)
+        _warn_if_empty(data, here, voice)
+        return data
+    if path.parts[:1] in (("http:",), ("https:",)) and not path.exists():
+        url = str(path).replace("/", "//", 1)  # a path has lost one of the two
+        hint = "curl -sL URL | lm respond -f - attaches what it fetches"
+        raise NoInput(f"cannot read {quoted(url)}: nothing is fetched from elsewhere", hint)
+    return read_bytes(path)
+
+
+def _is_stdin(path: Path) -> bool:
+    return str(path) in _STDIN
+
+
 def _source(path: Path, data: bytes) -> str:
-    """Where to find an image from a history: its path, or the image itself where JSON cannot hold the path."""
+    """Where a history finds an image again: its path, or the image itself where there will be nothing to find.
+
+    That is so of a pipe, of an open file that is named by its descriptor, and of a path that JSON cannot hold.
+    """
     source = path.absolute()
+    is_fleeting = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTORS))
     try:
-        return os.fsencode(source).decode()
+        return data_url(data) if is_fleeting else os.fsencode(source).decode()
     except UnicodeDecodeError:
         return data_url(data)
 
@@ -129,7 +159,9 @@ def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdi
         BadInput: stdin is not UTF-8.
     """
     text = None if no_stdin else read_stdin(here, voice, has_words=bool(words))
-    return _asked(text or "", joined(words))
+    asked = _asked(text or "", joined(words))
+    _warn_if_empty(text, here, voice, _NONE_MEANT)
+    return asked
 
 
 def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | None:
@@ -141,15 +173,24 @@ def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | No
     """
     if here.stdin_is_terminal:
         return None
+    if has_words and here.stderr_is_terminal and wait(here.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
+        voice.note("waiting for stdin (-n to skip)")
+    return decoded(_stdin_bytes(here), "stdin")
+
+
+def _stdin_bytes(here: Surroundings) -> bytes:
+    """What is left of stdin.
+
+    Raises:
+        NoInput: it cannot be read.
+    """
     blocks: list[bytes] = []
     try:
-        if has_words and here.stderr_is_terminal and wait(here.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
-            voice.note("waiting for stdin (-n to skip)")
         while block := _read_block(here.stdin):
             blocks.append(block)
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n does not read it") from error
-    return decoded(b"".join(blocks), "stdin")
+    return b"".join(blocks)
 
 
 def _read_block(descriptor: int) -> bytes:
@@ -251,6 +292,13 @@ def _asked(text: str, question: str, *, is_enough: bool = False) -> str:
     if not (text and question):
         return text or question
     return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
+
+
+def _warn_if_empty(content: str | bytes | None, here: Surroundings, voice: Voice, advice: str = "") -> None:
+    """Say that the document is missing where a pipe or a file promised one; the null device says that none is meant."""
+    mode = os.fstat(here.stdin).st_mode
+    if content is not None and not content and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
+        voice.warning(f"stdin was empty{advice}")
 
 
 def _without_newline(text: str) -> str:

@@ -23,7 +23,7 @@ from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
-from lmcli.errors import ExitCode, LmError, escaped
+from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
 from lmcli.values import Fragment, PredictionEnd, Value
 from lmcli.wire.channels import Channel, Loading
 
@@ -54,7 +54,7 @@ class EchoSink:
         """Show the text of the fragments."""
         text = "".join(value.content for value in values if isinstance(value, Fragment))
         if text:
-            self._voice.aside(escaped(text, keep="\n\t"))
+            self._voice.aside(escaped(text, keep=KEPT_IN_TEXT))
 
     def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  however it ended
         """End the line."""
@@ -110,7 +110,7 @@ class _Bench:
         self._output = output
         self._stops = stops
         self._uploads = Uploads(lambda: connection.session("files"))
-        self._display = run_display(progress_sink(typed, here, voice), here, voice, is_echoed=typed.echo)
+        self._display = run_display(progress_sink(typed, here, voice, output), here, voice, is_echoed=typed.echo)
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
@@ -164,7 +164,7 @@ class _Bench:
         return error
 
     def _load(self, loading: Loading) -> None:
-        progress = progress_sink(self._typed, self._here, self._voice)
+        progress = progress_sink(self._typed, self._here, self._voice, self._output)
         self._deliver(loading, [progress] if progress else [], tick=progress.tick if progress else None)
 
     def _deliver(self, channel: Channel, sinks: Sequence[Sink], *, tick: float | None) -> None:

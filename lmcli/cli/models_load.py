@@ -26,10 +26,10 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
     if len(words) != 1:
         raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
     opening = load_opening(words[0], typed, identifier=typed.identifier)
-    progress = progress_sink(typed, here, voice)
-    sinks = [progress] if progress else []
     stops = Stops()
     output = Output(here.stdout, stops)
+    progress = progress_sink(typed, here, voice, output)
+    sinks = [progress] if progress else []
     with connect(typed, here, voice, interrupts=output.interrupts) as connection:
         session = connection.session("llm")
         with stops:

@@ -190,7 +190,9 @@ class SystemOptions(Typed):
     ] = None
     file: Annotated[
         list[Path] | None,
-        Option("-f", "--file", metavar="FILE", help="Image to attach, or text to put first; may be repeated."),
+        Option(
+            "-f", "--file", metavar="FILE", help="Image to attach, or text to put first, - for stdin; may be repeated."
+        ),
     ] = None
     input: Annotated[InputForm, Option("-i", "--input", help="What stdin holds.")] = InputForm.AUTO
 
@@ -212,6 +214,7 @@ class HistoryOptions(Typed):
 class RawOptions(Typed):
     """What a raw continuation has besides."""
 
+    echo: Annotated[bool, Option("--echo", help="Write the input before its continuation.")] = False
     output: Annotated[RawOutputForm, Option("-o", "--output", help="What stdout gets.")] = RawOutputForm.TEXT
 
 

@@ -4,7 +4,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmcli.cli.stops import Interrupted, Stops, die_of_broken_pipe
@@ -22,25 +22,41 @@ class ReaderLeft(Exception):
 class Output:
     """Writes bytes to a descriptor at once and whole.
 
+    Args:
+        descriptor: where to.
+        stops: the signals to obey.
+
     Attributes:
         is_broken: nothing can be written any more.
         deadline: after a signal, the moment (on the monotonic clock) after which a slow reader is no longer waited for.
+        last: the last byte that was written; empty before the first.
+        before_first: called before the first byte is written.
     """
 
     def __init__(self, descriptor: int, stops: Stops) -> None:
         self.is_broken = False
         self.deadline: float | None = None
+        self.last = b""
+        self.before_first: Callable[[], None] = lambda: None
         self._descriptor = descriptor
         self._stops = stops
         self._unsent = b""
-        mode = os.fstat(descriptor).st_mode
-        self._has_reader = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+    def begin(self) -> None:
+        """Begin with a new answer."""
+        self.deadline, self.last, self.before_first = None, b"", lambda: None
 
     def interrupts(self) -> Sequence[Interrupt]:
         """What ends a wait for the server: a signal, or the reader of a pipe leaving; while signals are watched."""
-        is_watched = self._has_reader and not self.is_broken and self._stops.is_watching
+        is_watched = self.has_reader and not self.is_broken and self._stops.is_watching
         breaks = (Interrupt(self._descriptor, on_break_only=True),) if is_watched else ()
         return (*self._stops.interrupts, *breaks)
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether another process reads what is written: it is a pipe or a socket."""
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def write(self, data: bytes) -> None:
         """Write all of it.
@@ -52,6 +68,9 @@ class Output:
         """
         if self.is_broken:
             return
+        if data and not self.last:
+            self.before_first()
+        self.last = data[-1:] or self.last
         rest = memoryview(self._unsent + data)
         try:
             while rest:

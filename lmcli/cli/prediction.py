@@ -1,20 +1,21 @@
 """From a task to the end of the process; what `respond` and `complete` have in common."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.connect import connect
+from lmcli.cli.ending import Ending
 from lmcli.cli.jsontext import written
 from lmcli.cli.output import Output, print_bytes
 from lmcli.cli.request import load_opening
 from lmcli.cli.run import Run, Task
-from lmcli.cli.sinks import Sink
+from lmcli.cli.sinks import Outcome, Sink
+from lmcli.cli.sinks.choice import answer_sink
 from lmcli.cli.stops import Stops
 from lmcli.cli.voice import Voice
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
-from lmcli.client.images import Uploads
+from lmcli.client.images import Uploads, image_name
 from lmcli.errors import ExitCode, ModelNotFound
 
 
@@ -39,14 +40,28 @@ def perform(task: Task, keepers: Sequence[Sink] = ()) -> Run:
     """
     stops = Stops()
     output = Output(task.here.stdout, stops)
-    with connect(task.typed, task.here, task.voice, interrupts=output.interrupts) as connection:
-        connection.session("llm")  # a server that is not there is an error before signals are watched
-        model = None if task.model_key else loaded_model(connection, task.voice)
-        uploads = Uploads(lambda: connection.session("files"))
-        with stops:
-            one = Run(task, connection, uploads, output=output, stops=stops, keepers=keepers)
-            one.carry_out(model)
+    one = None
+    try:
+        with connect(task.typed, task.here, task.voice, interrupts=output.interrupts) as connection:
+            connection.session("llm")  # a server that is not there is an error before signals are watched
+            model = None if task.model_key else loaded_model(connection, task.voice)
+            uploads = Uploads(lambda: connection.session("files"))
+            with stops:
+                one = Run(task, connection, uploads, output=output, stops=stops, keepers=keepers)
+                one.carry_out(model)
+    finally:
+        if one is None and task.preface:
+            _write_preface(task)
     return one
+
+
+def _write_preface(task: Task) -> None:
+    """Write what would stand before the answer, alone: there will be none."""
+    stops = Stops()
+    ending = Ending(stops)
+    sink = answer_sink(task.form, task.request, Output(task.here.stdout, stops), task.here, task.preface)
+    ending.attempt(sink.finish, Outcome())
+    ending.end()
 
 
 def loaded_model(connection: Connection, voice: Voice) -> str:
@@ -81,4 +96,4 @@ def _named(messages: Sequence[Message]) -> list[Message]:
 
 
 def _name(part: Part) -> Part:
-    return FilePart(Path(part.source).name, "", 0, "image") if isinstance(part, ImagePart) else part
+    return FilePart(image_name(part.source), "", 0, "image") if isinstance(part, ImagePart) else part

@@ -26,7 +26,11 @@ from lmcli.wire.channels import Channel, Prediction
 
 
 class Task(NamedTuple):
-    """Everything that one run of a command has at hand."""
+    """Everything that one run of a command has at hand.
+
+    Attributes:
+        preface: a text to write before the answer, and also where no answer comes.
+    """
 
     command: str
     request: Request
@@ -34,6 +38,7 @@ class Task(NamedTuple):
     form: OutputForm | RawOutputForm
     here: Surroundings
     voice: Voice
+    preface: str = ""
 
     @property
     def model_key(self) -> str | None:
@@ -72,9 +77,9 @@ class Run:
         self._uploads = uploads
         self._stops = stops
         self._output = output
-        output.deadline = None
-        self._answer = answer_sink(task.form, task.request, self._output, task.here)
-        self._stderr = stderr_sinks(task.typed, task.here, task.voice)
+        output.begin()
+        self._answer = answer_sink(task.form, task.request, self._output, task.here, task.preface)
+        self._stderr = stderr_sinks(task.typed, task.here, task.voice, self._output)
         self._presence = Presence()
         self._text = Text() if task.request.schema else None
         self._keepers = [*keepers, self._presence, *([self._text] if self._text else [])]

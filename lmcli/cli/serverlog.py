@@ -52,7 +52,7 @@ class _Spoken(logging.Handler):
                 self._written.set()
 
     def _say(self, record: logging.LogRecord) -> None:
-        say = self._voice.detail if record.levelno < logging.INFO else self._voice.note
+        say = self._voice.detail if record.levelno < logging.INFO else self._voice.report
         if record.levelno >= logging.WARNING:
             say = self._voice.warning
         say(record.getMessage())

@@ -34,6 +34,7 @@ class Voice:
         self.loudness = loudness
         self.has_color = here.has_color(color)
         self._descriptor = here.stderr
+        self._is_read = here.stdin_is_terminal or here.stdout_is_terminal or here.stderr_is_terminal
 
     def error(self, error: LmError) -> None:
         """Say what went wrong and what to do about it."""
@@ -46,7 +47,12 @@ class Voice:
             self.raw(self._line("warning", text, _YELLOW))
 
     def note(self, text: str) -> None:
-        """Say what the user should know."""
+        """Say what a user at a terminal should know; an editor that filters a text would put it into that."""
+        if self._is_read or self.loudness is Loudness.VERBOSE:
+            self.report(text)
+
+    def report(self, text: str) -> None:
+        """Say what was asked for: progress as lines, a server's log."""
         if self.loudness > Loudness.QUIET:
             self.raw(f"lm: {escaped(text)}\n")
 

@@ -71,18 +71,22 @@ def read_image(source: str) -> tuple[bytes, str]:
         BadInput: it is no image that LM Studio takes.
     """
     if source.startswith(_DATA_URL):
-        data, name = _data_of(source), "image"
+        data = _data_of(source)
     else:
-        path = Path(source)
         try:
-            data, name = path.read_bytes(), path.name
+            data = Path(source).read_bytes()
         except OSError as error:
             raise NoInput(f"cannot read {quoted(source)}: {reason(error)}") from error
         except ValueError as error:  # a null byte
             raise BadInput(f"{quoted(source)} cannot be the name of a file") from error
     if not is_image(data):
         raise BadInput(f"{quoted(source, limit=60)} is no JPEG, PNG or WebP image")
-    return data, name
+    return data, image_name(source)
+
+
+def image_name(source: str) -> str:
+    """The name of an image: that of its file; a data URL has none."""
+    return "image" if source.startswith(_DATA_URL) else Path(source).name
 
 
 def data_url(data: bytes) -> str:

@@ -2,6 +2,8 @@
 
 # ruff: noqa: PLC0415
 
+from collections.abc import Sequence
+
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.document import Document
 from lmcli.cli.options import PredictionOptions, VoiceOptions
@@ -12,8 +14,10 @@ from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 
 
-def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings) -> Sink:
-    """The sink for stdout."""
+def answer_sink(
+    form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings, preface: str = ""
+) -> Sink:
+    """The sink for stdout; `preface` is written before an answer that is text."""
     is_terminal = here.stdout_is_terminal
     is_structured = request.config.structured is not None
     match str(form):
@@ -31,14 +35,15 @@ def answer_sink(form: OutputForm | RawOutputForm, request: Request, output: Outp
             return HistorySink(output, request.subject, is_terminal=is_terminal)
     from lmcli.cli.sinks.text import TextSink
 
-    return TextSink(output, is_terminal=is_terminal, ends_line=isinstance(request.subject, Document))
+    ends_line = isinstance(request.subject, Document)
+    return TextSink(output, is_terminal=is_terminal, ends_line=ends_line, preface=preface)
 
 
-def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> list[StderrSink]:
+def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice, output: Output) -> list[StderrSink]:
     """The sinks for stderr: reasoning and progress, where they are to be seen."""
     is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
     shows_reasoning = here.stderr_is_terminal if is_shown is None else is_shown
-    progress = progress_sink(typed, here, voice, steps_aside=shows_reasoning)
+    progress = progress_sink(typed, here, voice, output, yields_to=("thinking",) if shows_reasoning else ())
     if not shows_reasoning:
         return [progress] if progress else []
     from lmcli.cli.sinks.reasoning import ReasoningSink
@@ -49,7 +54,7 @@ def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> 
 
 
 def progress_sink(
-    typed: VoiceOptions, here: Surroundings, voice: Voice, *, steps_aside: bool = False
+    typed: VoiceOptions, here: Surroundings, voice: Voice, output: Output, *, yields_to: Sequence[str] = ()
 ) -> StderrSink | None:
     """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
 
@@ -57,16 +62,19 @@ def progress_sink(
         typed: the options.
         here: the process.
         voice: for the lines.
-        steps_aside: reasoning is shown on stderr, too.
+        output: stdout. What goes to a terminal or into a pipe may come out where the line is, so that is gone before.
+        yields_to: the phases of which something else is shown on stderr.
     """
     is_dumb = here.setting("TERM") == "dumb"
     if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
         from lmcli.cli.sinks.terminal import TerminalSink
 
-        shows_pace = not here.stdout_is_terminal
-        return TerminalSink(has_color=voice.has_color, shows_pace=shows_pace, steps_aside=steps_aside)
+        sink = TerminalSink(has_color=voice.has_color, yields_to=yields_to)
+        if here.stdout_is_terminal or output.has_reader:
+            output.before_first = sink.leave
+        return sink
     if typed.progress:
         from lmcli.cli.sinks.lines import LinesSink
 
-        return LinesSink(voice.note)
+        return LinesSink(voice.report)
     return None

@@ -148,7 +148,7 @@ def run_display(
     if progress is None:
         return RunDisplay()
     if progress.tick is None or voice.loudness is Loudness.VERBOSE:  # a line that others write behind is no line
-        return RunLines(voice.note)
+        return RunLines(voice.report)
     return RunLine(here, voice, steps_aside=is_echoed)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from lmcli.cli.sinks import Outcome
 from lmcli.cli.voice import Voice
-from lmcli.errors import escaped
+from lmcli.errors import KEPT_IN_TEXT, escaped
 from lmcli.values import Fragment, Value
 
 
@@ -16,7 +16,7 @@ class ReasoningSink:
 
     Args:
         voice: says it.
-        is_terminal: show control characters escaped.
+        is_terminal: show escaped what is shown escaped in an answer.
         make_room: called before anything is shown, to take away what stands there.
     """
 
@@ -37,7 +37,7 @@ class ReasoningSink:
             text = text.lstrip("\n")
         if text:
             self._make_room()
-            shown = escaped(text, keep="\n\t") if self._is_terminal else text
+            shown = escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text
             self._voice.aside(self._indented(shown) if self._is_indented else shown)
             self._last = text[-1]
         answer = "".join(f.content for f in fragments if f.reasoning_type == "none")

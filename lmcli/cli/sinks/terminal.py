@@ -1,9 +1,10 @@
-"""Progress on stderr while it lasts: loading, reading the prompt, and the pace where the answer goes elsewhere.
+"""Progress on stderr while it lasts: loading, reading the prompt, and the pace while the answer is not to be seen.
 
 Drawn with rich, which is loaded when there is something to draw.
 """
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.sinks import Outcome
@@ -18,20 +19,19 @@ _BAR_COLUMNS: Final = 30
 
 
 class TerminalSink:
-    """A line that appears when something takes long, and is erased before the answer.
+    """A line that appears when something takes long, and is erased before anything else is written to the terminal.
 
     Args:
         has_color: whether it may be coloured.
-        shows_pace: go on with tokens per second during the answer, because stdout is not on this terminal.
-        steps_aside: leave the place to the reasoning, because that is shown here too.
+        yields_to: the phases of which something else is shown on this terminal.
     """
 
     tick: float | None = _TICK
 
-    def __init__(self, *, has_color: bool, shows_pace: bool, steps_aside: bool) -> None:
+    def __init__(self, *, has_color: bool, yields_to: Sequence[str]) -> None:
         self._has_color = has_color
-        self._shows_pace = shows_pace
-        self._steps_aside = steps_aside
+        self._yields_to = yields_to
+        self._has_left = False
         self._began = time.monotonic()
         self._phase_began = self._began
         self._phase = "waiting"
@@ -45,7 +45,7 @@ class TerminalSink:
         for value in values:
             self._note(value)
         now = time.monotonic()
-        if self._is_hidden:
+        if self._has_left or self._phase in self._yields_to:
             self.erase()
         elif now - self._began >= _SHOWN_AFTER and now - self._drawn_at >= _TICK:
             self._drawn_at = now
@@ -61,12 +61,10 @@ class TerminalSink:
             self._live.stop()
             self._live = None
 
-    @property
-    def _is_hidden(self) -> bool:
-        """Whether something else is being written to this terminal."""
-        return (self._phase == "answering" and not self._shows_pace) or (
-            self._phase == "thinking" and self._steps_aside
-        )
+    def leave(self) -> None:
+        """Take the line away for good: from now on the terminal is somebody else's."""
+        self._has_left = True
+        self.erase()
 
     def _note(self, value: Value) -> None:
         if isinstance(value, Fragment):
