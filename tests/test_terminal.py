@@ -105,7 +105,7 @@ def test_the_direction_of_writing_is_not_overridden(tmp_path: Path, server: Runn
     with start(*line, folder=tmp_path, variables=variables, stdout=Terminal(), stderr=Terminal()) as child:
         assert child.end() == 0
     assert child["stdout"].decode() == f"red \\u202dblue\\u202e{kept}\r\n"
-    assert child["stderr"].decode() == f"hm \\u202e{kept}\r\n"
+    assert f"  hm \\u202e{kept}\r\n" in child["stderr"].decode()
     ran = run("cat | lm respond --reasoning show", tmp_path, variables, stdin=text.encode())
     assert ran.stdout.decode() == f"red \u202dblue\u202e{kept}\n"
     assert ran.stderr == f"hm \u202e{kept}\n"

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from lmcli.cli import prediction
 from lmcli.cli.document import Document, assistant_entry
 from lmcli.cli.history import ChatFile
 from lmcli.cli.inputs import read_asked, system_prompt
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.records import Text
 from lmcli.cli.request import make_request
-from lmcli.cli.run import Run, Task
+from lmcli.cli.run import Run
+from lmcli.cli.sinks import Outcome
 from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.task import Task, perform, show_request
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError
 
@@ -38,20 +39,20 @@ def _one_turn(typed: ChatOptions, words: Sequence[str], here: Surroundings, voic
         document.chat()  # a flaw is reported before anything is sent
         task = Task("chat", make_request(document, typed, voice, overflow=None), typed, typed.output, here, voice)
         if typed.dry_run:
-            return prediction.show_request(task)
-        text = Text()
-        one = prediction.perform(task, [text])
-        entry = assistant_entry(text, one.outcome)
+            return show_request(task)
+        text, work = Text(), Run(typed, here, voice)
+        outcome = perform(task, work, [text])
+        entry = assistant_entry(text, outcome)
         if file is not None and entry is not None:
-            _keep(file, document.with_entry(entry), one, voice)
-    return one.ending.end()
+            _keep(file, document.with_entry(entry), outcome, voice)
+    return work.end()
 
 
-def _keep(file: ChatFile, document: Document, one: Run, voice: Voice) -> None:
+def _keep(file: ChatFile, document: Document, outcome: Outcome, voice: Voice) -> None:
     """Write the turn down; where it failed for another reason already, that one decides the status."""
     try:
         file.write(document)
     except LmError as error:
-        if one.outcome.error is None and one.outcome.signum is None:
+        if outcome.error is None and outcome.signum is None:
             raise
         voice.error(error)

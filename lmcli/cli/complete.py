@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from lmcli.cli import prediction
+from lmcli.cli import task
 from lmcli.cli.choices import RawOutputForm
 from lmcli.cli.inputs import read_text
 from lmcli.cli.options import CompleteOptions
 from lmcli.cli.request import make_request
-from lmcli.cli.run import Task
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, UsageError
@@ -20,4 +19,4 @@ def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice:
     text = read_text(words, here, voice, no_stdin=typed.no_stdin)
     request = make_request(text, typed, voice)
     preface = text if typed.echo else ""
-    return prediction.run(Task("complete", request, typed, typed.output, here, voice, preface))
+    return task.run(task.Task("complete", request, typed, typed.output, here, voice, preface))

@@ -10,10 +10,11 @@ from lmcli.cli.request import is_span
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Loudness, Voice
 from lmcli.client.address import LOOPBACK, Address
+from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.client.waiting import Interrupts, no_interrupts
-from lmcli.errors import BadSetting, UsageError, quoted
+from lmcli.errors import BadSetting, ModelNotFound, UsageError, quoted
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
@@ -51,6 +52,23 @@ def model_key(typed: ModelOptions, here: Surroundings) -> str | None:
         NoInput, LoadFailed, UsageError: the file is not there, is damaged, or holds no language model.
     """
     return typed.model or _key_of_host(typed, here) or here.setting(MODEL_VARIABLE)
+
+
+def loaded_model(connection: Connection, voice: Voice) -> str:
+    """The identifier of the model to use when none was named: the one that is loaded, or the last one used.
+
+    Raises:
+        ModelNotFound: none is loaded; the hint says which could be.
+    """
+    instances = list_loaded(connection.session("llm"))
+    if not instances:
+        keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
+        there_are = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
+        raise ModelNotFound("no model is loaded", "-m KEY loads one", there_are)
+    latest = max(instances, key=lambda instance: instance.last_used_time or 0)
+    if len(instances) > 1:
+        voice.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")
+    return latest.identifier
 
 
 def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:

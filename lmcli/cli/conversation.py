@@ -3,21 +3,18 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from lmcli.cli.connect import model_key
+from lmcli.cli.connect import loaded_model, model_key
 from lmcli.cli.document import Document, assistant_entry
 from lmcli.cli.history import ChatFile
 from lmcli.cli.inputs import Attachments, system_prompt
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.output import Output
-from lmcli.cli.prediction import loaded_model
 from lmcli.cli.records import Text
 from lmcli.cli.request import make_request
-from lmcli.cli.run import Run, Task
-from lmcli.cli.stops import SIGINT, Stops
+from lmcli.cli.run import Run
+from lmcli.cli.stops import SIGINT
 from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.task import Task, predict
 from lmcli.cli.voice import Voice
-from lmcli.client.connection import Connection
-from lmcli.client.images import Uploads
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
@@ -29,9 +26,7 @@ class Conversation:
         typed: the options.
         here: the process.
         voice: says what is not the answer.
-        connection: the way to the server.
-        output: stdout.
-        stops: the signals to obey during an answer.
+        run: the connection, and what can end an answer early.
 
     Attributes:
         model: the key of the model to talk to; None for the one that is loaded.
@@ -41,25 +36,13 @@ class Conversation:
         LmError: the chat file, the system prompt or an attachment cannot be read.
     """
 
-    def __init__(
-        self,
-        typed: ChatOptions,
-        here: Surroundings,
-        voice: Voice,
-        connection: Connection,
-        *,
-        output: Output,
-        stops: Stops,
-    ) -> None:
+    def __init__(self, typed: ChatOptions, here: Surroundings, voice: Voice, run: Run) -> None:
         self.model = model_key(typed, here)
         self.last: PredictionEnd | None = None
         self._typed = typed
         self._here = here
         self._voice = voice
-        self._connection = connection
-        self._output = output
-        self._stops = stops
-        self._uploads = Uploads(lambda: connection.session("files"))
+        self._run = run
         self._file = None if typed.history is None else ChatFile(typed.history)
         self._own = set() if self._file is None else {self._file.path}
         self._system = system_prompt(typed)
@@ -81,7 +64,7 @@ class Conversation:
     @property
     def model_in_use(self) -> str:
         """The model that the next question goes to."""
-        return self.model or loaded_model(self._connection, self._voice)
+        return self.model or loaded_model(self._run.connection, self._voice)
 
     def ask(self, text: str) -> None:
         """Ask a question, and keep the answer.
@@ -144,18 +127,17 @@ class Conversation:
         typed = self._typed.replaced(model=self.model)
         request = make_request(document, typed, self._voice, overflow=None)
         task = Task("chat", request, typed, typed.output, self._here, self._voice)
-        model = None if self.model else loaded_model(self._connection, self._voice)
+        model = None if self.model else loaded_model(self._run.connection, self._voice)
         text = Text()
-        with self._stops:
-            one = Run(task, self._connection, self._uploads, output=self._output, stops=self._stops, keepers=[text])
-            one.carry_out(model)
-        self.last = one.outcome.end or self.last
-        entry = assistant_entry(text, one.outcome)
+        with self._run.watched():
+            outcome = predict(task, self._run, model, [text])
+        self.last = outcome.end or self.last
+        entry = assistant_entry(text, outcome)
         if entry is not None:
             self._attached, self._unanswered = Attachments(), None
             self._keep(document.with_entry(entry))
-        if one.ending.signum != SIGINT:
-            one.ending.end()
+        if self._run.signum != SIGINT:
+            self._run.end()
 
     def _current(self) -> Document:
         """The conversation as it is now; somebody else may have gone on with the file."""

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lmcli.cli.choices import OutputForm
-from lmcli.cli.connect import connect
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
 from lmcli.cli.figures import stats_text
 from lmcli.cli.inputs import joined
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.output import Output
-from lmcli.cli.stops import Stops
+from lmcli.cli.run import Run
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
@@ -30,11 +28,9 @@ def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Vo
             f"-o {typed.output} cannot be used in a dialogue", f"lm chat -n -o {typed.output} PROMPT takes one turn"
         )
     here = _with_prompts_apart(here)
-    stops = Stops()
-    output = Output(here.stdout, stops)
-    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
-        connection.session("llm")
-        dialogue = _Dialogue(Conversation(typed, here, voice, connection, output=output, stops=stops), here, voice)
+    run = Run(typed, here, voice)
+    with run.connected():
+        dialogue = _Dialogue(Conversation(typed, here, voice, run), here, voice)
         if text := joined(words).strip():
             dialogue.attempt(dialogue.conversation.ask, text)
         dialogue.go_on()

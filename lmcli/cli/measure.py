@@ -3,29 +3,22 @@
 import time
 from collections.abc import Sequence
 
-from lmcli.cli.connect import MODEL_VARIABLE, connect
-from lmcli.cli.delivery import deliver
-from lmcli.cli.ending import Ending
+from lmcli.cli.connect import MODEL_VARIABLE, loaded_model
 from lmcli.cli.inputs import read_text, read_turn
+from lmcli.cli.lifecycle import LoadLife, PredictionLife
 from lmcli.cli.options import StatsOptions
-from lmcli.cli.output import Output
-from lmcli.cli.prediction import loaded_model
-from lmcli.cli.records import Text
-from lmcli.cli.request import Request, load_opening, make_request
+from lmcli.cli.request import Request, load_request, make_request
+from lmcli.cli.run import Run
 from lmcli.cli.series import Measured, Series, table_of
 from lmcli.cli.sinks import Outcome, Sink
 from lmcli.cli.sinks.choice import progress_sink
 from lmcli.cli.sinks.live import run_display
-from lmcli.cli.stops import Interrupted, Stops
+from lmcli.cli.stops import Interrupted
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.tables import report
-from lmcli.cli.verdict import verdict
 from lmcli.cli.voice import Voice
-from lmcli.client.connection import Connection
-from lmcli.client.images import Uploads
 from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
-from lmcli.values import Fragment, PredictionEnd, Value
-from lmcli.wire.channels import Channel, Loading
+from lmcli.values import Fragment, Value
 
 
 class Clock:
@@ -71,51 +64,35 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
         request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed, voice)
     else:
         request = make_request(read_turn(typed, (), here, voice), typed, voice)
-    stops = Stops()
-    output = Output(here.stdout, stops)
-    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
-        connection.session("llm")
+    work = Run(typed, here, voice)
+    with work.connected():
         named: Sequence[str | None] = typed.models or [here.setting(MODEL_VARIABLE)]
-        with stops:
-            ending = Ending(stops)
-            bench = _Bench(typed, request, connection, here=here, voice=voice, output=output, stops=stops)
-            ending.attempt(bench.measure_all, named)
-            ending.error = ending.error or bench.flaw
+        with work.watched():
+            bench = _Bench(typed, request, work, here=here, voice=voice)
+            work.attempt(bench.measure_all, named)
+            work.error = work.error or bench.error
     if any(series.runs for series in bench.series):
         report(table_of(bench.series, here), {"models": [s.record() for s in bench.series]}, typed.output, here)
-    return ending.end()
+    return work.end()
 
 
 class _Bench:
     """Everything that the runs have in common."""
 
-    def __init__(
-        self,
-        typed: StatsOptions,
-        request: Request,
-        connection: Connection,
-        *,
-        here: Surroundings,
-        voice: Voice,
-        output: Output,
-        stops: Stops,
-    ) -> None:
+    def __init__(self, typed: StatsOptions, request: Request, run: Run, *, here: Surroundings, voice: Voice) -> None:
         self.series: list[Series] = []
-        self.flaw: LmError | None = None
+        self.error: LmError | None = None
         self._typed = typed
         self._request = request
-        self._here = here
+        self._run = run
         self._voice = voice
-        self._connection = connection
-        self._output = output
-        self._stops = stops
-        self._uploads = Uploads(lambda: connection.session("files"))
-        self._display = run_display(progress_sink(typed, here, voice, output), here, voice, is_echoed=typed.echo)
+        progress = progress_sink(typed, here, voice, run.output)
+        self._load_sinks: list[Sink] = [progress] if progress else []
+        self._display = run_display(progress, here, voice, is_echoed=typed.echo)
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
         try:
-            self._stops.check()
             for key in keys:
                 self.measure(key)
         finally:
@@ -127,49 +104,36 @@ class _Bench:
         began = time.perf_counter()
         name, instance, load_time = key or "", None, None
         if key is None:
-            name = loaded_model(self._connection, self._voice)
+            name = loaded_model(self._run.connection, self._voice)
         else:
-            loading = self._connection.session("llm").load(load_opening(key, self._typed))
-            self._load(loading)
-            instance = loading.loaded()
-            load_time = time.perf_counter() - began if loading.is_new else None
+            load = LoadLife(self._run, self._load_sinks)
+            try:
+                instance = load.load(load_request(key, self._typed))
+            finally:
+                load.finish()
+            load_time = time.perf_counter() - began if load.channel.is_new else None
             name = instance.identifier
         series = Series(name, instance, load_time, [])
         self.series.append(series)
         for number in range(1, self._typed.warmup + 1):
             self._display.start_run(name, number, self._typed.warmup, is_warmup=True)
-            self._run(name)
+            self._measured(name)
         for number in range(1, self._typed.runs + 1):
             self._display.start_run(name, number, self._typed.runs)
-            series.runs.append(self._run(name))
+            series.runs.append(self._measured(name))
 
-    def _run(self, model: str) -> Measured:
-        opening, fallback = self._request.opening(model, self._uploads.resolve), self._request.fallback(model)
-        clock, text, display = Clock(), Text(), self._display
-        prediction = self._connection.session("llm").predict(opening, fallback)
-        sinks: list[Sink] = [clock, text, display, *([EchoSink(self._voice)] if self._typed.echo else [])]
-        self._deliver(prediction, sinks, tick=display.tick)
-        total = time.perf_counter() - clock.began
-        if prediction.end is None:
-            raise Interrupted
-        display.finish_run(prediction.end.stats.tokens_per_second)
-        self.flaw = self.flaw or self._judged(prediction.end, text)
-        return Measured(prediction.end, clock.first, total)
-
-    def _judged(self, end: PredictionEnd, text: Text) -> LmError | None:
-        """What keeps an answer from being complete, or of the form that was asked for; it is measured all the same."""
-        error = verdict(end, self._request.config, is_empty=False)
-        if error is None and self._request.schema is not None:
-            error = self._request.schema.flaw(text.answer)
-        return error
-
-    def _load(self, loading: Loading) -> None:
-        progress = progress_sink(self._typed, self._here, self._voice, self._output)
-        self._deliver(loading, [progress] if progress else [], tick=progress.tick if progress else None)
-
-    def _deliver(self, channel: Channel, sinks: Sequence[Sink], *, tick: float | None) -> None:
+    def _measured(self, model: str) -> Measured:
+        clock, display = Clock(), self._display
+        sinks: list[Sink] = [clock, display, *([EchoSink(self._voice)] if self._typed.echo else [])]
+        life = PredictionLife(self._request, self._run, sinks, may_be_empty=True)
         try:
-            deliver(self._connection.session("llm"), channel, sinks, self._output, self._stops, tick=tick)
+            life.predict(model)
         finally:
-            for sink in sinks:
-                sink.finish(Outcome())
+            total = time.perf_counter() - clock.began
+            life.finish()
+        end = life.outcome.end
+        if end is None:
+            raise Interrupted
+        display.finish_run(end.stats.tokens_per_second)
+        self.error = self.error or life.error  # an answer that is not complete is measured all the same
+        return Measured(end, clock.first, total)

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-from lmcli.cli.connect import connect
-from lmcli.cli.delivery import deliver
-from lmcli.cli.ending import Ending
+from lmcli.cli.lifecycle import LoadLife
 from lmcli.cli.options import ModelsLoadOptions
-from lmcli.cli.output import Output
-from lmcli.cli.request import load_opening
-from lmcli.cli.sinks import Outcome
+from lmcli.cli.request import load_request
+from lmcli.cli.run import Run
 from lmcli.cli.sinks.choice import progress_sink
-from lmcli.cli.stops import Stops
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, UsageError
@@ -25,30 +21,21 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
     """
     if len(words) != 1:
         raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
-    opening = load_opening(words[0], typed, identifier=typed.identifier)
-    stops = Stops()
-    output = Output(here.stdout, stops)
-    progress = progress_sink(typed, here, voice, output)
-    sinks = [progress] if progress else []
-    with connect(typed, here, voice, interrupts=output.interrupts) as connection:
-        session = connection.session("llm")
-        with stops:
-            ending = Ending(stops)
+    request = load_request(words[0], typed, identifier=typed.identifier)
+    work = Run(typed, here, voice)
+    with work.connected(), work.watched():
+        progress = progress_sink(typed, here, voice, work.output)
+        load = LoadLife(work, [progress] if progress else [])
 
-            def load() -> None:
-                stops.check()
-                loading = session.load(opening)
-                deliver(session, loading, sinks, output, stops, tick=progress.tick if progress else None)
-                output.write(f"{loading.loaded().identifier}\n".encode())
-                if _has_wishes(typed) and not loading.is_new:
-                    voice.warning(
-                        f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)"
-                    )
+        def carry_out() -> None:
+            instance = load.load(request)
+            work.output.write(f"{instance.identifier}\n".encode())
+            if _has_wishes(typed) and not load.channel.is_new:
+                voice.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
 
-            ending.attempt(load)
-            for sink in sinks:
-                sink.finish(Outcome())
-    return ending.end()
+        work.attempt(carry_out)
+        load.finish()
+    return work.end()
 
 
 def _has_wishes(typed: ModelsLoadOptions) -> bool:

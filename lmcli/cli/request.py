@@ -45,11 +45,16 @@ class Request(NamedTuple):
     preset: str | None = None
     schema: "Schema | None" = None
 
-    def opening(self, model: str | None, resolve: Resolve) -> ChannelRequest:
+    def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request in the words of today's servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
             return requests.complete(model, self.subject, self.config, self.preset)
         return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is the continuation of a text."""
+        return isinstance(self.subject, str)
 
     def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same in the words of older servers, where they had others."""
@@ -169,7 +174,7 @@ def load_config(typed: LoadOptions) -> LoadConfig:
     return LoadConfig(context_length=typed.context_length, gpu_ratio=ratio)
 
 
-def load_opening(key: str, typed: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
+def load_request(key: str, typed: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
     """The request for a model by key: one that is loaded will do, unless the new one gets a name of its own.
 
     Raises:

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from lmcli.cli import prediction
+from lmcli.cli import task
 from lmcli.cli.inputs import read_turn
 from lmcli.cli.options import RespondOptions
 from lmcli.cli.request import make_request
-from lmcli.cli.run import Task
 from lmcli.cli.surroundings import Surroundings
 from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode
@@ -15,4 +14,4 @@ from lmcli.errors import ExitCode
 def run(typed: RespondOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
     """Read the conversation, have it continued, deliver the answer."""
     request = make_request(read_turn(typed, words, here, voice), typed, voice)
-    return prediction.run(Task("respond", request, typed, typed.output, here, voice))
+    return task.run(task.Task("respond", request, typed, typed.output, here, voice))

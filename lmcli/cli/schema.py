@@ -46,7 +46,7 @@ class Schema:
         """What the server is asked for."""
         return {"type": "json", "jsonSchema": self.value}
 
-    def flaw(self, text: str) -> LmError | None:
+    def violation(self, text: str) -> LmError | None:
         """What is wrong with an answer: the first violation, by JSON path; None if it has the form."""
         try:
             value = orjson.loads(text)
@@ -67,7 +67,7 @@ class Schema:
 
     def recovered(self, reasoning: str) -> str | None:
         """The last object in a model's reasoning that has the form: where some models leave their answer."""
-        found = [text for text in _objects(reasoning) if self.flaw(text) is None]
+        found = [text for text in _objects(reasoning) if self.violation(text) is None]
         return found[-1] if found else None
 
 
