@@ -124,7 +124,16 @@ def test_version_is_answered_by_the_door() -> None:
     assert modules & {"typer", "orjson", "typing"} == set()
 
 
-HEAVY = {"asyncio", "concurrent.futures", "http.client", "jsonschema", "lmcli.server", "rich", "ssl", "urllib.request"}
+HEAVY = {
+    "asyncio",
+    "concurrent.futures",
+    "http.client",
+    "jsonschema_rs",
+    "lmcli.server",
+    "rich",
+    "ssl",
+    "urllib.request",
+}
 
 
 @pytest.mark.parametrize(

@@ -15,5 +15,5 @@ from lmcli.errors import ExitCode
 def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
     """Read the text, have it continued, deliver the continuation."""
     text = read_text(words, here, voice, no_stdin=typed.no_stdin)
-    request = make_request(text, typed, voice)
+    request = make_request(text, typed)
     return prediction.run(Task("complete", request, typed, typed.output, here, voice))
