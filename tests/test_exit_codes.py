@@ -46,7 +46,7 @@ CASES = [
     Case(2, "lm respond --no-such-option", "no such option: --no-such-option", "lm respond --help"),
     Case(2, "lm no-such-command", "no such command 'no-such-command'", "lm --help"),
     Case(2, "lm respond -o text -o yaml hi", "invalid value for '-o' / '--output'", "lm respond --help"),
-    Case(2, "lm respond --set x=y hi", "the value of --set x is no JSON: 'y'", "a text needs quotes: "),
+    Case(2, "lm respond --set seed=y hi", "the value of --set seed is no JSON: 'y'", "a text needs quotes: "),
     Case(2, "lm respond -H 'no host' hi", "'no host' is no address", "an address looks like "),
     Case(
         3, "lm respond -m echo-jit --context-length 6 a b c d", "the answer is cut: ", "--overflow rolling", stdout=b""

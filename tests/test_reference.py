@@ -12,6 +12,7 @@ from shells import ROOT, program
 import lmcli
 from lmcli.cli import dialogue
 from lmcli.cli.variables import VARIABLES
+from lmcli.client import config
 from lmcli.errors import EXIT_MEANINGS, ExitCode
 from lmcli.reference.__main__ import generated, stale
 from lmcli.reference.manual import PAGES, page, prose_of
@@ -143,6 +144,17 @@ def test_every_variable_that_is_read_is_in_the_table() -> None:
     documented = " ".join(f"{variable.name} {variable.meaning}" for variable in VARIABLES).split()
     assert names - {"PATH", "PYTHONPATH"} <= set(documented)  # these belong to the system and to Python
     assert {"LM_HOST", "LM_MODEL", "LM_TIMEOUT", "LM_API_TOKEN", "NO_COLOR"} <= names
+
+
+def test_every_field_of_set_is_in_the_manual_page() -> None:
+    """Name after the prefix, type and range, as `lm` knows them."""
+    section = plain("lm-respond").partition(".Ss Fields of --set\n")[2].partition("\n.Sh ")[0]
+    written = dict(re.findall(r"^\.It Cm (\S+)\n(.+)", section, re.MULTILINE))
+    assert written.keys() == {option.key for option in (*config.OPTIONS.values(), *config.UNNAMED)}
+    assert written["maxPredictedTokens"] == "whole number, at least 1, with a switch"
+    assert written["topKSampling"] == "whole number, -1 to 500"
+    assert written["toolNaming"] == "one of passThrough, removeSpecial, snakeCase, camelCase"
+    assert written["llama.logitBias"] == "array"
 
 
 def test_commands_of_the_dialogue_are_in_its_page() -> None:

@@ -158,6 +158,7 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
+        _warn_of_unknown_fields(values.get("set_") or (), voice)
         if name in _NEED_INPUT and not words and here.stdin_is_terminal and not values["no_stdin"]:
             voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
@@ -190,6 +191,15 @@ def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options:
     """What stands before the name of a command below this one would be lost."""
     if any(values[option] != default for option, _, default in options.options()):
         raise UsageError(f"options of lm {name} {below} come after {below}", hint_for(f"{name} {below}"))
+
+
+def _warn_of_unknown_fields(assignments: Sequence[str], voice: Voice) -> None:
+    """A mistyped field has no effect that could be seen: the server passes over what it does not know."""
+    for key, equals, _ in (assignment.partition("=") for assignment in assignments):
+        from lmcli.client.config import unknown_field  # noqa: PLC0415  only --set pays for it
+
+        if key and equals and (warning := unknown_field(key)):
+            voice.warning(f"--set: {warning}")
 
 
 def _loudness(values: dict[str, Any]) -> Loudness:

@@ -7,10 +7,33 @@ from typing import Final
 
 from lmcli import __version__
 from lmcli.cli.variables import VARIABLES
+from lmcli.client.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
+from lmcli.client.config import Option as Field
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
+_FIELDS_PAGE: Final = "lm-respond"
+_FIELDS_INTRODUCTION: Final = r"""
+.Ss Fields of \-\-set
+.Ar KEY
+is one of these, or any other that the server knows; the prefix
+.Ql llm.prediction.
+may stand before it.
+A field with a switch takes an object:
+.Ql {\(dqchecked\(dq: true, \(dqvalue\(dq: 40}
+sets it, and with
+.Ql false
+the server leaves it off.
+"""
+_TYPES: Final[Mapping[Types, str]] = {
+    NUMBER: "number",
+    int: "whole number",
+    str: "string",
+    bool: "true or false",
+    dict: "object",
+    (list, tuple): "array",
+}
 _LITERAL: Final = (".Bd -literal -offset indent", ".Ed")
 _ESCAPES: Final = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 _PLAIN: Final = {"…": "...", "\\": r"\e"}
@@ -30,7 +53,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
         "NAME": _name(name, shown[0]),
         "SYNOPSIS": _synopses(shown),
         "DESCRIPTION": sections["DESCRIPTION"],
-        "OPTIONS": _options(shown),
+        "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
         "ENVIRONMENT": _environment(shown),
         "FILES": sections["FILES"],
         "EXIT STATUS": _exit_statuses(),
@@ -123,6 +146,27 @@ def _options(shown: list[Command]) -> list[str]:
 def _typed(option: Option) -> str:
     names = " , ".join(f"Fl {name[1:]}".replace("-", r"\-") for name in option.names)
     return f"{names} Ar {option.metavar.strip('<>').replace('|', ' | ')}" if option.metavar else names
+
+
+def _fields() -> Iterator[str]:
+    """The fields that `--set` knows: their names after the prefix, types and ranges."""
+    choices = {OPTIONS[name].key: words for name, words in CHOICES.items()}
+    yield from _FIELDS_INTRODUCTION.strip().split("\n")
+    yield ".Bl -tag -width Ds -compact"
+    for field in sorted((*OPTIONS.values(), *UNNAMED), key=lambda field: field.key):
+        words = f"one of {', '.join(choices[field.key])}" if field.key in choices else _type(field)
+        yield f".It Cm {field.key}"
+        yield from _text(words)
+    yield ".El"
+
+
+def _type(field: Field) -> str:
+    return ", ".join(filter(None, [_TYPES[field.type], _range(field.range), "with a switch" * (field.off is not None)]))
+
+
+def _range(limits: Range) -> str:
+    low, high = limits
+    return "" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
 
 
 def _environment(shown: list[Command]) -> list[str]:
