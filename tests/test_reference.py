@@ -177,6 +177,15 @@ def test_help_fits_a_terminal(path: str) -> None:
     assert [line for line in help_text(path).splitlines() if len(line) > 80] == []
 
 
+def test_help_speaks_no_syntax_of_its_library() -> None:
+    """Defaults without ranges; an argument that must be given stands without brackets, others in them."""
+    texts = {path: help_text(path) for path in COMMANDS}
+    assert not [path for path, text in texts.items() if re.search(r"x[<>]=|\{|\[required\]", text)]
+    assert "  [default: 1]\n" in texts["stats"]
+    assert texts["models load"].startswith("Usage: lm models load [OPTIONS] KEY\n")
+    assert texts["models unload"].startswith("Usage: lm models unload [OPTIONS] [IDENTIFIER]...\n")
+
+
 def test_the_example_of_a_command_is_in_its_man_page() -> None:
     """What the help shows, the page explains."""
     for path, command in COMMANDS.items():

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 from lmcli.cli.options import (
     ChatOptions,
@@ -20,6 +21,7 @@ from lmcli.cli.options import (
     ModelsLoadOptions,
     ModelsOptions,
     ModelsUnloadOptions,
+    Range,
     Records,
     RespondOptions,
     ServeOptions,
@@ -95,6 +97,14 @@ COMMANDS: Final[dict[str, Command]] = {
 _NEED_INPUT: Final = ("respond", "complete", "stats")
 
 
+class _TyperCommand(TyperCommand):
+    """A command whose usage line shows an argument as its metavar has it; Typer would put brackets around it."""
+
+    def collect_usage_pieces(self, _: Any) -> list[str]:
+        """Options, then arguments."""
+        return ["[OPTIONS]", *(p.metavar or "" for p in self.params if p.param_type_name == "argument")]
+
+
 def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     """The application with the named commands."""
     app = typer.Typer(
@@ -112,7 +122,7 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
         if below:
             app.add_typer(_group(name, below, here), name=name, help=COMMANDS[name].help)
         elif " " not in name:
-            app.command(name, help=COMMANDS[name].help)(_body(name, here))
+            app.command(name, help=COMMANDS[name].help, cls=_TyperCommand)(_body(name, here))
     return app
 
 
@@ -121,7 +131,7 @@ def _group(name: str, below: Sequence[str], here: Surroundings) -> typer.Typer:
     group = typer.Typer(invoke_without_command=True)
     group.callback()(_body(name, here, has_commands=True))
     for path in below:
-        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help)(_body(path, here))
+        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help, cls=_TyperCommand)(_body(path, here))
     return group
 
 
@@ -155,6 +165,7 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
             _refuse_lost_options(values, name, context.invoked_subcommand, command.options)
             return None
         _refuse_broken_text(values)
+        _refuse_out_of_range(values, command.options)
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
@@ -185,6 +196,13 @@ def _refuse_broken_text(values: dict[str, Any]) -> None:
         for text in value if isinstance(value, list) and option != "words" else [value]:
             if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
                 raise UsageError(f"--{option.rstrip('_').replace('_', '-')} is not UTF-8: {quoted(text, limit=60)}")
+
+
+def _refuse_out_of_range(values: dict[str, Any], options: type[Typed]) -> None:
+    for option, annotation, _ in options.options():
+        for limits in annotation.__metadata__:
+            if isinstance(limits, Range) and not limits.has(values[option]):
+                raise UsageError(f"--{option} takes a number {limits}, not {values[option]}")
 
 
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:

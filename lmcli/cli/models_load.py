@@ -24,7 +24,7 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
         ModelNotFound, LoadFailed: see `Session.load`.
     """
     if len(words) != 1:
-        raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
+        raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
     opening = load_opening(words[0], typed, identifier=typed.identifier)
     progress = progress_sink(typed, here, voice)
     sinks = [progress] if progress else []

@@ -6,7 +6,7 @@ classes; what it means is made of it elsewhere (`inputs`, `requests`).
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from typer import Argument, Option
 
@@ -26,6 +26,20 @@ Topic = Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The c
 Files = Annotated[
     list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to run by llama.cpp, instead of echo.")
 ]
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes; beside its type, because Typer would write `x>=1` into the help."""
+
+    low: int
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
+
+    def has(self, number: int) -> bool:
+        """Whether a number is among them."""
+        return self.low <= number and (self.high is None or number <= self.high)
 
 
 class Typed:
@@ -258,8 +272,8 @@ class MeasureOptions(Typed):
     models: Annotated[
         list[str] | None, Option("-m", "--model", metavar="KEY", help=f"{_MODEL_HELP}  May be repeated.")
     ] = None
-    runs: Annotated[int, Option("--runs", metavar="N", min=1, help="Predictions for each model.")] = 1
-    warmup: Annotated[int, Option("--warmup", metavar="N", min=0, help="Predictions before, not counted.")] = 0
+    runs: Annotated[int, Option("--runs", metavar="N", help="Predictions for each model."), Range(1)] = 1
+    warmup: Annotated[int, Option("--warmup", metavar="N", help="Predictions before, not counted."), Range(0)] = 0
     raw: Annotated[bool, Option("--raw", help="Continue stdin as a text, without the chat template.")] = False
     echo: Annotated[bool, Option("--echo", help="Show the answers on stderr.")] = False
     by: Annotated[Grouping, Option("--by", help="What recorded results are summed up by.")] = Grouping.MODEL
@@ -273,7 +287,7 @@ class StatsOptions(VoiceOptions, ServerOptions, LoadOptions, AskOptions, SystemO
 class ServeOptions(Typed):
     """Options of `lm serve`."""
 
-    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one.")] = 1234
+    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one."), Range(0, 65535)] = 1234
     host: Annotated[str, Option("--host", metavar="ADDR", help="Beyond loopback only with --require-token.")] = (
         "127.0.0.1"
     )
