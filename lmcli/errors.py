@@ -1,7 +1,7 @@
 """Everything that can go wrong, each with its exit status.
 
 LmError
-├── UsageError             2   what was typed cannot be meant
+├── UsageError             2   the command line is not valid
 ├── PredictionFailed       1   the server reported a failure
 │   └── RequestRejected    1   the server did not accept the request's form
 ├── Incomplete             3   an answer began and did not end
@@ -47,7 +47,7 @@ class ExitCode(IntEnum):
 EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.OK: "complete answer; a limit asked for (-l, --stop) counts as complete",
     ExitCode.FAILED: "the server reported that the prediction failed",
-    ExitCode.USAGE: "what was typed cannot be meant",
+    ExitCode.USAGE: "usage error",
     ExitCode.INCOMPLETE: "incomplete: context full, model unloaded, connection lost in the middle",
     ExitCode.UNUSABLE: "unusable: the answer is empty, or not what --schema asks for",
     ExitCode.BAD_INPUT: "the input cannot be read",
@@ -83,7 +83,7 @@ class LmError(Exception):
 
 
 class UsageError(LmError):
-    """What was typed cannot be meant."""
+    """The command line is not valid."""
 
     exit_code = ExitCode.USAGE
 

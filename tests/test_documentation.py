@@ -23,6 +23,7 @@ import pytest
 from conftest import PATIENCE, StartServer
 from processes import Terminal, environment, start
 from shells import ROOT, program
+from tiny_model import make_model
 
 from lmcli.reference.manual import PAGES, examples, prose_of
 from lmcli.reference.readme import filled
@@ -73,11 +74,18 @@ def picture() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a file, so small that it says nothing of sense."""
+    return make_model(tmp_path_factory.mktemp("models") / GGUF)
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, model: Path) -> Path:
     """The files that the documentation names, in a git repository with a change."""
     folder = tmp_path / "work"
     folder.mkdir()
+    (folder / GGUF).symlink_to(model)
     for name, text in TEXTS.items():
         (folder / name).write_text(text)
     for name in ("cat.png", "chart.png"):

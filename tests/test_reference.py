@@ -10,7 +10,7 @@ import pytest
 from shells import ROOT, program
 
 import lmcli
-from lmcli.cli import dialogue
+from lmcli.cli import app, dialogue
 from lmcli.cli.variables import VARIABLES
 from lmcli.client import config
 from lmcli.errors import EXIT_MEANINGS, ExitCode
@@ -103,14 +103,21 @@ def test_every_exit_status_has_a_meaning() -> None:
     assert set(EXIT_MEANINGS) == set(ExitCode) | SIGNALS
 
 
-def test_exit_statuses_are_in_help_man_pages_and_readme() -> None:
+def test_exit_statuses_are_in_help_and_readme() -> None:
     """Each with its meaning."""
     shown, readme = help_text(), (ROOT / "README.md").read_text(encoding="utf-8")
     for status, meaning in EXIT_MEANINGS.items():
         assert re.search(rf"^ +{int(status)} +{re.escape(meaning)}$", shown, re.MULTILINE)
         assert f"| {int(status)} | {meaning} |" in readme.replace("`", "")
-        for name in PAGES:
-            assert f"\n.It {int(status)}\n{meaning.split('. ')[0]}" in plain(name)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_the_exit_statuses_of_its_commands(name: str) -> None:
+    """Those that its commands may end with, and no others."""
+    section = plain(name).partition("\n.Sh EXIT STATUS\n")[2].partition("\n.Sh ")[0]
+    written = {int(status): meaning for status, meaning in re.findall(r"^\.It (\d+)\n(.+)", section, re.MULTILINE)}
+    tables = [app.COMMANDS[path].statuses for path, page in PAGE_OF.items() if page == name and path] or [EXIT_MEANINGS]
+    assert written == {status: meaning for table in tables for status, meaning in table.items()}
 
 
 def test_environment_variables_are_in_help_man_pages_and_readme() -> None:

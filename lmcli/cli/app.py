@@ -4,7 +4,7 @@ A command's module is loaded when the command runs, and only the command that wa
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -41,7 +41,7 @@ to stderr."""
 
 
 class Command(NamedTuple):
-    """One command: its options, its help, and what its positional arguments are, if it has any.
+    """One command: its options, its help, what its positional arguments are, if it has any, and how it may end.
 
     The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`; the name of a command below
     another holds both, and its module's name has an underscore for the space.
@@ -50,7 +50,29 @@ class Command(NamedTuple):
     options: type[Typed]
     help: str
     words: Any = None
+    statuses: Mapping[int, str] = EXIT_MEANINGS
 
+
+_NO_ANSWER: Final = {
+    status: meaning
+    for status, meaning in EXIT_MEANINGS.items()
+    if status not in (ExitCode.UNUSABLE, ExitCode.BAD_INPUT)
+} | {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "the server reported a failure",
+    ExitCode.INCOMPLETE: "connection lost in the middle",
+    ExitCode.NO_INPUT: "a file that is not there",
+    ExitCode.OUTPUT_FAILED: "stdout could not be written",
+}
+"""How a command may end that asks the server something else than a prediction."""
+
+_NO_SERVER: Final = {status: EXIT_MEANINGS[status] for status in (ExitCode.USAGE, ExitCode.BUG, 129, 130, 141, 143)} | {
+    ExitCode.NO_INPUT: "a model, or the token file, is not there",
+    ExitCode.UNAVAILABLE: "the address cannot be listened on, a model is damaged, or llama.cpp is not installed",
+    ExitCode.OUTPUT_FAILED: "the address could not be written to stdout",
+    ExitCode.BAD_SETTING: "the token file holds something else",
+}
+"""How `lm serve` may end: by a signal, once it has begun."""
 
 COMMANDS: Final[dict[str, Command]] = {
     "respond": Command(
@@ -63,6 +85,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "Continue a text, raw: no chat template, byte-exact in and out.\n\n"
         "Example: lm complete --stop '$' < session.txt",
         Words,
+        EXIT_MEANINGS | {ExitCode.UNUSABLE: "unusable: the answer is not what --schema asks for"},
     ),
     "chat": Command(
         ChatOptions,
@@ -76,19 +99,23 @@ COMMANDS: Final[dict[str, Command]] = {
         "Example: lm stats --runs 5 < prompt.txt",
         Records,
     ),
-    "models": Command(ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded"),
+    "models": Command(
+        ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded", statuses=_NO_ANSWER
+    ),
     "models load": Command(
         ModelsLoadOptions,
         "Load a model, and print the name that it goes by.\n\nExample: lm models load qwen2.5-7b-instruct",
         Key,
+        _NO_ANSWER,
     ),
     "models unload": Command(
-        ModelsUnloadOptions, "Drop models from memory.\n\nExample: lm models unload --all", Identifiers
+        ModelsUnloadOptions, "Drop models from memory.\n\nExample: lm models unload --all", Identifiers, _NO_ANSWER
     ),
     "serve": Command(
         ServeOptions,
         "Run a local server that speaks LM Studio's WebSocket API.\n\nExample: lm serve --port 0",
         Files,
+        _NO_SERVER,
     ),
     "help": Command(HelpOptions, "Open the manual page of a command.\n\nExample: lm help respond", Topic),
 }

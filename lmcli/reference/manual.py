@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from lmcli import __version__
+from lmcli.cli.app import COMMANDS
 from lmcli.cli.variables import VARIABLES
 from lmcli.client.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
 from lmcli.client.config import Option as Field
@@ -56,7 +57,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
         "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
         "ENVIRONMENT": _environment(shown),
         "FILES": sections["FILES"],
-        "EXIT STATUS": _exit_statuses(),
+        "EXIT STATUS": _exit_statuses(shown),
         "EXAMPLES": sections["EXAMPLES"],
         "SEE ALSO": _see_also(name),
     }
@@ -179,8 +180,11 @@ def _environment(shown: list[Command]) -> list[str]:
     return [".Bl -tag -width Ds", *rows, ".El"]
 
 
-def _exit_statuses() -> list[str]:
-    rows = (line for status, meaning in EXIT_MEANINGS.items() for line in (f".It {int(status)}", *_text(meaning)))
+def _exit_statuses(shown: list[Command]) -> list[str]:
+    statuses: dict[int, str] = {}
+    for command in shown:
+        statuses |= COMMANDS[command.path].statuses if command.path else EXIT_MEANINGS
+    rows = (line for status in sorted(statuses) for line in (f".It {int(status)}", *_text(statuses[status])))
     return [".Bl -tag -width Ds", *rows, ".El"]
 
 
