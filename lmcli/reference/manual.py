@@ -1,7 +1,7 @@
 """The man pages, in mdoc: prose from `man/prose`, everything that is a table from the commands."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -50,11 +50,12 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
     """
     date, sections = _sections(prose)
     shown = _of_page(name, commands)
-    written: dict[str, Iterable[str]] = {
+    written: dict[str, Sequence[str]] = {
         "NAME": _name(name, shown[0]),
         "SYNOPSIS": _synopses(shown),
         "DESCRIPTION": sections["DESCRIPTION"],
         "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
+        "OUTPUT": sections.get("OUTPUT", []),
         "ENVIRONMENT": _environment(shown),
         "FILES": sections["FILES"],
         "EXIT STATUS": _exit_statuses(shown),
@@ -63,7 +64,8 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
     }
     lines = [date, f".Dt {name.upper()} 1", f".Os lm {__version__}"]
     for title, body in written.items():
-        lines += [f".Sh {title}", *body]
+        if body:
+            lines += [f".Sh {title}", *body]
     return "\n".join(lines) + "\n"
 
 
