@@ -194,6 +194,16 @@ def test_help_speaks_no_syntax_of_its_library() -> None:
     assert texts["models unload"].startswith("Usage: lm models unload [OPTIONS] [IDENTIFIER]...\n")
 
 
+def test_help_says_what_is_true_of_its_command() -> None:
+    """Only a conversation leaves a full context to the server; where nothing takes its time, nothing shows progress."""
+    texts = {path: " ".join(help_text(path).split()) for path in ("respond", "complete", "stats", "chat", "models")}
+    for path in ("respond", "complete", "stats"):
+        assert "When the context is full. [default: stop] " in texts[path]
+    assert "When the context is full. [default: what the server does] " in texts["chat"]
+    assert [path for path, text in texts.items() if "--progress" in text] == ["respond", "complete", "stats", "chat"]
+    assert " chat " not in texts["complete"].replace("no chat template", "")
+
+
 def test_the_example_of_a_command_is_in_its_man_page() -> None:
     """What the help shows, the page explains."""
     for path, command in COMMANDS.items():

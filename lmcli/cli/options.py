@@ -67,15 +67,20 @@ class Typed:
 class VoiceOptions(Typed):
     """How much is said on stderr, and how."""
 
+    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
+    quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
+    verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
+
+
+class ProgressOptions(VoiceOptions):
+    """Whether to show what takes its time."""
+
     progress: Annotated[
         bool | None,
         Option(
             "--progress/--no-progress", help="Show loading and reading progress.  [default: if stderr is a terminal]"
         ),
     ] = None
-    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
-    quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
-    verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
 
 
 class ServerOptions(Typed):
@@ -148,10 +153,7 @@ class SamplingOptions(Typed):
         Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
-    overflow: Annotated[
-        Overflow | None,
-        Option("--overflow", help="When the context is full.  [default: stop; in a chat what the server does]"),
-    ] = None
+    overflow: Annotated[Overflow | None, Option("--overflow", help="When the context is full.  [default: stop]")] = None
 
 
 class StdinOptions(Typed):
@@ -191,7 +193,7 @@ class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
     """What is asked of a model."""
 
 
-class PredictionOptions(VoiceOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
+class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
 
@@ -243,6 +245,10 @@ class RespondOptions(PredictionOptions, TurnOptions):
 class ChatOptions(PredictionOptions, TurnOptions, HistoryOptions):
     """Options of `lm chat`."""
 
+    overflow: Annotated[
+        Overflow | None, Option("--overflow", help="When the context is full.  [default: what the server does]")
+    ] = None
+
 
 class CompleteOptions(PredictionOptions, RawOptions):
     """Options of `lm complete`."""
@@ -252,7 +258,7 @@ class ModelsOptions(VoiceOptions, ServerOptions, ListOptions):
     """Options of `lm models`."""
 
 
-class ModelsLoadOptions(VoiceOptions, ServerOptions, LoadOptions):
+class ModelsLoadOptions(ProgressOptions, ServerOptions, LoadOptions):
     """Options of `lm models load`."""
 
     identifier: Annotated[
@@ -280,7 +286,7 @@ class MeasureOptions(Typed):
     output: Annotated[ReportForm, Option("-o", "--output", help="What stdout gets.")] = ReportForm.TEXT
 
 
-class StatsOptions(VoiceOptions, ServerOptions, LoadOptions, AskOptions, SystemOptions, MeasureOptions):
+class StatsOptions(ProgressOptions, ServerOptions, LoadOptions, AskOptions, SystemOptions, MeasureOptions):
     """Options of `lm stats`."""
 
 

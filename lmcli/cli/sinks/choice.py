@@ -4,7 +4,7 @@
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.document import Document
-from lmcli.cli.options import PredictionOptions, VoiceOptions
+from lmcli.cli.options import PredictionOptions, ProgressOptions
 from lmcli.cli.output import Output
 from lmcli.cli.request import Reasoning, Request
 from lmcli.cli.sinks import Sink, StderrSink
@@ -49,7 +49,7 @@ def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice) -> 
 
 
 def progress_sink(
-    typed: VoiceOptions, here: Surroundings, voice: Voice, *, steps_aside: bool = False
+    typed: ProgressOptions, here: Surroundings, voice: Voice, *, steps_aside: bool = False
 ) -> StderrSink | None:
     """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
 
