@@ -11,7 +11,7 @@ from conftest import StartServer
 from processes import environment, run
 
 from lmcli.cli.app import COMMANDS
-from lmcli.client.discovery import candidate_ports, first_greeting
+from lmcli.client.discovery import candidate_ports, greetings
 from lmcli.errors import ExitCode
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
@@ -184,7 +184,7 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     variables = {name: value for name, value in environment(tmp_path, 1).items() if name == "PATH"}
     if run(f"{unknown_user} lm --version", tmp_path, variables).status != 0:
         pytest.skip("this system lets nobody become another user")
-    if first_greeting(candidate_ports({})) is not None:
+    if greetings(candidate_ports({})):
         pytest.skip("LM Studio runs on this machine")
     for command in ("models", "respond -n hi"):
         ran = run(f"{unknown_user} lm {command}", tmp_path, variables)
