@@ -205,4 +205,6 @@ def test_the_picture_shows_a_real_run() -> None:
     ran = re.sub(r"\x1b\[[\d;]*m", "", terminal_picture.recorded())
     assert "".join(ran.split()) in "".join(shown.split())
     assert "url(http" not in drawn
-    assert "](.pictures/lm.svg)" in README
+    assert "drawn by python tests/picture.py" in README
+    assert "built-in" in terminal_picture.LINES[0]
+    assert re.search(r"!\[A terminal session with the built-in echo model: [^]]*\]\(\.pictures/lm\.svg\)", README)
