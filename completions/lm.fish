@@ -199,7 +199,7 @@ complete -c lm -n '__lm_is stats' -l no-progress -d 'Show loading and reading pr
 complete -c lm -n '__lm_is stats' -s h -l help -d 'Show this message and exit'
 
 # lm models
-complete -c lm -n '__lm_is models' -a load -d 'Load a model, and print the name that it goes by'
+complete -c lm -n '__lm_is models' -a load -d 'Load a model and print its identifier'
 complete -c lm -n '__lm_is models' -a unload -d 'Drop models from memory'
 complete -c lm -n '__lm_is models' -l loaded -d 'Only models that are loaded, by identifier'
 complete -c lm -n '__lm_is models' -l json -d 'A JSON array, with everything the server says'

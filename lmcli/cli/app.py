@@ -104,7 +104,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "models load": Command(
         ModelsLoadOptions,
-        "Load a model, and print the name that it goes by.\n\nExample: lm models load qwen2.5-7b-instruct",
+        "Load a model and print its identifier.\n\nExample: lm models load qwen2.5-7b-instruct",
         Key,
         _NO_ANSWER,
     ),

@@ -92,7 +92,8 @@ class ServerOptions(Typed):
             "-H",
             "--host",
             metavar="ADDR",
-            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  [env: LM_HOST; default: found]",
+            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  "
+            "[env: LM_HOST; default: discovered]",
         ),
     ] = None
     token_file: Annotated[

@@ -115,7 +115,7 @@ def _explained(schema: str, answer: str) -> str:
             command, input=orjson.dumps([schema, answer]), capture_output=True, timeout=_EXPLAIN_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return "it is nested too deeply to say where"
+        return "it is too complex to say where"
     return ran.stdout.decode()
 
 
