@@ -77,11 +77,11 @@ complete -c lm -n '__lm_is respond' -l gpu -d '0 to 1, max or off, if this run l
 complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is respond' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is respond' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is respond' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is respond' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is respond' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is respond' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is respond' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
+complete -c lm -n '__lm_is respond' -l progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is respond' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is respond' -s h -l help -d 'Show this message and exit'
 
 # lm complete
@@ -112,11 +112,11 @@ complete -c lm -n '__lm_is complete' -l gpu -d '0 to 1, max or off, if this run 
 complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is complete' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is complete' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is complete' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is complete' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is complete' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is complete' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is complete' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
+complete -c lm -n '__lm_is complete' -l progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is complete' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is complete' -s h -l help -d 'Show this message and exit'
 
 # lm chat
@@ -151,11 +151,11 @@ complete -c lm -n '__lm_is chat' -l gpu -d '0 to 1, max or off, if this run load
 complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is chat' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is chat' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is chat' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is chat' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is chat' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is chat' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is chat' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
+complete -c lm -n '__lm_is chat' -l progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is chat' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is chat' -s h -l help -d 'Show this message and exit'
 
 # lm stats
@@ -192,11 +192,11 @@ complete -c lm -n '__lm_is stats' -l gpu -d '0 to 1, max or off, if this run loa
 complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is stats' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is stats' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is stats' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is stats' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is stats' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is stats' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is stats' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
+complete -c lm -n '__lm_is stats' -l progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is stats' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is stats' -s h -l help -d 'Show this message and exit'
 
 # lm models
@@ -207,8 +207,6 @@ complete -c lm -n '__lm_is models' -l json -d 'A JSON array, with everything the
 complete -c lm -n '__lm_is models' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is models' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
@@ -222,11 +220,11 @@ complete -c lm -n '__lm_is models load' -l gpu -d '0 to 1, max or off, if this r
 complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models load' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models load' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models load' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is models load' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models load' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models load' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models load' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
+complete -c lm -n '__lm_is models load' -l progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is models load' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models load' -l identifier -d 'Load another instance, under this name' -r -f
 complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and exit'
 
@@ -235,8 +233,6 @@ complete -c lm -n '__lm_is models unload' -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models unload' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models unload' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models unload' -l progress -d 'Show loading and reading progress'
-complete -c lm -n '__lm_is models unload' -l no-progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models unload' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models unload' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models unload' -s v -l verbose -d 'Say what is sent, where, and how long it takes'

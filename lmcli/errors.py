@@ -1,7 +1,7 @@
 """Everything that can go wrong, each with its exit status.
 
 LmError
-├── UsageError             2   usage error
+├── UsageError             2   the command line is not valid
 ├── PredictionFailed       1   the server reported a failure
 │   └── RequestRejected    1   the server did not accept the request's form
 ├── Incomplete             3   an answer began and did not end
@@ -83,7 +83,7 @@ class LmError(Exception):
 
 
 class UsageError(LmError):
-    """An argument, an option or a command that makes no sense."""
+    """The command line is not valid."""
 
     exit_code = ExitCode.USAGE
 

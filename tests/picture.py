@@ -1,20 +1,18 @@
 """The terminal picture of the README: `python tests/picture.py` runs the lines below and draws what they print."""
 
 import io
-import os
 import re
-import subprocess
-import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Final
 
+from processes import Terminal, environment, start
 from rich.console import Console
 from rich.text import Text
 
-from lmcli.server import background
-
-PICTURE = Path(__file__).parents[1] / ".pictures" / "lm.svg"
-LINES = [
+PICTURE: Final = Path(__file__).parents[1] / ".pictures" / "lm.svg"
+LINES: Final = [
+    "export LM_HOST=demo  # a built-in model that repeats what it is asked",
     "echo 'Hello from a pipe' | lm respond",
     "lm respond 'Explain' < notes.txt",
     "echo hi | lm respond -o history | lm respond 'shorter'",
@@ -22,30 +20,24 @@ LINES = [
     "lm models",
     "lm respond --temprature 0 hello; echo $?",
 ]
-WIDTH = 92
+WIDTH: Final = 80
 
 
 def recorded() -> str:
-    """Run the lines against a real server; gives what a terminal would show, colours included."""
-    with tempfile.TemporaryDirectory() as folder, background.start() as running:
-        Path(folder, "notes.txt").write_text("Everything is a file.\n")
-        path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
-        variables = {"PATH": path, "HOME": folder, "LM_HOST": f"127.0.0.1:{running.port}", "FORCE_COLOR": "1"}
-        return "\n".join(_shown(line, folder, variables) for line in LINES)
+    """Run the lines on a terminal, against the built-in model; gives what it shows, colours included."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "notes.txt").write_text("Everything is a file.\n")
+        return "\n".join(_shown(line, folder) for line in LINES)
 
 
-def _shown(line: str, folder: str, variables: dict[str, str]) -> str:
-    ran = subprocess.run(
-        ["sh", "-c", line],
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=True,
-    )
-    return f"\x1b[32m$\x1b[0m \x1b[1m{line}\x1b[0m\n{ran.stdout}"
+def _shown(line: str, folder: Path) -> str:
+    screen = Terminal()
+    variables = environment(folder, "demo", TERM="xterm-256color")
+    with start("sh", "-c", line, folder=folder, variables=variables, stdout=screen, stderr=screen) as child:
+        child.end()
+        printed = child["stdout"].decode().replace("\r\n", "\n")
+    return f"\x1b[32m$\x1b[0m \x1b[1m{line}\x1b[0m\n{printed}"
 
 
 def drawn(text: str) -> str:

@@ -107,13 +107,12 @@ STRANGERS = {
     "wire": {"orjson"},
     "client": {"orjson", "websockets"},
     "server": {"orjson", "websockets", "xllamacpp"},
-    "cli": {"jsonschema", "referencing", "orjson", "rich", "typer"},
+    "cli": {"jsonschema_rs", "orjson", "rich", "typer"},
     "door": set[str](),
     "reference": {"typer"},
 }
 ONLY = {
-    "jsonschema": {"lmcli.cli.schema"},
-    "referencing": {"lmcli.cli.schema"},
+    "jsonschema_rs": {"lmcli.cli.schema"},
     "websockets": {"lmcli.client.transport", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.door", "lmcli.reference"},
     "rich": {"lmcli.cli.sinks.terminal"},
@@ -151,7 +150,9 @@ def test_every_library_has_its_place(module: str) -> None:
 @MODULES
 def test_what_is_heavy_waits(module: str) -> None:
     """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
-    heavy = {"jsonschema", "rich", "ssl"} | ({"asyncio"} if floor_of(module) in ("ground", "wire", "client") else set())
+    heavy = {"jsonschema_rs", "rich", "ssl"} | (
+        {"asyncio"} if floor_of(module) in ("ground", "wire", "client") else set()
+    )
     for found in imports(module):
         assert found.is_lazy or found.target.partition(".")[0] not in heavy, f"{module} imports {found.target} at once"
 

@@ -3,18 +3,20 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from conftest import StartServer
 from faults import HOST, PATIENCE, Listener
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import environment, run
 
 from lmcli.client import discovery
 from lmcli.client.address import Address
-from lmcli.client.discovery import candidate_ports, credentials, find_server, find_token, first_greeting, studio_home
+from lmcli.client.discovery import candidate_ports, credentials, find_server, find_token, greetings, studio_home
 from lmcli.errors import BadSetting, CannotConnect, NoInput, UsageError
 from lmcli.server.background import Running
 
@@ -127,12 +129,28 @@ def test_nobody_is_found(tmp_path: Path, nowhere: Nowhere, usual_ports: Callable
     ports = nowhere(), nowhere()
     usual_ports(ports[0], http=ports[1])
     began = time.monotonic()
-    assert first_greeting(ports, within=2 * PATIENCE) is None
+    assert greetings(ports, within=2 * PATIENCE) == []
     assert time.monotonic() - began < PATIENCE
     with pytest.raises(CannotConnect, match=f"on port {ports[0]}, {ports[1]}$") as caught:
         find_server(None, {"HOME": str(tmp_path)})
     assert "lms server start" in caught.value.hints[0]
-    assert "--host demo" in caught.value.hints[1]
+
+
+def test_several_servers_are_told(tmp_path: Path, answer: Answer, usual_ports: Callable[..., None]) -> None:
+    """Two that listen for the API are two servers; the one that is taken is told first."""
+    first, second = answer(GREETING), answer(GREETING)
+    usual_ports(first, second)
+    told: list[Sequence[Address]] = []
+    find_server(None, {"HOME": str(tmp_path)}, on_several=told.append)
+    assert told == [[Address(HOST, first), Address(HOST, second)]]
+
+
+def test_one_server_has_two_ports(tmp_path: Path, answer: Answer, usual_ports: Callable[..., None]) -> None:
+    """LM Studio answers at a port for the API and at that of its HTTP server: nothing to tell."""
+    usual_ports(answer(GREETING), http=answer(GREETING))
+    told: list[Sequence[Address]] = []
+    find_server(None, {"HOME": str(tmp_path)}, on_several=told.append)
+    assert told == []
 
 
 def test_the_official_ports() -> None:
@@ -158,16 +176,16 @@ def test_a_strange_configuration_is_passed_over(tmp_path: Path, text: str) -> No
 def test_first_in_order_wins(answer: Answer, nowhere: Nowhere) -> None:
     """Among several that answer the first in the order of preference is taken."""
     one, two = answer(GREETING), answer(GREETING)
-    assert first_greeting([nowhere(), one, two]) == one
-    assert first_greeting([two, nowhere(), one]) == two
-    assert first_greeting([]) is None
+    assert greetings([nowhere(), one, two])[0] == one
+    assert greetings([two, nowhere(), one])[0] == two
+    assert greetings([]) == []
 
 
 def test_a_silent_port_costs_at_most_half_a_second(answer: Answer) -> None:
     """Somebody who accepts and says nothing is waited for no longer than that, and then the next one is taken."""
     silent, good = answer(then_silent=True), answer(GREETING)
     began = time.monotonic()
-    assert first_greeting([silent, good]) == good
+    assert greetings([silent, good])[0] == good
     assert discovery.PROBE_SECONDS * 0.9 < time.monotonic() - began < PATIENCE
 
 
@@ -175,7 +193,7 @@ def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
     """Nobody waits for a port whose answer does not matter."""
     began = time.monotonic()
     good = answer(GREETING)
-    assert first_greeting([good, answer(then_silent=True)], within=2 * PATIENCE) == good
+    assert greetings([good, answer(then_silent=True)], within=2 * PATIENCE)[0] == good
     assert time.monotonic() - began < PATIENCE
 
 
@@ -198,8 +216,8 @@ def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
 def test_others_are_passed_over(answer: Answer, other: bytes) -> None:
     """Whoever answers something else is not LM Studio, and whoever comes after it is asked too."""
     good = answer(GREETING)
-    assert first_greeting([answer(other), good]) == good
-    assert first_greeting([answer(other)]) is None
+    assert greetings([answer(other), good])[0] == good
+    assert greetings([answer(other)]) == []
 
 
 @pytest.mark.parametrize("size", [1, 16, 70])
@@ -208,7 +226,7 @@ def test_greeting_in_pieces(answer: Answer, size: int) -> None:
     pieces = [GREETING[start : start + size] for start in range(0, len(GREETING), size)]
     port = answer(*pieces, then_silent=True)
     began = time.monotonic()
-    assert first_greeting([port], within=2 * PATIENCE) == port
+    assert greetings([port], within=2 * PATIENCE)[0] == port
     assert time.monotonic() - began < PATIENCE
 
 
@@ -218,7 +236,7 @@ def test_greeting_in_pieces(answer: Answer, size: int) -> None:
 def test_greeting_in_other_clothes(answer: Answer, body: bytes) -> None:
     """A chunked body, white space and further keys do not hide a greeting."""
     port = answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
-    assert first_greeting([port]) == port
+    assert greetings([port])[0] == port
 
 
 def test_studio_home(tmp_path: Path) -> None:
@@ -304,3 +322,35 @@ def test_token_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match=r"the token file '.*binary' is no text") as caught:
         find_token(tmp_path / "binary", {})
     assert "sk-lm" not in str(caught.value)
+
+
+def test_the_command_notes_which_of_several_servers_it_uses(
+    tmp_path: Path, start_server: StartServer, nowhere: Nowhere
+) -> None:
+    """In one line on stderr, with what chooses another; not where it is to be quiet."""
+    one, two = start_server().port, start_server().port
+    ports = f"import lmcli.client.discovery as d\nd.API_PORTS, d.HTTP_PORT = ({one}, {two}), {nowhere()}\n"
+    (tmp_path / "sitecustomize.py").write_text(ports)
+    variables = environment(tmp_path, "", PYTHONPATH=str(tmp_path))
+    ran = run("lm respond -n hi", tmp_path, variables)
+    servers = f"{HOST}:{one}, {HOST}:{two}"
+    assert (ran.status, ran.stdout) == (0, b"hi\n")
+    assert ran.stderr == f"lm: several servers answer ({servers}), using {HOST}:{one}; -H chooses another\n"
+    assert run("lm respond -n -q hi", tmp_path, variables).stderr == ""
+
+
+def test_the_command_says_how_to_go_on_without_a_server(tmp_path: Path, nowhere: Nowhere) -> None:
+    """Where nobody answers: how to start one, and the options that name another, or none."""
+    port = nowhere()
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import lmcli.client.discovery as d\nd.API_PORTS, d.HTTP_PORT = (), {port}\n"
+    )
+    ran = run("lm respond -n hi", tmp_path, environment(tmp_path, "", PYTHONPATH=str(tmp_path)))
+    assert (ran.status, ran.stderr.splitlines()) == (
+        69,
+        [
+            f"lm: error: no LM Studio on this machine: nothing answers at {HOST} on port {port}",
+            "lm: hint: lms server start starts it",
+            "lm: hint: --host HOST:PORT names another one, --host demo needs none",
+        ],
+    )

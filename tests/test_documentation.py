@@ -23,6 +23,7 @@ import pytest
 from conftest import PATIENCE, StartServer
 from processes import Terminal, environment, start
 from shells import ROOT, program
+from tiny_model import make_model
 
 from lmcli.reference.manual import PAGES, examples, prose_of
 from lmcli.reference.readme import filled
@@ -30,8 +31,8 @@ from lmcli.reference.readme import filled
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_RUN = re.compile(r"<!-- (?:not run by the tests: .*|the first command|the tests) -->\n\Z")
 GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
-NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "pip install '.[local]'"]
-"""How the blocks begin that install something from the network; the gate runs the second."""
+NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "lm serve qwen"]
+"""How the blocks begin that need the network or a model; the gate runs the second."""
 
 STAND_INS = {"qwen2.5-7b-instruct": "echo-jit", "127.0.0.1:41234": "{address}"}
 """What the documentation names, and what is there instead."""
@@ -73,11 +74,18 @@ def picture() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a file, so small that it says nothing of sense."""
+    return make_model(tmp_path_factory.mktemp("models") / GGUF)
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, model: Path) -> Path:
     """The files that the documentation names, in a git repository with a change."""
     folder = tmp_path / "work"
     folder.mkdir()
+    (folder / GGUF).symlink_to(model)
     for name, text in TEXTS.items():
         (folder / name).write_text(text)
     for name in ("cat.png", "chart.png"):
@@ -159,7 +167,7 @@ def test_every_example_of_the_man_pages_runs(page: str, block: str, folder: Path
 
 
 def test_what_is_not_run_is_known() -> None:
-    """Only blocks that install from the network are left out, each marked where it stands."""
+    """Only blocks that need the network or a model are left out, each marked where it stands."""
     left_out = [block for block, is_run in shell_blocks() if not is_run]
     assert [block.startswith(start) for block, start in zip(left_out, NOT_RUN_HERE, strict=True)] == [True] * 4
     assert all(re.search(r"^lm ", block, re.MULTILINE) is None or GGUF in block for block in left_out)
@@ -208,4 +216,6 @@ def test_the_picture_shows_a_real_run() -> None:
     ran = re.sub(r"\x1b\[[\d;]*m", "", terminal_picture.recorded())
     assert "".join(ran.split()) in "".join(shown.split())
     assert "url(http" not in drawn
-    assert "](.pictures/lm.svg)" in README
+    assert "drawn by python tests/picture.py" in README
+    assert "built-in" in terminal_picture.LINES[0]
+    assert re.search(r"!\[A terminal session with the built-in echo model: [^]]*\]\(\.pictures/lm\.svg\)", README)

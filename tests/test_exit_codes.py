@@ -1,6 +1,7 @@
 """Each exit status is reached by a real command line, which says in one line why, and what can be done about it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,8 @@ import pytest
 from conftest import StartServer
 from processes import environment, run
 
-from lmcli.client.discovery import candidate_ports, first_greeting
+from lmcli.cli.app import COMMANDS
+from lmcli.client.discovery import candidate_ports, greetings
 from lmcli.errors import ExitCode
 from lmcli.server.echo import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
@@ -46,7 +48,11 @@ CASES = [
     Case(2, "lm respond --no-such-option", "no such option: --no-such-option", "lm respond --help"),
     Case(2, "lm no-such-command", "no such command 'no-such-command'", "lm --help"),
     Case(2, "lm respond -o text -o yaml hi", "invalid value for '-o' / '--output'", "lm respond --help"),
-    Case(2, "lm respond --set x=y hi", "the value of --set x is no JSON: 'y'", "a text needs quotes: "),
+    Case(2, "lm respond --set seed=y hi", "the value of --set seed is no JSON: 'y'", "a text needs quotes: "),
+    Case(2, "lm serve --port 65536", "--port takes a number from 0 to 65535, not 65536", None),
+    Case(
+        2, "lm serve --host 0.0.0.0", "listening on '0.0.0.0' lets everybody on the network in", "add --require-token"
+    ),
     Case(2, "lm respond -H 'no host' hi", "'no host' is no address", "an address looks like "),
     Case(
         3, "lm respond -m echo-jit --context-length 6 a b c d", "the answer is cut: ", "--overflow rolling", stdout=b""
@@ -59,10 +65,13 @@ CASES = [
     Case(66, "lm respond", "nothing to ask: the input is empty", "give the prompt on stdin or as an argument"),
     Case(66, "lm respond --system-file missing hi", "cannot read 'missing': no such file or directory", None),
     Case(66, "lm models --token-file missing", "cannot read the token file 'missing': ", None),
+    Case(66, "lm serve missing.gguf", "cannot read 'missing.gguf': no such file or directory", None),
+    Case(69, "echo GGUF > bad.gguf; lm serve bad.gguf", "'bad.gguf' ", "download it again"),
     Case(69, "lm respond -m nope hi", "no model 'nope'", "there are: echo, echo-jit"),
     Case(69, "lm complete --preset nope hi", "no preset 'nope'", "there are: Short"),
     Case(74, "lm respond hi > /dev/full", "cannot write to standard output: no space left on device", SYSTEM_SAYS),
     Case(74, "lm models > /dev/full", "cannot write to standard output: no space left on device", SYSTEM_SAYS),
+    Case(74, "lm serve --port 0 > /dev/full", "cannot write to standard output: no space left", SYSTEM_SAYS),
     Case(74, "lm complete --help > /dev/full", "cannot write to standard output: no space left", SYSTEM_SAYS),
     Case(74, "lm respond --dry-run hi > /dev/full", "cannot write to standard output: no space", SYSTEM_SAYS),
     Case(74, "lm respond --stats-file . hi", "cannot write to '.': is a directory", SYSTEM_SAYS, stdout=b"hi\n"),
@@ -77,6 +86,9 @@ CASES = [
     Case(78, "LM_HOST=ftp://a lm respond hi", "LM_HOST is no address: 'ftp://a'", "an address looks like "),
     Case(78, "LM_API_TOKEN=secret lm respond hi", "the API token is malformed", MALFORMED),
     Case(78, "echo secret > t; chmod 600 t; lm models --token-file t", "the API token is malformed", MALFORMED),
+    Case(
+        78, "echo secret > t; chmod 600 t; lm serve --require-token t", "'t', line 1: not an API token", "its form is "
+    ),
 ]
 
 
@@ -100,6 +112,18 @@ def test_each_status_is_reached() -> None:
     """The table above and the tests below leave no exit status out."""
     elsewhere = {ExitCode.OK, ExitCode.BUG}
     assert {case.status for case in CASES} | elsewhere == set(ExitCode)
+
+
+def test_each_command_documents_the_statuses_that_it_ends_with() -> None:
+    """The table of a command has those that are reached above; that of `lm serve` has no others."""
+    reached: dict[str, set[int]] = {}
+    for case in CASES:
+        name = re.findall(r"\blm ([a-z]+)", case.line)[-1]
+        reached.setdefault(name, set()).add(case.status)
+    for name in reached.keys() & COMMANDS.keys():
+        assert reached[name] <= set(COMMANDS[name].statuses), name
+    signals = {status for status in COMMANDS["serve"].statuses if status > 128}
+    assert reached["serve"] | signals | {ExitCode.BUG} == set(COMMANDS["serve"].statuses)
 
 
 @pytest.mark.parametrize("line", ["lm respond -l 1 one two", "lm complete --stop two one two", "lm models", "lm -h"])
@@ -160,7 +184,7 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
     variables = {name: value for name, value in environment(tmp_path, 1).items() if name == "PATH"}
     if run(f"{unknown_user} lm --version", tmp_path, variables).status != 0:
         pytest.skip("this system lets nobody become another user")
-    if first_greeting(candidate_ports({})) is not None:
+    if greetings(candidate_ports({})):
         pytest.skip("LM Studio runs on this machine")
     for command in ("models", "respond -n hi"):
         ran = run(f"{unknown_user} lm {command}", tmp_path, variables)

@@ -129,7 +129,7 @@ HEAVY = {
     "asyncio",
     "concurrent.futures",
     "http.client",
-    "jsonschema",
+    "jsonschema_rs",
     "lmcli.cli.suggestions",
     "lmcli.server",
     "rich",

@@ -61,7 +61,7 @@ def test_without_the_extra(file: Path) -> None:
     """Without llama.cpp, the way to install it is said."""
     done = lm("serve", file, python="sys.modules['xllamacpp'] = None")
     assert done.returncode == 69
-    assert "hint: pip install 'lmcli[local]' installs it" in done.stderr
+    assert f"hint: {sys.executable} -m pip install 'xllamacpp>=" in done.stderr
 
 
 def test_files_that_will_not_do(file: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from shells import ROOT, program
 
 import lmcli
-from lmcli.cli import dialogue
+from lmcli.cli import app, dialogue
 from lmcli.cli.variables import VARIABLES
+from lmcli.wire import config
 from lmcli.errors import EXIT_MEANINGS, ExitCode
 from lmcli.reference.__main__ import generated, stale
 from lmcli.reference.manual import PAGES, page, prose_of
@@ -70,7 +71,8 @@ def test_a_page_has_its_sections(name: str) -> None:
     """In the order that man pages have."""
     titles = re.findall(r"^\.Sh (.*)", plain(name), re.MULTILINE)
     expected = "NAME, SYNOPSIS, DESCRIPTION, OPTIONS, ENVIRONMENT, FILES, EXIT STATUS, EXAMPLES, SEE ALSO"
-    assert titles == expected.split(", ")
+    assert [title for title in titles if title != "OUTPUT"] == expected.split(", ")
+    assert "OUTPUT" not in titles or titles.index("OUTPUT") == titles.index("OPTIONS") + 1
 
 
 def test_every_command_has_a_page() -> None:
@@ -102,14 +104,21 @@ def test_every_exit_status_has_a_meaning() -> None:
     assert set(EXIT_MEANINGS) == set(ExitCode) | SIGNALS
 
 
-def test_exit_statuses_are_in_help_man_pages_and_readme() -> None:
+def test_exit_statuses_are_in_help_and_readme() -> None:
     """Each with its meaning."""
     shown, readme = help_text(), (ROOT / "README.md").read_text(encoding="utf-8")
     for status, meaning in EXIT_MEANINGS.items():
         assert re.search(rf"^ +{int(status)} +{re.escape(meaning)}$", shown, re.MULTILINE)
         assert f"| {int(status)} | {meaning} |" in readme.replace("`", "")
-        for name in PAGES:
-            assert f"\n.It {int(status)}\n{meaning.split('. ')[0]}" in plain(name)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_has_the_exit_statuses_of_its_commands(name: str) -> None:
+    """Those that its commands may end with, and no others."""
+    section = plain(name).partition("\n.Sh EXIT STATUS\n")[2].partition("\n.Sh ")[0]
+    written = {int(status): meaning for status, meaning in re.findall(r"^\.It (\d+)\n(.+)", section, re.MULTILINE)}
+    tables = [app.COMMANDS[path].statuses for path, page in PAGE_OF.items() if page == name and path] or [EXIT_MEANINGS]
+    assert written == {status: meaning for table in tables for status, meaning in table.items()}
 
 
 def test_environment_variables_are_in_help_man_pages_and_readme() -> None:
@@ -145,6 +154,17 @@ def test_every_variable_that_is_read_is_in_the_table() -> None:
     assert {"LM_HOST", "LM_MODEL", "LM_TIMEOUT", "LM_API_TOKEN", "NO_COLOR"} <= names
 
 
+def test_every_field_of_set_is_in_the_manual_page() -> None:
+    """Name after the prefix, type and range, as `lm` knows them."""
+    section = plain("lm-respond").partition(".Ss Fields of --set\n")[2].partition("\n.Sh ")[0]
+    written = dict(re.findall(r"^\.It Cm (\S+)\n(.+)", section, re.MULTILINE))
+    assert written.keys() == {option.key for option in (*config.OPTIONS.values(), *config.UNNAMED)}
+    assert written["maxPredictedTokens"] == "whole number, at least 1, with a switch"
+    assert written["topKSampling"] == "whole number, -1 to 500"
+    assert written["toolNaming"] == "one of passThrough, removeSpecial, snakeCase, camelCase"
+    assert written["llama.logitBias"] == "array"
+
+
 def test_commands_of_the_dialogue_are_in_its_page() -> None:
     """What `/help` lists."""
     written = re.findall(r"^\.It Cm (/\w+)", plain("lm-chat"), re.MULTILINE)
@@ -163,6 +183,25 @@ def test_help_begins_with_an_example() -> None:
 def test_help_fits_a_terminal(path: str) -> None:
     """No line of a help is longer than 80 columns."""
     assert [line for line in help_text(path).splitlines() if len(line) > 80] == []
+
+
+def test_help_speaks_no_syntax_of_its_library() -> None:
+    """Defaults without ranges; an argument that must be given stands without brackets, others in them."""
+    texts = {path: help_text(path) for path in COMMANDS}
+    assert not [path for path, text in texts.items() if re.search(r"x[<>]=|\{|\[required\]", text)]
+    assert "  [default: 1]\n" in texts["stats"]
+    assert texts["models load"].startswith("Usage: lm models load [OPTIONS] KEY\n")
+    assert texts["models unload"].startswith("Usage: lm models unload [OPTIONS] [IDENTIFIER]...\n")
+
+
+def test_help_says_what_is_true_of_its_command() -> None:
+    """Only a conversation leaves a full context to the server; where nothing takes its time, nothing shows progress."""
+    texts = {path: " ".join(help_text(path).split()) for path in ("respond", "complete", "stats", "chat", "models")}
+    for path in ("respond", "complete", "stats"):
+        assert "When the context is full. [default: stop] " in texts[path]
+    assert "When the context is full. [default: what the server does] " in texts["chat"]
+    assert [path for path, text in texts.items() if "--progress" in text] == ["respond", "complete", "stats", "chat"]
+    assert " chat " not in texts["complete"].replace("no chat template", "")
 
 
 def test_the_example_of_a_command_is_in_its_man_page() -> None:

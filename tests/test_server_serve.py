@@ -1,5 +1,6 @@
 """`lm serve` as a process: its one line, its log, its refusals, and how it ends; and the server in a thread."""
 
+import re
 import signal
 import socket
 import sys
@@ -89,8 +90,23 @@ def test_port_in_use_is_named(serve: Serve) -> None:
         port = taken.getsockname()[1]
         status, stderr = refusal(serve, port=port)
     assert status == ExitCode.UNAVAILABLE
-    assert stderr.startswith(f"lm: error: cannot listen on 127.0.0.1:{port}: ")
-    assert "lm: hint: --port 0 takes a free port\n" in stderr
+    assert stderr.splitlines() == [
+        f"lm: error: cannot listen on 127.0.0.1:{port}: address already in use",
+        f"lm: hint: lsof -i :{port} shows which process listens there",
+        "lm: hint: --port 0 picks a free port",
+    ]
+
+
+def test_address_of_another_machine_is_refused_in_the_words_of_the_system(serve: Serve, tmp_path: Path) -> None:
+    """Not in those of the library that was asked to listen."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    status, stderr = refusal(serve, host="192.0.2.1", port=1234, require_token=file)
+    error, hint = stderr.splitlines()
+    assert status == ExitCode.UNAVAILABLE
+    assert re.fullmatch(r"lm: error: cannot listen on 192\.0\.2\.1:1234: .*assign requested address", error)
+    assert hint == "lm: hint: --host names an address of this machine"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.com", ""])

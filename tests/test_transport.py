@@ -150,8 +150,23 @@ def test_nobody_there(dial: Dial) -> None:
     """A port where nobody listens is said to refuse the connection."""
     with socket.socket() as unused:
         unused.bind((HOST, 0))
-        with pytest.raises(CannotConnect, match=rf"cannot reach LM Studio at {HOST}:\d+: connection refused"):
+        with pytest.raises(CannotConnect, match=rf"cannot reach LM Studio at {HOST}:\d+: connection refused") as caught:
             dial(unused.getsockname()[1])
+    assert caught.value.hints == ("lms server start starts the server of LM Studio",)
+
+
+def test_nobody_there_on_another_machine(dial: Dial) -> None:
+    """The hint is about that machine."""
+    with socket.socket(type=socket.SOCK_DGRAM) as any_route, socket.socket() as unused:
+        try:
+            any_route.connect(("192.0.2.1", 9))  # sends nothing; says by which address this machine is seen
+        except OSError:
+            pytest.skip("this machine has no network")
+        host = any_route.getsockname()[0]
+        unused.bind((host, 0))
+        with pytest.raises(CannotConnect, match="connection refused") as caught:
+            dial(Address(host, unused.getsockname()[1]))
+    assert caught.value.hints == (f"on {host}, start the server of LM Studio and have it serve the local network",)
 
 
 def test_reset_at_once(dial: Dial) -> None:
@@ -164,8 +179,9 @@ def test_reset_at_once(dial: Dial) -> None:
 
 def test_unknown_host(dial: Dial) -> None:
     """A host name that does not exist is an error of the connection, not a crash."""
-    with pytest.raises(CannotConnect, match=r"cannot reach LM Studio at nobody\.invalid:1234"):
+    with pytest.raises(CannotConnect, match=r"cannot reach LM Studio at nobody\.invalid:1234") as caught:
         dial(Address("nobody.invalid"))
+    assert caught.value.hints == ("check the host name 'nobody.invalid'",)
 
 
 @pytest.mark.parametrize("secure", [False, True])

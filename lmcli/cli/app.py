@@ -5,11 +5,12 @@ A command's module is loaded when the command runs, and only the command that wa
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 from lmcli.cli.options import (
     ChatOptions,
@@ -21,6 +22,7 @@ from lmcli.cli.options import (
     ModelsLoadOptions,
     ModelsOptions,
     ModelsUnloadOptions,
+    Range,
     Records,
     RespondOptions,
     ServeOptions,
@@ -40,7 +42,7 @@ to stderr."""
 
 
 class Command(NamedTuple):
-    """One command: its options, its help, and what its positional arguments are, if it has any.
+    """One command: its options, its help, what its positional arguments are, if it has any, and how it may end.
 
     The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`; the name of a command below
     another holds both, and its module's name has an underscore for the space.
@@ -49,7 +51,29 @@ class Command(NamedTuple):
     options: type[Typed]
     help: str
     words: Any = None
+    statuses: Mapping[int, str] = EXIT_MEANINGS
 
+
+_NO_ANSWER: Final = {
+    status: meaning
+    for status, meaning in EXIT_MEANINGS.items()
+    if status not in (ExitCode.UNUSABLE, ExitCode.BAD_INPUT)
+} | {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "the server reported a failure",
+    ExitCode.INCOMPLETE: "connection lost in the middle",
+    ExitCode.NO_INPUT: "a file that is not there",
+    ExitCode.OUTPUT_FAILED: "stdout could not be written",
+}
+"""How a command may end that asks the server something else than a prediction."""
+
+_NO_SERVER: Final = {status: EXIT_MEANINGS[status] for status in (ExitCode.USAGE, ExitCode.BUG, 129, 130, 141, 143)} | {
+    ExitCode.NO_INPUT: "a model, or the token file, is not there",
+    ExitCode.UNAVAILABLE: "the address cannot be listened on, a model is damaged, or llama.cpp is not installed",
+    ExitCode.OUTPUT_FAILED: "the address could not be written to stdout",
+    ExitCode.BAD_SETTING: "the token file holds something else",
+}
+"""How `lm serve` may end: by a signal, once it has begun."""
 
 COMMANDS: Final[dict[str, Command]] = {
     "respond": Command(
@@ -62,6 +86,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "Continue a text, raw: no chat template, byte-exact in and out.\n\n"
         "Example: lm complete --stop '$' < session.txt",
         Words,
+        EXIT_MEANINGS | {ExitCode.UNUSABLE: "unusable: the answer is not what --schema asks for"},
     ),
     "chat": Command(
         ChatOptions,
@@ -75,25 +100,37 @@ COMMANDS: Final[dict[str, Command]] = {
         "Example: lm stats --runs 5 < prompt.txt",
         Records,
     ),
-    "models": Command(ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded"),
+    "models": Command(
+        ModelsOptions, "List models, or load and unload them.\n\nExample: lm models --loaded", statuses=_NO_ANSWER
+    ),
     "models load": Command(
         ModelsLoadOptions,
         "Load a model and print its identifier.\n\nExample: lm models load qwen2.5-7b-instruct",
         Key,
+        _NO_ANSWER,
     ),
     "models unload": Command(
-        ModelsUnloadOptions, "Drop models from memory.\n\nExample: lm models unload --all", Identifiers
+        ModelsUnloadOptions, "Drop models from memory.\n\nExample: lm models unload --all", Identifiers, _NO_ANSWER
     ),
     "serve": Command(
         ServeOptions,
         "Run a local server that speaks LM Studio's WebSocket API.\n\nExample: lm serve --port 0",
         Files,
+        _NO_SERVER,
     ),
     "help": Command(HelpOptions, "Open the manual page of a command.\n\nExample: lm help respond", Topic),
 }
 
 
 _NEED_INPUT: Final = ("respond", "complete", "stats")
+
+
+class _TyperCommand(TyperCommand):
+    """A command whose usage line shows an argument as its metavar has it; Typer would put brackets around it."""
+
+    def collect_usage_pieces(self, _: Any) -> list[str]:
+        """Options, then arguments."""
+        return ["[OPTIONS]", *(p.metavar or "" for p in self.params if p.param_type_name == "argument")]
 
 
 def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
@@ -114,7 +151,7 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
         if below:
             app.add_typer(_group(name, below, here), name=name, help=COMMANDS[name].help)
         elif " " not in name:
-            app.command(name, help=COMMANDS[name].help)(_body(name, here))
+            app.command(name, help=COMMANDS[name].help, cls=_TyperCommand)(_body(name, here))
     return app
 
 
@@ -123,7 +160,7 @@ def _group(name: str, below: Sequence[str], here: Surroundings) -> typer.Typer:
     group = typer.Typer(invoke_without_command=True, suggest_commands=False)
     group.callback()(_body(name, here, has_commands=True))
     for path in below:
-        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help)(_body(path, here))
+        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help, cls=_TyperCommand)(_body(path, here))
     return group
 
 
@@ -164,9 +201,11 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
             _refuse_lost_options(values, name, context.invoked_subcommand, command.options)
             return None
         _refuse_broken_text(values)
+        _refuse_out_of_range(values, command.options)
         words: list[str] = values.pop("words", None) or []
         typed = command.options(**values)
         voice = Voice(here, _loudness(values), values.get("color", "auto"))
+        _warn_of_unknown_fields(values.get("set_") or (), voice)
         has_input = words or values.get("file") or values.get("no_stdin") or not here.stdin_is_terminal
         if name in _NEED_INPUT and not has_input:
             voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
@@ -196,10 +235,26 @@ def _refuse_broken_text(values: dict[str, Any]) -> None:
                 raise UsageError(f"--{option.rstrip('_').replace('_', '-')} is not UTF-8: {quoted(text, limit=60)}")
 
 
+def _refuse_out_of_range(values: dict[str, Any], options: type[Typed]) -> None:
+    for option, annotation, _ in options.options():
+        for limits in annotation.__metadata__:
+            if isinstance(limits, Range) and not limits.has(values[option]):
+                raise UsageError(f"--{option} takes a number {limits}, not {values[option]}")
+
+
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:
     """What stands before the name of a command below this one would be lost."""
     if any(values[option] != default for option, _, default in options.options()):
         raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
+
+
+def _warn_of_unknown_fields(assignments: Sequence[str], voice: Voice) -> None:
+    """A mistyped field has no effect that could be seen: the server passes over what it does not know."""
+    for key, equals, _ in (assignment.partition("=") for assignment in assignments):
+        from lmcli.wire.config import unknown_field  # noqa: PLC0415  only --set pays for it
+
+        if key and equals and (warning := unknown_field(key)):
+            voice.warning(f"--set: {warning}")
 
 
 def _loudness(values: dict[str, Any]) -> Loudness:

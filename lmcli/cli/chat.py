@@ -37,7 +37,7 @@ def _one_turn(typed: ChatOptions, words: Sequence[str], here: Surroundings, voic
         document = document if system is None else document.with_system(system)
         document = document if asked.entry is None else document.with_entry(asked.entry)
         document.chat()  # a flaw is reported before anything is sent
-        task = Task("chat", make_request(document, typed, voice, overflow=None), typed, typed.output, here, voice)
+        task = Task("chat", make_request(document, typed, overflow=None), typed, typed.output, here, voice)
         if typed.dry_run:
             return show_request(task)
         text, work = Text(), Run(typed, here, voice)

@@ -17,6 +17,6 @@ def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice:
     if typed.echo and typed.output is not RawOutputForm.TEXT:
         raise UsageError(f"--echo writes text, and -o {typed.output} does not")
     text = read_text(words, here, voice, no_stdin=typed.no_stdin)
-    request = make_request(text, typed, voice)
+    request = make_request(text, typed)
     preface = text if typed.echo else ""
     return task.run(task.Task("complete", request, typed, typed.output, here, voice, preface))

@@ -1,6 +1,6 @@
 """Typed options and the environment → a connection to the server that is meant."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,13 +14,14 @@ from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.client.waiting import Interrupts, no_interrupts
-from lmcli.errors import BadSetting, ModelNotFound, UsageError, quoted
+from lmcli.errors import BadSetting, CannotConnect, ModelNotFound, UsageError, quoted
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
 
 TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
 MODEL_VARIABLE: Final = "LM_MODEL"
+_HOST_HINT: Final = "--host HOST:PORT names another one, --host demo needs none"
 MODEL_SUFFIX: Final = ".gguf"
 
 
@@ -97,12 +98,22 @@ def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
 def _server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Address]:
     host = typed.host or here.setting(HOST_VARIABLE) or ""
     if host != DEMO_HOST and not _is_model_file(host):
-        yield find_server(typed.host, here.environment)
+        yield _found_server(typed, here, voice)
         return
     from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
 
     with background.start(None if host == DEMO_HOST else _local_engine(host, voice)) as running:
         yield Address(LOOPBACK, running.port)
+
+
+def _found_server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Address:
+    def note(found: Sequence[Address]) -> None:
+        voice.note(f"several servers answer ({', '.join(map(str, found))}), using {found[0]}; -H chooses another")
+
+    try:
+        return find_server(typed.host, here.environment, on_several=note)
+    except CannotConnect as error:
+        raise CannotConnect(error.message, *error.hints, _HOST_HINT) from error
 
 
 def _is_model_file(host: str) -> bool:

@@ -125,7 +125,7 @@ class Conversation:
     def _answer(self, document: Document) -> None:
         """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""
         typed = self._typed.replaced(model=self.model)
-        request = make_request(document, typed, self._voice, overflow=None)
+        request = make_request(document, typed, overflow=None)
         task = Task("chat", request, typed, typed.output, self._here, self._voice)
         model = None if self.model else loaded_model(self._run.connection, self._voice)
         text = Text()

@@ -2,12 +2,14 @@
 
 import json
 import re
+import sys
 from typing import Any, Final
 
 import orjson
 
 from lmcli.errors import BadInput
 
+_DEEPEST: Final = 10_000  # several calls for each of the 1024 levels that can be read
 _LONG_NUMBER: Final = re.compile(r"\d{19}")
 
 
@@ -41,5 +43,6 @@ def written(value: Any, *, is_indented: bool = False) -> bytes:
     try:
         return orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_indented else 0))
     except orjson.JSONEncodeError:  # a number beyond 64 bits, half a surrogate pair, deep nesting
+        sys.setrecursionlimit(_DEEPEST)
         layout: dict[str, Any] = {"indent": 2} if is_indented else {"separators": (",", ":")}
         return json.dumps(value, **layout).encode() + b"\n"

@@ -61,9 +61,9 @@ def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
         LmError: a run failed.
     """
     if typed.raw:
-        request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed, voice)
+        request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed)
     else:
-        request = make_request(read_turn(typed, (), here, voice), typed, voice)
+        request = make_request(read_turn(typed, (), here, voice), typed)
     work = Run(typed, here, voice)
     with work.connected():
         named: Sequence[str | None] = typed.models or [here.setting(MODEL_VARIABLE)]

@@ -20,7 +20,7 @@ def run(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voic
         ModelNotFound, LoadFailed: see `Session.load`.
     """
     if len(words) != 1:
-        raise UsageError("one model is loaded at a time: lm models load KEY", "lm models lists the keys")
+        raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
     request = load_request(words[0], typed, identifier=typed.identifier)
     work = Run(typed, here, voice)
     with work.connected(), work.watched():

@@ -6,7 +6,7 @@ classes; what it means is made of it elsewhere (`inputs`, `requests`).
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
 from typer import Argument, Option
 
@@ -26,6 +26,20 @@ Topic = Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The c
 Files = Annotated[
     list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to run by llama.cpp, instead of echo.")
 ]
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes; beside its type, because Typer would write `x>=1` into the help."""
+
+    low: int
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
+
+    def has(self, number: int) -> bool:
+        """Whether a number is among them."""
+        return self.low <= number and (self.high is None or number <= self.high)
 
 
 class Typed:
@@ -53,15 +67,20 @@ class Typed:
 class VoiceOptions(Typed):
     """How much is said on stderr, and how."""
 
+    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
+    quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
+    verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
+
+
+class ProgressOptions(VoiceOptions):
+    """Whether to show what takes its time."""
+
     progress: Annotated[
         bool | None,
         Option(
             "--progress/--no-progress", help="Show loading and reading progress.  [default: if stderr is a terminal]"
         ),
     ] = None
-    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
-    quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
-    verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
 
 
 class ServerOptions(Typed):
@@ -73,7 +92,8 @@ class ServerOptions(Typed):
             "-H",
             "--host",
             metavar="ADDR",
-            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  [env: LM_HOST; default: found]",
+            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  "
+            "[env: LM_HOST; default: discovered]",
         ),
     ] = None
     token_file: Annotated[
@@ -134,10 +154,7 @@ class SamplingOptions(Typed):
         Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
-    overflow: Annotated[
-        Overflow | None,
-        Option("--overflow", help="When the context is full.  [default: stop; in a chat what the server does]"),
-    ] = None
+    overflow: Annotated[Overflow | None, Option("--overflow", help="When the context is full.  [default: stop]")] = None
 
 
 class StdinOptions(Typed):
@@ -177,7 +194,7 @@ class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
     """What is asked of a model."""
 
 
-class PredictionOptions(VoiceOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
+class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
 
@@ -232,6 +249,10 @@ class RespondOptions(PredictionOptions, TurnOptions):
 class ChatOptions(PredictionOptions, TurnOptions, HistoryOptions):
     """Options of `lm chat`."""
 
+    overflow: Annotated[
+        Overflow | None, Option("--overflow", help="When the context is full.  [default: what the server does]")
+    ] = None
+
 
 class CompleteOptions(PredictionOptions, RawOptions):
     """Options of `lm complete`."""
@@ -241,7 +262,7 @@ class ModelsOptions(VoiceOptions, ServerOptions, ListOptions):
     """Options of `lm models`."""
 
 
-class ModelsLoadOptions(VoiceOptions, ServerOptions, LoadOptions):
+class ModelsLoadOptions(ProgressOptions, ServerOptions, LoadOptions):
     """Options of `lm models load`."""
 
     identifier: Annotated[
@@ -261,22 +282,22 @@ class MeasureOptions(Typed):
     models: Annotated[
         list[str] | None, Option("-m", "--model", metavar="KEY", help=f"{_MODEL_HELP}  May be repeated.")
     ] = None
-    runs: Annotated[int, Option("--runs", metavar="N", min=1, help="Predictions for each model.")] = 1
-    warmup: Annotated[int, Option("--warmup", metavar="N", min=0, help="Predictions before, not counted.")] = 0
+    runs: Annotated[int, Option("--runs", metavar="N", help="Predictions for each model."), Range(1)] = 1
+    warmup: Annotated[int, Option("--warmup", metavar="N", help="Predictions before, not counted."), Range(0)] = 0
     raw: Annotated[bool, Option("--raw", help="Continue stdin as a text, without the chat template.")] = False
     echo: Annotated[bool, Option("--echo", help="Show the answers on stderr.")] = False
     by: Annotated[Grouping, Option("--by", help="What recorded results are summed up by.")] = Grouping.MODEL
     output: Annotated[ReportForm, Option("-o", "--output", help="What stdout gets.")] = ReportForm.TEXT
 
 
-class StatsOptions(VoiceOptions, ServerOptions, LoadOptions, AskOptions, SystemOptions, MeasureOptions):
+class StatsOptions(ProgressOptions, ServerOptions, LoadOptions, AskOptions, SystemOptions, MeasureOptions):
     """Options of `lm stats`."""
 
 
 class ServeOptions(Typed):
     """Options of `lm serve`."""
 
-    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one.")] = 1234
+    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one."), Range(0, 65535)] = 1234
     host: Annotated[str, Option("--host", metavar="ADDR", help="Beyond loopback only with --require-token.")] = (
         "127.0.0.1"
     )

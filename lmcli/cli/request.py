@@ -9,7 +9,6 @@ from lmcli.chat import Message
 from lmcli.cli.choices import Overflow
 from lmcli.cli.document import Document
 from lmcli.cli.options import AskOptions, LoadOptions
-from lmcli.cli.voice import Voice
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
 from lmcli.wire import requests
@@ -102,29 +101,26 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 }
 
 
-def make_request(
-    subject: Document | str, typed: AskOptions, voice: Voice, *, overflow: Overflow | None = Overflow.STOP
-) -> Request:
+def make_request(subject: Document | str, typed: AskOptions, *, overflow: Overflow | None = Overflow.STOP) -> Request:
     """Put together what is asked and how.
 
     Args:
         subject: what is asked.
         typed: the options.
-        voice: for warnings.
         overflow: what is asked for a full context where the user does not say.
 
     Raises:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
-    schema = None if typed.schema is None else _schema(typed.schema, voice)
+    schema = None if typed.schema is None else _schema(typed.schema)
     config = sampling_config(typed, overflow)._replace(structured=schema.setting if schema else None)
     return Request(subject, config, typed.preset, schema)
 
 
-def _schema(typed: str, voice: Voice) -> "Schema":
+def _schema(typed: str) -> "Schema":
     from lmcli.cli.schema import Schema  # noqa: PLC0415  only --schema pays for it
 
-    return Schema(typed, voice)
+    return Schema(typed)
 
 
 def sampling_config(typed: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:

@@ -13,5 +13,5 @@ from lmcli.errors import ExitCode
 
 def run(typed: RespondOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
     """Read the conversation, have it continued, deliver the answer."""
-    request = make_request(read_turn(typed, words, here, voice), typed, voice)
+    request = make_request(read_turn(typed, words, here, voice), typed)
     return task.run(task.Task("respond", request, typed, typed.output, here, voice))

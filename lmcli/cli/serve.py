@@ -1,9 +1,12 @@
 """`lm serve`: the server in the foreground, until a signal ends it."""
 
 import asyncio
+import errno
 import ipaddress
 import logging
+import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -84,10 +87,7 @@ async def _serve(server: Server, host: str, port: int) -> signal.Signals:
     try:
         bound = await server.start(host, port)
     except OSError as error:
-        raise Unavailable(
-            f"cannot listen on {_address(host, port)}: {reason(error)}",
-            "--port 0 takes a free port",
-        ) from error
+        raise _refused(error, host, port) from error
     try:
         _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}")
         return await ended
@@ -95,6 +95,17 @@ async def _serve(server: Server, host: str, port: int) -> signal.Signals:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         await server.close()
+
+
+def _refused(error: OSError, host: str, port: int) -> Unavailable:
+    """Why the system does not let the server listen; asyncio puts a text of its own in place of the system's."""
+    is_name = isinstance(error, socket.gaierror)
+    why = reason(error if is_name else OSError(error.errno, os.strerror(error.errno or errno.EADDRNOTAVAIL)))
+    hints = {
+        errno.EADDRINUSE: (f"lsof -i :{port} shows which process listens there", "--port 0 picks a free port"),
+        errno.EACCES: ("--port 0 picks a free port",),
+    }.get(error.errno or 0, ("--host names an address of this machine",))
+    return Unavailable(f"cannot listen on {_address(host, port)}: {why}", *hints)
 
 
 def _watch_signals() -> asyncio.Future[signal.Signals]:

@@ -7,7 +7,7 @@ import selectors
 import socket
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
 Source: lmstudio-js 6ec11db, lms-common/src/apiServerPorts.ts"""
 
 PROBE_SECONDS: Final = 0.5
+OTHERS_SECONDS: Final = 0.1
 HOST_VARIABLE: Final = "LM_HOST"
 TOKEN_VARIABLES: Final = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 TOKEN_FORM: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
@@ -31,8 +32,18 @@ _GREETING: Final = b"GET /lmstudio-greeting HTTP/1.1\r\nHost: 127.0.0.1\r\nConne
 _ANSWER_LIMIT: Final = 64 * 1024
 
 
-def find_server(host: str | None, environment: Mapping[str, str] = os.environ) -> Address:
+def find_server(
+    host: str | None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    on_several: Callable[[Sequence[Address]], None] | None = None,
+) -> Address:
     """The server that is meant: the given one, that of LM_HOST, or the first that answers on this machine.
+
+    Args:
+        host: the given one.
+        environment: where LM_HOST and LM Studio's settings are looked for.
+        on_several: told where servers answer, the one that is taken first, if there is more than one.
 
     Raises:
         UsageError, BadSetting: the given address, or that of LM_HOST, is none.
@@ -43,13 +54,14 @@ def find_server(host: str | None, environment: Mapping[str, str] = os.environ) -
     if named := environment.get(HOST_VARIABLE):
         return parse_address(named, source=HOST_VARIABLE)
     candidates = candidate_ports(environment)
-    port = first_greeting(candidates)
-    if port is not None:
-        return Address(LOOPBACK, port)
+    found = [Address(LOOPBACK, port) for port in greetings(candidates)]
+    if found:
+        if on_several is not None and _are_several(found):
+            on_several(found)
+        return found[0]
     raise CannotConnect(
         f"no LM Studio on this machine: nothing answers at {LOOPBACK} on port {', '.join(map(str, candidates))}",
         "lms server start starts it",
-        "--host HOST:PORT names another one, --host demo needs none",
     )
 
 
@@ -76,13 +88,16 @@ def studio_home(environment: Mapping[str, str]) -> Path:
     return older if older.is_dir() else home / ".lmstudio"
 
 
-def first_greeting(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> int | None:
-    """Ask all ports of this machine at once who is there; the first in order that is LM Studio.
+def greetings(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> list[int]:
+    """Ask all ports of this machine at once who is there; those that are LM Studio, in order.
+
+    The first is known for certain; the others have only a moment after it is known.
 
     Args:
         ports: in order of preference.
         within: seconds after which a silent port counts as nobody.
     """
+    is_known = False
     deadline = time.monotonic() + within
     verdicts: dict[int, bool] = {}
     with selectors.DefaultSelector() as selector:
@@ -93,12 +108,11 @@ def first_greeting(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> in
                 verdict = _advance(selector, key)
                 if verdict is not None:
                     verdicts[key.data.port] = verdict
-            best = _best(ports, verdicts)
-            if best is not None:
-                break
+            if not is_known and _best(ports, verdicts) is not None:
+                is_known, deadline = True, min(deadline, time.monotonic() + OTHERS_SECONDS)
         for key in list(selector.get_map().values()):
             key.data.socket.close()
-    return next((port for port in ports if verdicts.get(port)), None)
+    return [port for port in ports if verdicts.get(port)]
 
 
 def credentials(token: str | None = None) -> Credentials:
@@ -201,6 +215,12 @@ def _best(ports: Iterable[int], verdicts: Mapping[int, bool]) -> int | None:
         if verdicts[port]:
             return port
     return None
+
+
+def _are_several(found: Sequence[Address]) -> bool:
+    """Whether more than one server answers: one LM Studio has a port for its API, and one for its HTTP server."""
+    api_ports = [address.port for address in found if address.port in API_PORTS]
+    return len(api_ports) > 1 or len(found) - len(api_ports) > 1
 
 
 def _configured_port(environment: Mapping[str, str]) -> int | None:

@@ -17,13 +17,12 @@ from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
-from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, reason
+from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, quoted, reason
 
 BURST_BYTES: Final = 64 * 1024
 CONNECT_SECONDS: Final = 10.0
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
-_START_HINT: Final = "lms server start starts the server of LM Studio"
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
@@ -80,9 +79,9 @@ class Transport:
         except TimeoutError as error:
             if timeout is not None:
                 raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
-            raise CannotConnect(f"cannot reach LM Studio at {address}: no answer", _START_HINT) from error
+            raise _unreachable(address, error) from error
         except OSError as error:
-            raise CannotConnect(f"cannot reach LM Studio at {address}: {_reason(error)}", _hint(error)) from error
+            raise _unreachable(address, error) from error
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         transport = cls(connection, ClientProtocol(uri, max_size=None), address, interrupts)
         transport.timeout = timeout
@@ -299,7 +298,17 @@ def _reason(error: OSError) -> str:
     return f"its certificate is not trusted, {verification.rstrip('.')}" if verification else reason(error)
 
 
-def _hint(error: OSError) -> str:
+def _unreachable(address: Address, error: OSError) -> CannotConnect:
+    why = "no answer" if isinstance(error, TimeoutError) else _reason(error)
+    return CannotConnect(f"cannot reach LM Studio at {address}: {why}", _hint(address.host, error))
+
+
+def _hint(host: str, error: OSError) -> str:
+    """What to look at: the certificates, the name, or the server, which may be on another machine."""
     if hasattr(error, "verify_message"):
         return "SSL_CERT_FILE names a file with the certificate authorities to trust"
-    return _START_HINT
+    if isinstance(error, socket.gaierror):
+        return f"check the host name {quoted(host)}"
+    if host in ("localhost", "::1") or host.startswith("127."):
+        return "lms server start starts the server of LM Studio"
+    return f"on {host}, start the server of LM Studio and have it serve the local network"

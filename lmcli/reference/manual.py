@@ -1,16 +1,40 @@
 """The man pages, in mdoc: prose from `man/prose`, everything that is a table from the commands."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from lmcli import __version__
+from lmcli.cli.app import COMMANDS
 from lmcli.cli.variables import VARIABLES
+from lmcli.wire.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
+from lmcli.wire.config import Option as Field
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
+_FIELDS_PAGE: Final = "lm-respond"
+_FIELDS_INTRODUCTION: Final = r"""
+.Ss Fields of \-\-set
+.Ar KEY
+is one of these, or any other that the server knows; the prefix
+.Ql llm.prediction.
+may stand before it.
+A field with a switch takes an object:
+.Ql {\(dqchecked\(dq: true, \(dqvalue\(dq: 40}
+sets it, and with
+.Ql false
+the server leaves it off.
+"""
+_TYPES: Final[Mapping[Types, str]] = {
+    NUMBER: "number",
+    int: "whole number",
+    str: "string",
+    bool: "true or false",
+    dict: "object",
+    (list, tuple): "array",
+}
 _LITERAL: Final = (".Bd -literal -offset indent", ".Ed")
 _ESCAPES: Final = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 _PLAIN: Final = {"…": "...", "\\": r"\e"}
@@ -26,20 +50,22 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
     """
     date, sections = _sections(prose)
     shown = _of_page(name, commands)
-    written: dict[str, Iterable[str]] = {
+    written: dict[str, Sequence[str]] = {
         "NAME": _name(name, shown[0]),
         "SYNOPSIS": _synopses(shown),
         "DESCRIPTION": sections["DESCRIPTION"],
-        "OPTIONS": _options(shown),
+        "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
+        "OUTPUT": sections.get("OUTPUT", []),
         "ENVIRONMENT": _environment(shown),
         "FILES": sections["FILES"],
-        "EXIT STATUS": _exit_statuses(),
+        "EXIT STATUS": _exit_statuses(shown),
         "EXAMPLES": sections["EXAMPLES"],
         "SEE ALSO": _see_also(name),
     }
     lines = [date, f".Dt {name.upper()} 1", f".Os lm {__version__}"]
     for title, body in written.items():
-        lines += [f".Sh {title}", *body]
+        if body:
+            lines += [f".Sh {title}", *body]
     return "\n".join(lines) + "\n"
 
 
@@ -125,6 +151,27 @@ def _typed(option: Option) -> str:
     return f"{names} Ar {option.metavar.strip('<>').replace('|', ' | ')}" if option.metavar else names
 
 
+def _fields() -> Iterator[str]:
+    """The fields that `--set` knows: their names after the prefix, types and ranges."""
+    choices = {OPTIONS[name].key: words for name, words in CHOICES.items()}
+    yield from _FIELDS_INTRODUCTION.strip().split("\n")
+    yield ".Bl -tag -width Ds -compact"
+    for field in sorted((*OPTIONS.values(), *UNNAMED), key=lambda field: field.key):
+        words = f"one of {', '.join(choices[field.key])}" if field.key in choices else _type(field)
+        yield f".It Cm {field.key}"
+        yield from _text(words)
+    yield ".El"
+
+
+def _type(field: Field) -> str:
+    return ", ".join(filter(None, [_TYPES[field.type], _range(field.range), "with a switch" * (field.off is not None)]))
+
+
+def _range(limits: Range) -> str:
+    low, high = limits
+    return "" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
+
+
 def _environment(shown: list[Command]) -> list[str]:
     names = {name for command in shown for option in command.options for name in option.names}
     is_whole = not shown[0].path
@@ -135,8 +182,11 @@ def _environment(shown: list[Command]) -> list[str]:
     return [".Bl -tag -width Ds", *rows, ".El"]
 
 
-def _exit_statuses() -> list[str]:
-    rows = (line for status, meaning in EXIT_MEANINGS.items() for line in (f".It {int(status)}", *_text(meaning)))
+def _exit_statuses(shown: list[Command]) -> list[str]:
+    statuses: dict[int, str] = {}
+    for command in shown:
+        statuses |= COMMANDS[command.path].statuses if command.path else EXIT_MEANINGS
+    rows = (line for status in sorted(statuses) for line in (f".It {int(status)}", *_text(statuses[status])))
     return [".Bl -tag -width Ds", *rows, ".El"]
 
 

@@ -18,9 +18,15 @@ def local_engine(files: Sequence[Path], *, is_verbose: bool = False) -> Engine:
     try:
         from lmcli.server.llama import LlamaEngine  # noqa: PLC0415  what it needs comes with the extra
     except ImportError as error:
-        is_library = "libgomp" in str(error)  # of the system; a minimal Debian is without it
         raise Unavailable(
-            f"running GGUF files takes llama.cpp, which cannot be loaded: {error}",
-            "apt-get install libgomp1 installs it" if is_library else "pip install 'lmcli[local]' installs it",
+            f"running GGUF files takes llama.cpp, which cannot be loaded: {error}", _hint(error)
         ) from error
     return LlamaEngine(files, is_verbose=is_verbose)
+
+
+def _hint(error: ImportError) -> str:
+    from lmcli.server.installation import command_to_install  # noqa: PLC0415  only who lacks it pays
+
+    if "libgomp" in str(error):  # a library of the system, which a minimal Debian is without
+        return "apt-get install libgomp1 installs it on Debian and Ubuntu"
+    return f"{command_to_install('xllamacpp')} installs it"

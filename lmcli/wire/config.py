@@ -6,9 +6,8 @@ Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/sr
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -79,6 +78,19 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "ignore_model_preferred_max_image_dimension": Option("vision.ignoreModelPreferredMaxImageDimension", bool),
     }
 )
+UNNAMED: Final = (
+    Option("systemPrompt", str),
+    Option("contextPrefill", (list, tuple)),
+    Option("speculativeDecoding.numReuseTokens", int),
+    Option("speculativeDecoding.maxTokensToDraft", int),
+    Option("llama.frequencyPenalty", NUMBER, off=0),
+    Option("llama.mirostatSampling", dict),
+    Option("llama.tailFreeSampling", NUMBER, off=0.95),
+    Option("llama.locallyTypicalSampling", NUMBER, off=0.9),
+    Option("llama.logitBias", (list, tuple)),
+)
+"""Fields that servers know and the SDKs have no name for; they are sent as they are, through `raw`."""
+
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "context_overflow_policy": ("stopAtLimit", "truncateMiddle", "rollingWindow"),
@@ -108,8 +120,8 @@ def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> P
     known = {_snake(name): value for name, value in options.items()}
     for name in known:
         if name not in OPTIONS and name != "raw":
-            near = get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-            raise UsageError(f"unknown prediction option {quoted(name)}", *(f"did you mean {n}?" for n in near))
+            hints = (f"did you mean {near}?" for near in _nearest(name, OPTIONS))
+            raise UsageError(f"unknown prediction option {quoted(name)}", *hints)
     if (raw := known.get("raw")) is not None and not isinstance(raw, Mapping):
         raise UsageError(f"raw must be an object of config keys, not {quoted(raw)}")
     values: JsonObject = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items() if v is not None}
@@ -166,6 +178,16 @@ def read_stack(stack: Any) -> JsonObject:
         if isinstance(layer, Mapping):
             values.update(read_fields(layer.get("config")))
     return values
+
+
+def unknown_field(key: str) -> str | None:
+    """Say that a config key is none that servers are known to read, and which one is near; None if it is one."""
+    name = key.removeprefix(PREDICTION_PREFIX)
+    known = [option.key for option in (*OPTIONS.values(), *UNNAMED)]
+    if name in known:
+        return None
+    near = _nearest(name, known)
+    return f"unknown prediction field {quoted(name)}" + "".join(f", did you mean {n}?" for n in near)
 
 
 def read_fields(config: Any) -> JsonObject:
@@ -257,6 +279,12 @@ def _check(name: str, value: Any) -> None:
 
 def _layer(name: str, values: Mapping[str, Any]) -> JsonObject:
     return {"layerName": name, "config": write_fields(values)}
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches  # noqa: PLC0415  only what is mistyped pays for it
+
+    return get_close_matches(name, list(known), n=1, cutoff=0.5)
 
 
 def _snake(name: str) -> str:

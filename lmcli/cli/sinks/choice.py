@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.document import Document
-from lmcli.cli.options import PredictionOptions, VoiceOptions
+from lmcli.cli.options import PredictionOptions, ProgressOptions
 from lmcli.cli.output import Output
 from lmcli.cli.request import Reasoning, Request
 from lmcli.cli.sinks import Sink, StderrSink
@@ -54,7 +54,7 @@ def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice, out
 
 
 def progress_sink(
-    typed: VoiceOptions, here: Surroundings, voice: Voice, output: Output, *, yields_to: Sequence[str] = ()
+    typed: ProgressOptions, here: Surroundings, voice: Voice, output: Output, *, yields_to: Sequence[str] = ()
 ) -> StderrSink | None:
     """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
 

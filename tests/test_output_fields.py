@@ -1,0 +1,101 @@
+"""The fields of `-o json`, `-o jsonl` and `-o history` that lm-respond(1) describes are those that a run prints."""
+
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from conftest import StartServer
+from processes import environment, run
+from shells import ROOT
+
+from lmcli.values import Stats
+
+PAGE: Final = (ROOT / "man" / "prose" / "lm-respond.mdoc").read_text(encoding="utf-8")
+TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "string or null": (str, type(None)),
+    "whole number": (int,),
+    "whole number or null": (int, type(None)),
+    "number or null": (int, float, type(None)),
+    "object": (dict,),
+    "object or null": (dict, type(None)),
+    "any value or null": (object,),
+    "true": (bool,),
+}
+
+
+def section(title: str) -> str:
+    """A part of the page's OUTPUT."""
+    return re.split(r"\n\.S[sh] ", PAGE.partition(f"\n.Ss {title}\n")[2])[0]
+
+
+def fields(title: str) -> dict[str, str]:
+    """The fields that a part describes, each with its type."""
+    return dict(re.findall(r"^\.It Cm (\w+)\n([\w ]+):", section(title), re.MULTILINE))
+
+
+def check(value: dict[str, Any], title: str, *, without: Collection[str] = ()) -> None:
+    """Every field is there, those apart that need not be, no other, and each has its type."""
+    described = fields(title)
+    assert value.keys() == described.keys() - set(without)
+    for name, found in value.items():
+        assert isinstance(found, TYPES[described[name]]), name
+
+
+@pytest.fixture
+def json_of(tmp_path: Path, start_server: StartServer) -> Any:
+    """What a command line prints, as JSON values, one a line."""
+    variables = environment(tmp_path, start_server().port)
+    return lambda line: [json.loads(text) for text in run(line, tmp_path, variables).stdout.splitlines()]
+
+
+def test_result(json_of: Any) -> None:
+    """A result has the fields described, an error only where something went wrong."""
+    (whole,) = json_of("lm respond -o json '<think>well</think>hi'")
+    check(whole, "Result", without={"error"})
+    check(whole["model"], "Model")
+    (cut,) = json_of("lm respond -o json --preset short 1 2 3 4 5 6 7 8 9")
+    check(cut, "Result")
+    check(cut["error"], "Error")
+    (formed,) = json_of('lm respond -o json --schema \'{"type": "object"}\' hi')
+    assert formed["parsed"] == {}
+
+
+def test_statistics(json_of: Any) -> None:
+    """The seven that are always there come first; all that a server may send are described."""
+    (result,) = json_of("lm respond -o json hi")
+    described = list(fields("Statistics"))
+    assert list(result["stats"]) == described[:7]
+    check(result["stats"], "Statistics", without=set(described[7:]))
+    (stopped,) = json_of("lm respond -o json --stop two one two three")
+    check(stopped["stats"], "Statistics", without=set(described[8:]))
+    assert set(described) == set(Stats.__annotations__) - {"num_gpu_layers"}
+
+
+def test_events(json_of: Any) -> None:
+    """Each kind of line has the fields described."""
+    text = section("Events")
+    kinds = re.findall(r"^\.It Cm (\w+)\n(.*?)(?=^\.It|\Z)", text, re.MULTILINE | re.DOTALL)
+    described = {kind: set(re.findall(r"^\.Cm (\w+)", rest, re.MULTILINE)) for kind, rest in kinds}
+    result = fields("Result").keys() - {"error"}
+    described["result"] |= result
+    described["error"] |= result
+    events = json_of("lm respond -o jsonl -m echo-jit '<think>well</think>hi'")
+    events += json_of("lm complete -o jsonl --preset short 1 2 3 4 5 6 7 8 9")
+    assert {event["type"] for event in events} == described.keys()
+    for event in events:
+        assert event.keys() == described[event["type"]] | {"type"}
+    assert {e["reasoning_type"] for e in events if e["type"] == "fragment"} == set(
+        re.findall(r"\.Ql (none|reas\w+)", text)
+    )
+
+
+def test_history(json_of: Any) -> None:
+    """The message of an answer has the fields described."""
+    (history,) = json_of("lm respond -o history '<think>well</think>hi'")
+    check(history["messages"][-1], "History", without={"partial"})
+    (cut,) = json_of("lm respond -o history --preset short 1 2 3 4 5 6 7 8 9")
+    check(cut["messages"][-1], "History", without={"reasoning"})
