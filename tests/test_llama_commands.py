@@ -52,7 +52,7 @@ def test_models_of_a_file(file: Path) -> None:
 
 def test_warning_reaches_the_user(file: Path) -> None:
     """What llama.cpp does not take is said on stderr."""
-    done = lm("complete", "--host", file, "-l", "1", "--set", "cpuThreads=2", "a")
+    done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
     assert done.stderr.count("warning: ") == 1
     assert "cpuThreads" in done.stderr
 
