@@ -12,7 +12,7 @@ from conftest import StartServer
 from faults import HOST, PATIENCE, Listener
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import environment, run
+from processes import Terminal, environment, run, start
 
 from lmcli.client import discovery
 from lmcli.client.address import Address
@@ -332,11 +332,13 @@ def test_the_command_notes_which_of_several_servers_it_uses(
     ports = f"import lmcli.client.discovery as d\nd.API_PORTS, d.HTTP_PORT = ({one}, {two}), {nowhere()}\n"
     (tmp_path / "sitecustomize.py").write_text(ports)
     variables = environment(tmp_path, "", PYTHONPATH=str(tmp_path))
-    ran = run("lm respond -n hi", tmp_path, variables)
     servers = f"{HOST}:{one}, {HOST}:{two}"
-    assert (ran.status, ran.stdout) == (0, b"hi\n")
-    assert ran.stderr == f"lm: several servers answer ({servers}), using {HOST}:{one}; -H chooses another\n"
-    assert run("lm respond -n -q hi", tmp_path, variables).stderr == ""
+    note = f"lm: several servers answer ({servers}), using {HOST}:{one}; -H chooses another\r\n"
+    for quiet, said in (("--color=never", note), ("-q", "")):
+        line = ["lm", "respond", "-n", quiet, "hi"]
+        with start(*line, folder=tmp_path, variables=variables, stderr=Terminal()) as child:
+            assert child.end() == 0
+        assert (child["stdout"], child["stderr"].decode()) == (b"hi\n", said)
 
 
 def test_the_command_says_how_to_go_on_without_a_server(tmp_path: Path, nowhere: Nowhere) -> None:

@@ -12,12 +12,12 @@ from shells import ROOT, program
 import lmcli
 from lmcli.cli import app, dialogue
 from lmcli.cli.variables import VARIABLES
-from lmcli.wire import config
 from lmcli.errors import EXIT_MEANINGS, ExitCode
 from lmcli.reference.__main__ import generated, stale
 from lmcli.reference.manual import PAGES, page, prose_of
 from lmcli.reference.readme import help_of
 from lmcli.reference.tree import Command, commands
+from lmcli.wire import config
 
 COMMANDS = commands()
 SIGNALS = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)}

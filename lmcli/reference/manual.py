@@ -8,10 +8,10 @@ from typing import Final
 from lmcli import __version__
 from lmcli.cli.app import COMMANDS
 from lmcli.cli.variables import VARIABLES
-from lmcli.wire.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
-from lmcli.wire.config import Option as Field
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
+from lmcli.wire.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
+from lmcli.wire.config import Option as Field
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
 _FIELDS_PAGE: Final = "lm-respond"
