@@ -23,10 +23,10 @@ def main() -> None:
             sys.stderr.write(f"lm: error: cannot write to standard output: {why}\n".lower())
             os._exit(_OUTPUT_FAILED)  # what is left in the buffer cannot be written either
         return
-    from lmcli import haste
+    from lmcli import startup as haste
 
     haste.before_imports()
-    from lmcli.cli.door import enter
+    from lmcli.cli.main import enter
 
     haste.after_imports()
     haste.leave(enter(sys.argv[1:]))

@@ -1,7 +1,6 @@
-"""Imports run downstairs: every module of the package, read and held against the plan of the floors."""
+"""Imports run downwards: every module of the package, read and held against the plan of the layers."""
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ def imports(module: str) -> list[Import]:
     return [found for found in Imports(module).found if not found.is_for_types]
 
 
-GROUND = {"lmcli", "lmcli.errors", "lmcli.closing", "lmcli.record", "lmcli.values", "lmcli.chat", "lmcli.haste"}
+CORE = {"lmcli", "lmcli.errors", "lmcli.closing", "lmcli.record", "lmcli.values", "lmcli.chat", "lmcli.startup"}
 
 
 def is_in(module: str, package: str) -> bool:
@@ -82,94 +81,89 @@ def is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def floor_of(module: str) -> str:
-    """The floor that a module is on."""
-    if module in GROUND:
-        return "ground"
-    for floor in ("wire", "client", "server", "cli", "reference"):
-        if is_in(module, f"lmcli.{floor}"):
-            return floor
-    assert module == "lmcli.__main__", f"{module} is on no floor"
-    return "door"
+def layer_of(module: str) -> str:
+    """The layer that a module belongs to."""
+    if module in CORE:
+        return "core"
+    for layer in ("wire", "client", "server", "cli", "reference"):
+        if is_in(module, f"lmcli.{layer}"):
+            return layer
+    assert module == "lmcli.__main__", f"{module} belongs to no layer"
+    return "entry"
 
 
 BELOW = {
-    "ground": {"ground"},
-    "wire": {"ground", "wire"},
-    "client": {"ground", "wire", "client"},
-    "server": {"ground", "wire", "server"},
-    "cli": {"ground", "wire", "client", "cli"},
-    "door": {"ground", "cli"},
-    "reference": {"ground", "wire", "client", "server", "cli", "door", "reference"},
+    "core": {"core"},
+    "wire": {"core", "wire"},
+    "client": {"core", "wire", "client"},
+    "server": {"core", "wire", "server"},
+    "cli": {"core", "wire", "client", "cli"},
+    "entry": {"core", "cli"},
+    "reference": {"core", "wire", "client", "server", "cli", "entry", "reference"},
 }
-STRANGERS = {
-    "ground": set[str](),
+LIBRARIES = {
+    "core": set[str](),
     "wire": {"orjson"},
     "client": {"orjson", "websockets"},
     "server": {"orjson", "websockets", "xllamacpp"},
     "cli": {"jsonschema_rs", "orjson", "rich", "typer"},
-    "door": set[str](),
+    "entry": set[str](),
     "reference": {"typer"},
 }
 ONLY = {
-    "jsonschema_rs": {"lmcli.cli.schema"},
+    "jsonschema_rs": {"lmcli.cli.input.schema"},
     "websockets": {"lmcli.client.transport", "lmcli.server"},
-    "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.door", "lmcli.reference"},
-    "rich": {"lmcli.cli.sinks.terminal"},
+    "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.reference"},
+    "rich": {"lmcli.cli.output.progress"},
 }
-"""The only modules and packages that may know a library, where its floor does not say enough."""
+"""The only modules and packages that may know a library, where its layer does not say enough."""
 
-SERVER_DOORS = {"lmcli.cli.serve", "lmcli.cli.connect"}
-"""The commands that start a server: `serve`, and the demo host."""
-
-MODULES = pytest.mark.parametrize("module", FILES)
+STARTS_SERVERS = {"lmcli.cli.commands.serve", "lmcli.cli.target"}
+"""What starts a server: `serve`, and a host that lives inside the command."""
 
 
-@MODULES
-def test_imports_run_downstairs(module: str) -> None:
-    """A floor knows itself and what is below it; the commands reach the server through two doors only."""
-    for found in imports(module):
-        if not is_in(found.target, "lmcli"):
-            continue
-        if module in SERVER_DOORS and floor_of(found.target) == "server":
-            continue
-        assert floor_of(found.target) in BELOW[floor_of(module)], f"{module} imports {found.target}"
-
-
-@MODULES
-def test_every_library_has_its_place(module: str) -> None:
-    """Beyond the standard library a floor uses what it is there for, and some libraries are known in one place."""
-    for found in imports(module):
-        library = found.target.partition(".")[0]
-        if library == "lmcli" or library in sys.stdlib_module_names:
-            continue
-        assert library in STRANGERS[floor_of(module)], f"{module} imports {library}"
-        assert any(is_in(module, place) for place in ONLY.get(library, {"lmcli"})), f"{module} imports {library}"
-
-
-@MODULES
-def test_what_is_heavy_waits(module: str) -> None:
-    """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
-    heavy = {"jsonschema_rs", "rich", "ssl"} | (
-        {"asyncio"} if floor_of(module) in ("ground", "wire", "client") else set()
-    )
-    for found in imports(module):
-        assert found.is_lazy or found.target.partition(".")[0] not in heavy, f"{module} imports {found.target} at once"
-
-
-def test_the_server_is_reached_lazily() -> None:
-    """No command loads the server by being loaded: `serve` is loaded only by who types it, the demo only when asked."""
+def test_imports_run_downwards() -> None:
+    """A layer knows itself and what is below it; the command line reaches the server in two places only."""
     for module in FILES:
         for found in imports(module):
-            assert found.target != "lmcli.cli.serve", f"{module} imports the command serve"
-    reached = [found for found in imports("lmcli.cli.connect") if floor_of_or_none(found.target) == "server"]
+            if not is_in(found.target, "lmcli"):
+                continue
+            if module in STARTS_SERVERS and layer_of(found.target) == "server":
+                continue
+            assert layer_of(found.target) in BELOW[layer_of(module)], f"{module} imports {found.target}"
+
+
+def test_every_library_has_its_place() -> None:
+    """Beyond the standard library a layer uses what it is there for, and some libraries are known in one place."""
+    for module in FILES:
+        for found in imports(module):
+            library = found.target.partition(".")[0]
+            if library == "lmcli" or library in sys.stdlib_module_names:
+                continue
+            assert library in LIBRARIES[layer_of(module)], f"{module} imports {library}"
+            assert any(is_in(module, place) for place in ONLY.get(library, {"lmcli"})), f"{module} imports {library}"
+
+
+def test_what_is_heavy_waits() -> None:
+    """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
+    for module in FILES:
+        heavy = {"jsonschema_rs", "rich", "ssl"}
+        if layer_of(module) in ("core", "wire", "client"):
+            heavy = heavy | {"asyncio"}
+        for found in imports(module):
+            assert found.is_lazy or found.target.partition(".")[0] not in heavy, (
+                f"{module} imports {found.target} at once"
+            )
+
+
+def test_commands_are_loaded_when_they_run() -> None:
+    """No module imports a command, and the server is reached inside of functions only."""
+    for module in FILES:
+        for found in imports(module):
+            assert not is_command(found.target), f"{module} imports {found.target}"
+    reached = [f for f in imports("lmcli.cli.target") if is_in(f.target, "lmcli.server")]
     assert reached
     assert all(found.is_lazy for found in reached)
-
-
-def floor_of_or_none(module: str) -> str | None:
-    """The floor of a module of ours; None for any other."""
-    return floor_of(module) if is_in(module, "lmcli") else None
 
 
 WORLD = ["asyncio", "os", "random", "secrets", "select", "selectors", "socket", "subprocess", "threading", "time"]
@@ -177,9 +171,27 @@ WORLD = ["asyncio", "os", "random", "secrets", "select", "selectors", "socket", 
 
 @pytest.mark.parametrize("library", WORLD)
 def test_the_wire_is_pure(library: str) -> None:
-    """The wire knows no socket, clock, chance or environment."""
-    wire = [module for module in FILES if floor_of(module) == "wire"]
+    """The wire knows no socket, clock, randomness or environment."""
+    wire = [module for module in FILES if layer_of(module) == "wire"]
     assert {m for m in wire for found in imports(m) if found.target.partition(".")[0] == library} == set()
+
+
+def test_no_two_modules_share_a_name_or_its_stem() -> None:
+    """A name says which module is meant, whatever its folder; commands alone are called as the user calls them."""
+    names = sorted(m.rpartition(".")[2] for m in FILES if not m.endswith("__main__") and not is_command(m))
+    assert sorted(set(names)) == names
+    assert [(one, other) for one in names for other in names if differ_by_an_ending(one, other)] == []
+
+
+def differ_by_an_ending(one: str, other: str) -> bool:
+    """Whether a name is another with an ending: connect, connection; load, loading; record, records."""
+    ending = other.removeprefix(one)
+    return other.startswith(one) and len(one) > 3 and ending.isalpha() and len(ending) <= 4
+
+
+def is_command(module: str) -> bool:
+    """Whether a module is one of the commands."""
+    return is_in(module, "lmcli.cli.commands") and module != "lmcli.cli.commands"
 
 
 def cycles() -> Iterator[list[str]]:
@@ -206,18 +218,10 @@ def test_no_circles() -> None:
     assert list(cycles()) == []
 
 
-@MODULES
-def test_no_path_of_a_machine(module: str) -> None:
-    """What is in the package runs anywhere: no module names a folder of somebody's machine."""
-    text = FILES[module].read_text(encoding="utf-8")
-    found = re.findall(r"/(?:home|root|Users|work|opt|tmp|mnt|srv)/[\w.]+|[A-Z]:\\\\?\w+", text)
-    assert found == []
-
-
-@MODULES
-def test_a_module_says_what_it_is(module: str) -> None:
-    """Each module begins with a line on what it is, and no longer than a screenful of ideas it is split by meaning."""
-    lines = (ast.get_docstring(ast.parse(FILES[module].read_text(encoding="utf-8"))) or "").splitlines()
-    assert lines
-    assert lines[0].strip()
-    assert module.rpartition(".")[2] not in ("utils", "helpers", "common")
+def test_a_module_says_what_it_is() -> None:
+    """Each module begins with a line on what it is; none is a drawer for what has no place."""
+    for module, path in FILES.items():
+        lines = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()
+        assert lines, module
+        assert lines[0].strip(), module
+        assert module.rpartition(".")[2] not in ("utils", "helpers", "common")

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 from processes import Hand, Puppet, environment, run, start
 from properties import QUICK, json_objects
 
-from lmcli.cli.document import Document
-from lmcli.cli.history import ChatFile
+from lmcli.cli.input.chat_file import ChatFile
+from lmcli.cli.input.document import Document
 from lmcli.errors import OutputFailed
 from lmcli.server.background import Running
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK
 
-from lmcli.cli.drawing import bars, clipped, columns_of, histogram, sparkline
-from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.output.drawing import bars, clipped, columns_of, histogram, sparkline
 
 numbers = st.floats(0, 1e9, allow_subnormal=False)
 

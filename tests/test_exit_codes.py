@@ -13,7 +13,7 @@ from processes import environment, run
 from lmcli.cli.app import COMMANDS
 from lmcli.client.discovery import candidate_ports, greetings
 from lmcli.errors import ExitCode
-from lmcli.server.echo import EchoEngine, Pace
+from lmcli.server.echo.repeater import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
 from lmcli.server.failures import Refused
 from lmcli.values import LoadProgress, ModelInfo
@@ -164,7 +164,11 @@ def test_a_load_that_fails(tmp_path: Path, start_server: StartServer) -> None:
 
 def test_a_bug_shows_its_traceback_and_where_to_report_it(tmp_path: Path, start_server: StartServer) -> None:
     """Status 70; the traceback names our own function, the last line says that this is a bug."""
-    broken = "import lmcli.cli.respond as command\ndef run(*_): raise ZeroDivisionError('oops')\ncommand.run = run\n"
+    broken = (
+        "import lmcli.cli.commands.respond as command\n"
+        "def run(*_): raise ZeroDivisionError('oops')\n"
+        "command.run = run\n"
+    )
     (tmp_path / "sitecustomize.py").write_text(broken)
     variables = environment(tmp_path, start_server().port, PYTHONPATH=str(tmp_path))
     ran = run("lm respond hi", tmp_path, variables)
@@ -175,7 +179,7 @@ def test_a_bug_shows_its_traceback_and_where_to_report_it(tmp_path: Path, start_
         "ZeroDivisionError: oops",
         "lm: error: this is a bug in lm; please report it with the lines above",
     ]
-    assert any("door.py" in line for line in lines)
+    assert any("main.py" in line for line in lines)
 
 
 def test_a_user_without_a_home(tmp_path: Path) -> None:

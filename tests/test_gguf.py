@@ -9,8 +9,8 @@ import pytest
 from tiny_model import Shape, make_model
 
 from lmcli.errors import LoadFailed, NoInput, UsageError
-from lmcli.server.gguf import BLOCKS, FILE_TYPES, Damaged, read_header
-from lmcli.server.llama_files import local_models, size_label
+from lmcli.server.llama.gguf import BLOCKS, FILE_TYPES, Damaged, read_header
+from lmcli.server.llama.model_files import local_models, size_label
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def test_uv_where_there_is_no_pip(tmp_path: Path) -> None:
     prefix = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True, timeout=PATIENCE)
     python = prefix / "bin" / "python"
-    code = "from lmcli.server.installation import command_to_install; print(command_to_install('xllamacpp'))"
+    code = "from lmcli.server.llama.installation import command_to_install; print(command_to_install('xllamacpp'))"
     ran = subprocess.run(
         [python, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True, env={}
     )

@@ -7,9 +7,9 @@ import pytest
 from conftest import StartServer
 from processes import environment, run
 
-from lmcli.cli import keys
+from lmcli.cli import model_cache as keys
+from lmcli.cli.environment import Surroundings
 from lmcli.cli.options import ServerOptions
-from lmcli.cli.surroundings import Surroundings
 from lmcli.server.background import Running
 
 

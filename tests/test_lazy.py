@@ -86,7 +86,8 @@ def test_a_name_loads_its_own_floor(statement: str, absent: set[str]) -> None:
 
 DOOR = """
 import sys
-from lmcli import __main__, haste
+from lmcli import __main__
+from lmcli import startup as haste
 def leave(status):
     sys.stdout.flush()
     import json
@@ -156,8 +157,10 @@ def test_a_command_loads_what_it_needs(server: Running, command: list[str], answ
     assert answer is None or stdout == answer
     assert stdout
     assert modules & HEAVY == set()
-    others = {f"lmcli.cli.{other}" for other in ("respond", "complete", "models", "serve", "chat", "stats", "batch")}
-    assert modules & others == {f"lmcli.cli.{name}"}
+    others = {
+        f"lmcli.cli.commands.{other}" for other in ("respond", "complete", "models", "serve", "chat", "stats", "batch")
+    }
+    assert modules & others == {f"lmcli.cli.commands.{name}"}
 
 
 def test_windows_is_told_in_one_line() -> None:

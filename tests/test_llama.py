@@ -19,11 +19,11 @@ from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama import LlamaEngine
-from lmcli.server.llama_options import excess
-from lmcli.server.llama_prediction import Prediction
-from lmcli.server.llama_runtime import LoadSettings, Runtime
-from lmcli.server.llama_trial import prove
+from lmcli.server.llama.backend import LlamaEngine
+from lmcli.server.llama.generator import Prediction
+from lmcli.server.llama.preflight import prove
+from lmcli.server.llama.runtime import LoadSettings, Runtime
+from lmcli.server.llama.sampling import excess
 from lmcli.values import PredictionConfig, Stats
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
@@ -561,7 +561,7 @@ def test_what_is_not_met_is_said_once(wire: Wire, caplog: pytest.LogCaptureFixtu
     config = options(**{"llama.cpuThreads": 3, "tools": {"type": "none"}, "speculativeDecoding.draftModel": ""})
     for _ in range(2):
         complete(wire, "a", config)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.backend"]
     assert len(warnings) == 1
     assert "llama.cpuThreads" in warnings[0]
 
@@ -659,7 +659,7 @@ def test_trial_ends_with_a_cancel(endless: Path) -> None:
 def test_trial_ends_with_its_parent(endless: Path) -> None:
     """A trial does not outlive a parent that is killed."""
     code = (
-        "import asyncio, pathlib, sys; from lmcli.server.llama_trial import prove; "
+        "import asyncio, pathlib, sys; from lmcli.server.llama.preflight import prove; "
         "asyncio.run(prove(pathlib.Path(sys.argv[1]), asyncio.Event()))"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(endless)]) as parent:

@@ -13,7 +13,7 @@ from conftest import Serve
 from tiny_model import make_model
 
 from lmcli.server import background
-from lmcli.server.llama import LlamaEngine
+from lmcli.server.llama.backend import LlamaEngine
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK
 
-from lmcli.cli.quantiles import percentiles
+from lmcli.cli.series import percentiles
 
 PERCENTS = range(1, 100)
 numbers = st.floats(0, 1e9, allow_subnormal=False)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from processes import environment, run
 from properties import QUICK, any_json, garbled
 
-from lmcli.cli.drawing import histogram
-from lmcli.cli.recorded import Recorded, Skipped, read_records
+from lmcli.cli.input.measurements import Recorded, Skipped, read_records
+from lmcli.cli.output.drawing import histogram
 from lmcli.cli.summary import Group
 from lmcli.server import background
 
@@ -207,7 +207,7 @@ def test_a_pipe_is_read_once_and_as_it_comes() -> None:
     """A record is read when it is there: the one who writes need not have ended."""
     source, sink = os.pipe()
     program = (
-        "import sys; from lmcli.cli.recorded import read_records\n"
+        "import sys; from lmcli.cli.input.measurements import read_records\n"
         "for record in read_records(sys.stdin.buffer): print(record.stop_reason, flush=True)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=source, stdout=subprocess.PIPE) as process:

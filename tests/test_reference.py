@@ -11,7 +11,7 @@ from shells import ROOT, program
 
 import lmcli
 from lmcli.cli import app, dialogue
-from lmcli.cli.variables import VARIABLES
+from lmcli.cli.environment import VARIABLES
 from lmcli.errors import EXIT_MEANINGS, ExitCode
 from lmcli.reference.__main__ import generated, stale
 from lmcli.reference.manual import PAGES, page, prose_of
@@ -223,9 +223,9 @@ def test_a_page_escapes_what_it_shows() -> None:
 
 def test_no_command_loads_the_generators() -> None:
     """Making the documentation is not a part of any command."""
-    code = "import sys; from lmcli.cli.door import enter; enter(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from lmcli.cli.main import enter; enter(sys.argv[1:]); print(*sys.modules)"
     loaded = run(sys.executable, "-c", code, "help").stdout.splitlines()[-1].split()
-    assert "lmcli.cli.help" in loaded
+    assert "lmcli.cli.commands.help" in loaded
     assert [name for name in loaded if name.startswith("lmcli.reference")] == []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import Connect, Serve, StartServer, deaf, predicting
 
-from lmcli.cli.serve import read_api_tokens
+from lmcli.cli.commands.serve import read_api_tokens
 from lmcli.errors import BadSetting, ExitCode, NoInput
 from lmcli.server import background
 

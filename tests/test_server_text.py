@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmcli.server.echo import count, tokens
-from lmcli.server.generation import Outlet, ReasoningTags, StopSearch
-from lmcli.server.specimen import NoSpecimen, specimen
+from lmcli.server.echo.repeater import count, tokens
+from lmcli.server.echo.schema_example import NoSpecimen, specimen
+from lmcli.server.text_stream import Outlet, ReasoningTags, StopSearch
 
 CROWDED = st.text(alphabet="ab<>/ \n")
 

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import lmcli
-from lmcli.server.app import NAMESPACES
 from lmcli.server.background import Running
-from lmcli.server.connection import (
+from lmcli.server.dispatch import (
     MAX_CALLS,
     MAX_CALLS_AT_ONCE,
     MAX_CHANNELS,
@@ -27,8 +26,9 @@ from lmcli.server.connection import (
     MAX_WARNINGS,
     can_raise_limit,
 )
-from lmcli.server.echo import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import LARGE, LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.server.listener import NAMESPACES
 from lmcli.values import LoadProgress, ModelInfo
 from lmcli.wire.envelopes import KINDS
 
@@ -117,7 +117,7 @@ def test_stranger_may_not_send_much_whatever_the_websockets(
     server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release of websockets that takes one limit only receives a large first text, which is then refused."""
-    monkeypatch.setattr("lmcli.server.connection.MAX_CREDENTIALS_BYTES", 10)
+    monkeypatch.setattr("lmcli.server.dispatch.MAX_CREDENTIALS_BYTES", 10)
     stranger = connect(server, identity=None)
     stranger.send(" " * 11)
     assert stranger.receive() == {"success": False, "error": "This is too large for an authentication"}

@@ -21,7 +21,7 @@ import pytest
 from conftest import PATIENCE, Connect, Packet, Serve, StartServer
 from processes import Hand, Puppet, Terminal, environment, run, start
 
-from lmcli.cli.drawing import columns_of
+from lmcli.cli.output.drawing import columns_of
 from lmcli.server.background import Running
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +32,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 APPENDING = """
 import sys
 from pathlib import Path
-from lmcli.cli.figures import append_line
+from lmcli.cli.output.stats_file import append_line
 print("ready", flush=True)
 sys.stdin.read()
 for number in range(400):

@@ -12,6 +12,8 @@ from typing import Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand
 
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.messages import Loudness, Voice
 from lmcli.cli.options import (
     ChatOptions,
     CompleteOptions,
@@ -31,8 +33,6 @@ from lmcli.cli.options import (
     Typed,
     Words,
 )
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.voice import Loudness, Voice
 from lmcli.errors import EXIT_MEANINGS, ExitCode, UsageError, quoted
 
 SUMMARY: Final = """Unix filters for LM Studio.
@@ -44,8 +44,8 @@ to stderr."""
 class Command(NamedTuple):
     """One command: its options, its help, what its positional arguments are, if it has any, and how it may end.
 
-    The module `lmcli.cli.NAME` carries it out, with `run(typed, words, here, voice)`; the name of a command below
-    another holds both, and its module's name has an underscore for the space.
+    The module `lmcli.cli.commands.NAME` carries it out, with `run(typed, words, here, voice)`; a command below another
+    is in the same module, with `run_BELOW`.
     """
 
     options: type[Typed]
@@ -178,7 +178,7 @@ def hint_for(name: str = "") -> str:
 
 def _epilog() -> str:
     r"""What holds for all commands; a line with \b keeps Typer from filling the paragraph below it."""
-    from lmcli.cli.variables import VARIABLES  # noqa: PLC0415  only the help of lm itself lists them
+    from lmcli.cli.environment import VARIABLES  # noqa: PLC0415  only the help of lm itself lists them
 
     environment = [f"  {variable.name:<18}  {variable.meaning}" for variable in VARIABLES]
     statuses = [f"  {status:<3}  {meaning}" for status, meaning in EXIT_MEANINGS.items()]
@@ -210,7 +210,9 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         if name in _NEED_INPUT and not has_input:
             voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
-        run: Callable[..., ExitCode] = import_module(f"lmcli.cli.{name.replace(' ', '_')}").run
+        command_name, _, below = name.partition(" ")
+        module = import_module(f"lmcli.cli.commands.{command_name}")
+        run: Callable[..., ExitCode] = getattr(module, f"run_{below}" if below else "run")
         return run(typed, words, here, voice)
 
     annotations: dict[str, Any] = {"words": command.words} if command.words else {}

@@ -3,18 +3,18 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from lmcli.cli.connect import loaded_model, model_key
-from lmcli.cli.document import Document, assistant_entry
-from lmcli.cli.history import ChatFile
-from lmcli.cli.inputs import Attachments, system_prompt
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.input.chat_file import ChatFile
+from lmcli.cli.input.document import Document, assistant_entry
+from lmcli.cli.input.stdin import Attachments, system_prompt
+from lmcli.cli.messages import Voice
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.records import Text
-from lmcli.cli.request import make_request
+from lmcli.cli.output.results import Text
+from lmcli.cli.resolve import make_request
 from lmcli.cli.run import Run
-from lmcli.cli.stops import SIGINT
-from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.signals import SIGINT
+from lmcli.cli.target import loaded_model, model_key
 from lmcli.cli.task import Task, predict
-from lmcli.cli.voice import Voice
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, PredictionEnd
 

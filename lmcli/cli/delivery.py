@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-from lmcli.cli.output import Output, ReaderLeft
-from lmcli.cli.stops import Interrupted, Stops
+from lmcli.cli.output.stdout import Output, ReaderLeft
+from lmcli.cli.signals import Interrupted, Stops
 from lmcli.client.session import Session
 from lmcli.errors import LmError, OutputFailed
 from lmcli.values import Value

@@ -8,12 +8,12 @@ from typing import Final, NamedTuple
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
-from lmcli.cli.figures import stats_text
-from lmcli.cli.inputs import joined
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.input.stdin import joined
+from lmcli.cli.messages import Voice
 from lmcli.cli.options import ChatOptions
+from lmcli.cli.output.stats_file import stats_text
 from lmcli.cli.run import Run
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.voice import Voice
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
 
 

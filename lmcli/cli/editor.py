@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.environment import Surroundings
 from lmcli.errors import NoInput, UsageError, quoted, reason
 
 _FENCE: Final = '"""'

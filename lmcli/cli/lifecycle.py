@@ -6,10 +6,10 @@ Start (model, uploads, request), feed (values to sinks), finish (verdict, output
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from lmcli.cli.records import Presence, Text
-from lmcli.cli.request import Request
+from lmcli.cli.output.results import Presence, Text
+from lmcli.cli.output.sinks import Outcome, Sink
+from lmcli.cli.resolve import Request
 from lmcli.cli.run import Run
-from lmcli.cli.sinks import Outcome, Sink
 from lmcli.client.session import Session
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import ModelInstance, PredictionConfig, PredictionEnd, Value

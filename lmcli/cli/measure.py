@@ -3,20 +3,20 @@
 import time
 from collections.abc import Sequence
 
-from lmcli.cli.connect import MODEL_VARIABLE, loaded_model
-from lmcli.cli.inputs import read_text, read_turn
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.input.stdin import read_text, read_turn
 from lmcli.cli.lifecycle import LoadLife, PredictionLife
+from lmcli.cli.messages import Voice
 from lmcli.cli.options import StatsOptions
-from lmcli.cli.request import Request, load_request, make_request
+from lmcli.cli.output.run_display import run_display
+from lmcli.cli.output.selection import progress_sink
+from lmcli.cli.output.sinks import Outcome, Sink
+from lmcli.cli.output.tables import report
+from lmcli.cli.resolve import Request, load_request, make_request
 from lmcli.cli.run import Run
 from lmcli.cli.series import Measured, Series, table_of
-from lmcli.cli.sinks import Outcome, Sink
-from lmcli.cli.sinks.choice import progress_sink
-from lmcli.cli.sinks.live import run_display
-from lmcli.cli.stops import Interrupted
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.tables import report
-from lmcli.cli.voice import Voice
+from lmcli.cli.signals import Interrupted
+from lmcli.cli.target import MODEL_VARIABLE, loaded_model
 from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
 from lmcli.values import Fragment, Value
 

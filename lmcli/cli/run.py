@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from lmcli.cli.connect import connect
 from lmcli.cli.delivery import Fed, deliver
-from lmcli.cli.keys import add
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.messages import Voice
+from lmcli.cli.model_cache import add
 from lmcli.cli.options import ServerOptions
-from lmcli.cli.output import Output, ReaderLeft
-from lmcli.cli.stops import BROKEN_PIPE, Interrupted, Stops, die_of
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.voice import Voice
+from lmcli.cli.output.stdout import Output, ReaderLeft
+from lmcli.cli.signals import BROKEN_PIPE, Interrupted, Stops, die_of
+from lmcli.cli.target import connect
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
 from lmcli.client.session import Session

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from statistics import median
+from statistics import median, quantiles
 from typing import Final, NamedTuple
 
-from lmcli.cli.drawing import sparkline
-from lmcli.cli.quantiles import percentiles
-from lmcli.cli.records import model_record, stats_record
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.tables import Cell, Table
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.output.drawing import sparkline
+from lmcli.cli.output.results import model_record, stats_record
+from lmcli.cli.output.tables import Cell, Table
 from lmcli.values import JsonObject, ModelInstance, PredictionEnd
 
 Shares = dict[str, float | None]
@@ -132,3 +131,17 @@ def _shares(key: str, known: Sequence[float | None]) -> Shares:
 def _whole(value: float | None) -> float | None:
     """A count between two counts stays between them; all others are whole numbers again."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def percentiles(values: Sequence[float], *percents: int, more_is_better: bool = False) -> dict[str, float | None]:
+    """Percentiles by name, such as `p95`: the value that 95 % of the values are no worse than; None without any.
+
+    For times these are no longer ones; where more is better, as for tokens per second, these are no lower ones: p95 is
+    the slow tail of both. Between two values it is interpolated, as by `statistics.quantiles` with `inclusive`.
+    """
+    if not values:
+        return dict.fromkeys(map("p{}".format, percents))
+    ordered = sorted(values)
+    cuts = quantiles(ordered, n=100, method="inclusive") if len(ordered) > 1 else ordered * 99
+    cuts[49] = median(ordered)  # the same, but to the last bit
+    return {f"p{percent}": cuts[(100 - percent if more_is_better else percent) - 1] for percent in percents}

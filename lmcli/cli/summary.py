@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from lmcli.cli.choices import Grouping
-from lmcli.cli.drawing import bars, has_blocks, histogram, sparkline
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.input.measurements import Recorded, read_records
+from lmcli.cli.messages import Voice
 from lmcli.cli.options import StatsOptions
-from lmcli.cli.quantiles import percentiles
-from lmcli.cli.recorded import Recorded, read_records
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.tables import Cell, Table, report
-from lmcli.cli.voice import Voice
+from lmcli.cli.output.drawing import bars, has_blocks, histogram, sparkline
+from lmcli.cli.output.tables import Cell, Table, report
+from lmcli.cli.series import percentiles
 from lmcli.errors import BadInput, ExitCode, LmError, NoInput, quoted, reason
 from lmcli.values import JsonObject
 

@@ -5,17 +5,17 @@ from typing import NamedTuple
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.choices import OutputForm, RawOutputForm
-from lmcli.cli.connect import loaded_model, model_key
+from lmcli.cli.environment import Surroundings
 from lmcli.cli.jsontext import written
 from lmcli.cli.lifecycle import LoadLife, PredictionLife
+from lmcli.cli.messages import Voice
 from lmcli.cli.options import PredictionOptions
-from lmcli.cli.output import print_bytes
-from lmcli.cli.request import Request, load_request, options_record
+from lmcli.cli.output.selection import answer_sink, stderr_sinks
+from lmcli.cli.output.sinks import Outcome, Sink
+from lmcli.cli.output.stdout import print_bytes
+from lmcli.cli.resolve import Request, load_request, options_record
 from lmcli.cli.run import Run
-from lmcli.cli.sinks import Outcome, Sink
-from lmcli.cli.sinks.choice import answer_sink, stderr_sinks
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.voice import Voice
+from lmcli.cli.target import loaded_model, model_key
 from lmcli.client.images import image_name
 from lmcli.errors import ExitCode
 from lmcli.values import Value
@@ -112,7 +112,7 @@ class StatsSink:
 
     def finish(self, outcome: Outcome) -> None:
         """Write what was asked for."""
-        from lmcli.cli.figures import append_line, stats_line, stats_text  # noqa: PLC0415  only who asks for them pays
+        from lmcli.cli.output.stats_file import append_line, stats_line, stats_text  # noqa: PLC0415  only who asks for them pays
 
         task = self._task
         if task.typed.stats and outcome.end is not None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from lmcli import __version__
 from lmcli.cli.app import COMMANDS
-from lmcli.cli.variables import VARIABLES
+from lmcli.cli.environment import VARIABLES
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
 from lmcli.wire.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types

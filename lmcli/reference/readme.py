@@ -8,8 +8,7 @@ import typer
 from typer.main import get_command
 
 from lmcli.cli.app import build
-from lmcli.cli.surroundings import Surroundings
-from lmcli.cli.variables import VARIABLES
+from lmcli.cli.environment import VARIABLES, Surroundings
 from lmcli.errors import EXIT_MEANINGS
 
 _BLOCK: Final = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 
 from lmcli.cli.app import COMMANDS, build
-from lmcli.cli.surroundings import Surroundings
+from lmcli.cli.environment import Surroundings
 
 ANY_FILE: Final = "*"
 

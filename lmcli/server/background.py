@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from lmcli.closing import Closing
-from lmcli.server.app import AUTHENTICATION_SECONDS, Server
-from lmcli.server.echo import EchoEngine
+from lmcli.server.echo.repeater import EchoEngine
 from lmcli.server.engine import Engine
+from lmcli.server.listener import AUTHENTICATION_SECONDS, Server
 
 HOST: Final = "127.0.0.1"
 

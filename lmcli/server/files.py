@@ -9,10 +9,9 @@ import codecs
 from collections.abc import Mapping
 from typing import Any, Final
 
-from lmcli.server.endpoints import Call, Context
+from lmcli.server.endpoints import TEXT, Call, Context, Field
 from lmcli.server.engine import UploadedFile, off_loop
 from lmcli.server.failures import Refused
-from lmcli.server.parameters import TEXT, Field
 from lmcli.values import JsonObject
 
 # How much is decoded at a time: a multiple of four, so that base64 can be cut there.

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from lmcli.server.failures import Refused, model_unloaded, no_model_matching
-from lmcli.server.instance import Instance, Use
-from lmcli.server.loads import Load, LoadOrder
+from lmcli.server.load_tasks import Load, LoadOrder
+from lmcli.server.model_instance import Instance, Use
 from lmcli.values import ModelInfo
 
 _log: Final = logging.getLogger(__name__)

@@ -6,12 +6,11 @@ Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBacken
 from collections.abc import Mapping
 from contextlib import aclosing
 
-from lmcli.server.endpoints import Channel, Context, Stream
+from lmcli.server.catalog_endpoints import LOADING, downloaded_model
+from lmcli.server.endpoints import CANCEL, POSITIVE, TEXT, Channel, Context, Field, Stream
 from lmcli.server.failures import Refused
-from lmcli.server.instance import Instance
-from lmcli.server.loads import Load, LoadOrder
-from lmcli.server.models import LOADING, downloaded_model
-from lmcli.server.parameters import CANCEL, POSITIVE, TEXT, Field
+from lmcli.server.load_tasks import Load, LoadOrder
+from lmcli.server.model_instance import Instance
 from lmcli.values import JsonObject, ModelInfo
 from lmcli.wire.config import read_stack
 from lmcli.wire.payloads import write

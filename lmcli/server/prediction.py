@@ -11,12 +11,25 @@ from typing import Any, Final
 
 from lmcli.chat import FilePart, Message
 from lmcli.errors import BadInput, quoted
-from lmcli.server.endpoints import Call, Channel, Context, Stream
+from lmcli.server.catalog_endpoints import SPECIFIED
+from lmcli.server.endpoints import (
+    CANCEL,
+    FLAG,
+    HISTORY,
+    OBJECT,
+    SPECIFIER,
+    STACK,
+    TEXT,
+    Call,
+    Channel,
+    Context,
+    Field,
+    Shape,
+    Stream,
+)
 from lmcli.server.engine import PredictionRequest, PromptRead
 from lmcli.server.failures import Refused
-from lmcli.server.instance import GENERATING, Instance
-from lmcli.server.models import SPECIFIED
-from lmcli.server.parameters import CANCEL, FLAG, HISTORY, OBJECT, SPECIFIER, STACK, TEXT, Field, Shape
+from lmcli.server.model_instance import GENERATING, Instance
 from lmcli.server.settings import REASONING_PARSING_KEY, effective, is_unformatted
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from lmcli import __version__
 from lmcli.errors import quoted
-from lmcli.server.endpoints import Call, Channel, Context, Stream
+from lmcli.server.endpoints import FLAG, TEXT, Call, Channel, Context, Field, Stream
 from lmcli.server.failures import path_not_found
-from lmcli.server.parameters import FLAG, TEXT, Field
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.payloads import write

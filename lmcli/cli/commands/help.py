@@ -1,0 +1,44 @@
+"""`lm help`: the manual page of a command; where there is none, or no `man`, what `--help` says."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import lmcli
+from lmcli.cli.app import COMMANDS, build
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.messages import Voice
+from lmcli.cli.options import HelpOptions
+from lmcli.errors import ExitCode, UsageError, quoted
+
+_FOLDERS: Final = ("share/man/man1", "man")
+"""Where pages are, seen from a folder above the package: of an installation, of the sources."""
+
+
+def run(_: HelpOptions, words: Sequence[str], here: Surroundings, __: Voice) -> ExitCode:
+    """Become `man` with the page of the command; alone, or without a page, print the help.
+
+    Raises:
+        UsageError: there is no such command.
+    """
+    name = " ".join(words)
+    if name and name not in COMMANDS:
+        from lmcli.cli.suggestions import near  # noqa: PLC0415  only an error needs it
+
+        hints = [f"did you mean lm help {other}?" for other in near(name, COMMANDS)[:1]]
+        raise UsageError(f"no such command {quoted(name)}", *hints, "lm --help lists the commands")
+    page = page_of(name) if name else None
+    program = shutil.which("man", path=here.setting("PATH"))
+    if page is not None and program is not None:
+        os.execve(program, [program, str(page)], dict(here.environment))  # noqa: S606  no shell is wanted
+    build(here)([*words, "--help"], prog_name="lm", standalone_mode=False)
+    return ExitCode.OK
+
+
+def page_of(name: str) -> Path | None:
+    """The page of this very installation, not of another one that `man` may find first."""
+    page = f"lm-{name.partition(' ')[0]}.1"
+    above = Path(lmcli.__file__).resolve().parents[1:5]
+    return next((found for folder in above for place in _FOLDERS if (found := folder / place / page).is_file()), None)

@@ -1,0 +1,1 @@
+"""What comes in: stdin, attachments, documents, chat files, schemas, recorded results."""

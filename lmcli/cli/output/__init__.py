@@ -1,0 +1,1 @@
+"""What goes out: stdout, sinks, tables, progress, records."""

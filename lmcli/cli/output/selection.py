@@ -1,0 +1,80 @@
+"""Which sinks a prediction feeds: progress on stderr, the answer on stdout. Only those that are used are loaded."""
+
+# ruff: noqa: PLC0415
+
+from collections.abc import Sequence
+
+from lmcli.cli.choices import OutputForm, RawOutputForm
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.input.document import Document
+from lmcli.cli.messages import Voice
+from lmcli.cli.options import PredictionOptions, ProgressOptions
+from lmcli.cli.output.sinks import Sink, StderrSink
+from lmcli.cli.output.stdout import Output
+from lmcli.cli.resolve import Reasoning, Request
+
+
+def answer_sink(
+    form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings, preface: str = ""
+) -> Sink:
+    """The sink for stdout; `preface` is written before an answer that is text."""
+    is_terminal = here.stdout_is_terminal
+    is_structured = request.config.structured is not None
+    match str(form):
+        case "json":
+            from lmcli.cli.output.json_sinks import JsonSink
+
+            return JsonSink(output, is_terminal=is_terminal, is_structured=is_structured)
+        case "jsonl":
+            from lmcli.cli.output.json_sinks import JsonLinesSink
+
+            return JsonLinesSink(output, is_structured=is_structured)
+        case "history" if isinstance(request.subject, Document):
+            from lmcli.cli.output.json_sinks import HistorySink
+
+            return HistorySink(output, request.subject, is_terminal=is_terminal)
+    from lmcli.cli.output.sinks import TextSink
+
+    ends_line = isinstance(request.subject, Document)
+    return TextSink(output, is_terminal=is_terminal, ends_line=ends_line, preface=preface)
+
+
+def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice, output: Output) -> list[StderrSink]:
+    """The sinks for stderr: reasoning and progress, where they are to be seen."""
+    is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
+    shows_reasoning = here.stderr_is_terminal if is_shown is None else is_shown
+    progress = progress_sink(typed, here, voice, output, yields_to=("thinking",) if shows_reasoning else ())
+    if not shows_reasoning:
+        return [progress] if progress else []
+    from lmcli.cli.output.reasoning import ReasoningSink
+
+    make_room = getattr(progress, "erase", lambda: None)
+    reasoning = ReasoningSink(voice, is_terminal=here.stderr_is_terminal, make_room=make_room)
+    return [reasoning, progress] if progress else [reasoning]
+
+
+def progress_sink(
+    typed: ProgressOptions, here: Surroundings, voice: Voice, output: Output, *, yields_to: Sequence[str] = ()
+) -> StderrSink | None:
+    """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
+
+    Args:
+        typed: the options.
+        here: the process.
+        voice: for the lines.
+        output: stdout. What goes to a terminal or into a pipe may come out where the line is, so that is gone before.
+        yields_to: the phases of which something else is shown on stderr.
+    """
+    is_dumb = here.setting("TERM") == "dumb"
+    if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
+        from lmcli.cli.output.progress import TerminalSink
+
+        sink = TerminalSink(has_color=voice.has_color, yields_to=yields_to)
+        if here.stdout_is_terminal or output.has_reader:
+            output.before_first = sink.leave
+        return sink
+    if typed.progress:
+        from lmcli.cli.output.progress import LinesSink
+
+        return LinesSink(voice.report)
+    return None

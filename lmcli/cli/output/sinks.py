@@ -1,0 +1,86 @@
+"""Where values go: one sink for each form of output, all fed by the one loop in `delivery`."""
+
+from typing import NamedTuple, Protocol
+
+from lmcli.cli.output.stdout import Output
+from lmcli.errors import KEPT_IN_TEXT, Incomplete, LmError, PredictionFailed, escaped
+from lmcli.values import Fragment, PredictionEnd, Value
+
+
+class Outcome(NamedTuple):
+    """How a prediction ended.
+
+    Attributes:
+        end: the server's last word; None if it never came.
+        error: what makes the answer less than complete, if anything.
+        signum: the signal that stopped it, if one did.
+        recovered: an answer that was not where it should be; it takes the place of the empty one.
+    """
+
+    end: PredictionEnd | None = None
+    error: LmError | None = None
+    signum: int | None = None
+    recovered: str | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the answer was cut short."""
+        is_stopped = self.end is None or self.end.stats.stop_reason == "userStopped"
+        return is_stopped or isinstance(self.error, Incomplete | PredictionFailed)
+
+
+class Sink(Protocol):
+    """Takes bursts of values as they come, then the outcome, once."""
+
+    def burst(self, values: list[Value]) -> None:
+        """Take what has arrived together."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Complete the output."""
+
+
+class StderrSink(Sink, Protocol):
+    """Shows what is not the answer.
+
+    Attributes:
+        tick: how often it wants a burst, be it empty, in seconds; None: never.
+    """
+
+    tick: float | None
+
+
+class TextSink:
+    """Writes the text of fragments, reasoning left out; one write for those that arrived together.
+
+    Args:
+        output: where to.
+        is_terminal: show control characters and overrides of the direction of writing escaped, so that a model cannot
+            drive the terminal.
+        ends_line: end with a newline, if the text does not.
+        preface: a text to write first, at the latest when it is known that nothing follows it.
+    """
+
+    def __init__(self, output: Output, *, is_terminal: bool, ends_line: bool, preface: str = "") -> None:
+        self._output = output
+        self._preface = preface
+        self._is_terminal = is_terminal
+        self._ends_line = ends_line or is_terminal
+
+    def burst(self, values: list[Value]) -> None:
+        """Write the text that has arrived together."""
+        text = "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
+        if text:
+            self._write(text)
+
+    def finish(self, outcome: Outcome) -> None:
+        """End the line."""
+        if outcome.recovered is not None:
+            self.burst([Fragment(outcome.recovered)])
+        if self._preface:
+            self._write("")
+        if self._ends_line and self._output.last not in (b"", b"\n"):
+            self._output.write(b"\n")
+
+    def _write(self, text: str) -> None:
+        text, self._preface = self._preface + text, ""
+        self._output.write((escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text).encode())

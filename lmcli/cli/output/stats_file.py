@@ -1,0 +1,77 @@
+"""The stats of a prediction, for a person and for a file."""
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lmcli.cli.jsontext import written
+from lmcli.cli.output.results import SIGNALLED, error_record, model_record, stats_record
+from lmcli.cli.output.sinks import Outcome
+from lmcli.cli.output.stdout import output_failure
+from lmcli.errors import ExitCode, escaped, quoted
+from lmcli.values import JsonObject, PredictionEnd
+
+
+def stats_text(end: PredictionEnd) -> str:
+    """The stats for a person, one a line."""
+    stats = end.stats
+    rows = {
+        "Model used": end.model_info.display_name,
+        "Prompt tokens": stats.prompt_tokens_count,
+        "Predicted tokens": stats.predicted_tokens_count,
+        "Time to first token (seconds)": _rounded(stats.time_to_first_token_sec, 3),
+        "Tokens per second": _rounded(stats.tokens_per_second, 2),
+        "Stop reason": stats.stop_reason,
+    }
+    return "".join(f"{label}: {'unknown' if value is None else escaped(str(value))}\n" for label, value in rows.items())
+
+
+def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: str | None) -> JsonObject:
+    """The record of one prediction in a stats file; never the prompt or the answer.
+
+    Where no model answered, its entry holds the key that was asked for.
+    """
+    end, error, signum = outcome.end, outcome.error, outcome.signum
+    status = SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
+    record: JsonObject = {
+        "command": command,
+        "model": {"model_key": model_key} if end is None else model_record(end.model_info),
+        "options": options,
+        "stats": None if end is None else stats_record(end.stats),
+        "exit_status": int(status),
+    }
+    return record if error is None else record | {"error": error_record(error)}
+
+
+def append_line(path: Path, record: JsonObject) -> None:
+    """Append one record to a file in one write, so that processes that do it at once do not tear lines.
+
+    Raises:
+        OutputFailed: it could not be written whole.
+    """
+    line = written({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            _append(descriptor, line)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise output_failure(quoted(path), error) from error
+
+
+def _append(descriptor: int, line: bytes) -> None:
+    """Write a line; where there is no room for all of it, see to it that the next one begins a line."""
+    begun = os.write(descriptor, line)
+    try:
+        while begun < len(line):
+            begun += os.write(descriptor, line[begun:])
+    except OSError:
+        with suppress(OSError):
+            os.write(descriptor, b"\n")
+        raise
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

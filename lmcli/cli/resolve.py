@@ -1,0 +1,207 @@
+"""What is meant: a request made of typed options and input, ready to be sent."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+
+from lmcli.chat import Message
+from lmcli.cli.choices import Overflow
+from lmcli.cli.input.document import Document
+from lmcli.cli.options import AskOptions, LoadOptions
+from lmcli.errors import UsageError, quoted
+from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
+from lmcli.wire import requests
+from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
+from lmcli.wire.requests import ChannelRequest
+
+if TYPE_CHECKING:
+    from lmcli.cli.input.schema import Schema
+
+_LONGEST_SECONDS: Final = 1e9
+_POLICIES: Final[Mapping[Overflow, OverflowPolicy]] = {
+    Overflow.STOP: "stopAtLimit",
+    Overflow.MIDDLE: "truncateMiddle",
+    Overflow.ROLLING: "rollingWindow",
+}
+
+
+Resolve = Callable[[Sequence[Message]], Sequence[Message]]
+
+
+class Request(NamedTuple):
+    """A prediction that is asked for: the next turn of a document, or the continuation of a text.
+
+    Attributes:
+        subject: a `Document` for a turn, a text for a raw continuation.
+        config: the sampling options.
+        preset: the name of a preset on the server.
+        schema: the form that the answer must have, if it must have one.
+    """
+
+    subject: Document | str
+    config: PredictionConfig
+    preset: str | None = None
+    schema: "Schema | None" = None
+
+    def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
+        """The request in the words of today's servers; `resolve` puts the images of messages on the server."""
+        if isinstance(self.subject, str):
+            return requests.complete(model, self.subject, self.config, self.preset)
+        return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is the continuation of a text."""
+        return isinstance(self.subject, str)
+
+    def fallback(self, model: str | None) -> ChannelRequest | None:
+        """The same in the words of older servers, where they had others."""
+        if isinstance(self.subject, str):
+            return requests.complete_by_predict(model, self.subject, self.config, self.preset)
+        return None
+
+
+class Reasoning(NamedTuple):
+    """What `--reasoning` says.
+
+    Attributes:
+        is_shown: whether to show it; None leaves it to the terminal.
+        is_wanted: whether the model is to think at all; None leaves it to the server.
+        budget: how many tokens it may think; None leaves it to the server.
+    """
+
+    is_shown: bool | None = None
+    is_wanted: bool | None = None
+    budget: int | None = None
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> "Reasoning":
+        """Read the option's words.
+
+        Raises:
+            UsageError: one is neither known nor a number.
+        """
+        reasoning = cls()
+        for word in words:
+            if word in _REASONING_WORDS:
+                reasoning = reasoning._replace(**_REASONING_WORDS[word])
+            elif word.isascii() and word.isdigit():
+                reasoning = reasoning._replace(budget=int(word))
+            else:
+                raise UsageError(f"--reasoning takes show, hide, on, off or a number of tokens, not {quoted(word)}")
+        return reasoning
+
+
+_REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
+    "show": {"is_shown": True},
+    "hide": {"is_shown": False},
+    "on": {"is_wanted": True},
+    "off": {"is_wanted": False},
+}
+
+
+def make_request(subject: Document | str, typed: AskOptions, *, overflow: Overflow | None = Overflow.STOP) -> Request:
+    """Put together what is asked and how.
+
+    Args:
+        subject: what is asked.
+        typed: the options.
+        overflow: what is asked for a full context where the user does not say.
+
+    Raises:
+        UsageError, BadInput, NoInput: an option has a value that it cannot have.
+    """
+    schema = None if typed.schema is None else _schema(typed.schema)
+    config = sampling_config(typed, overflow)._replace(structured=schema.setting if schema else None)
+    return Request(subject, config, typed.preset, schema)
+
+
+def _schema(typed: str) -> "Schema":
+    from lmcli.cli.input.schema import Schema  # noqa: PLC0415  only --schema pays for it
+
+    return Schema(typed)
+
+
+def sampling_config(typed: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:
+    """What the options ask of the server; `overflow` where the user does not say.
+
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
+    reasoning = Reasoning.parse(typed.reasoning or ())
+    policy = typed.overflow or overflow
+    config = PredictionConfig(
+        temperature=typed.temperature,
+        max_tokens=typed.max_tokens,
+        top_p_sampling=typed.top_p,
+        top_k_sampling=typed.top_k,
+        min_p_sampling=typed.min_p,
+        repeat_penalty=typed.repeat_penalty,
+        seed=typed.seed,
+        stop_strings=tuple(typed.stop) if typed.stop else None,
+        draft_model=typed.draft_model,
+        context_overflow_policy=None if policy is None else _POLICIES[policy],
+        enable_thinking=reasoning.is_wanted,
+        reasoning_budget=reasoning.budget,
+        raw=dict(_raw_field(assignment) for assignment in typed.set_ or ()),
+    )
+    prediction_stack(config)  # a value that cannot be is refused before anybody is asked
+    return config
+
+
+def is_span(seconds: float) -> bool:
+    """Whether something can last so long; three decades are enough for all that is waited for."""
+    return 0 < seconds <= _LONGEST_SECONDS
+
+
+def load_config(typed: LoadOptions) -> LoadConfig:
+    """How a model is to be loaded, if this run loads it.
+
+    Raises:
+        UsageError: the share of the GPU is no number and no word that is known.
+    """
+    ratio: Any = typed.gpu
+    if typed.gpu not in (None, "max", "off"):
+        try:
+            ratio = float(str(typed.gpu))
+        except ValueError as error:
+            raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(typed.gpu)}") from error
+    return LoadConfig(context_length=typed.context_length, gpu_ratio=ratio)
+
+
+def load_request(key: str, typed: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
+    """The request for a model by key: one that is loaded will do, unless the new one gets a name of its own.
+
+    Raises:
+        UsageError: an option has a value that it cannot have.
+    """
+    if typed.ttl is not None and not is_span(typed.ttl):
+        raise UsageError(f"--ttl takes a number of seconds above 0, not {typed.ttl:g}")
+    config = load_config(typed)
+    if identifier is None:
+        return requests.get_or_load(key, config, ttl=typed.ttl)
+    return requests.load(key, config, identifier=identifier, ttl=typed.ttl)
+
+
+def _raw_field(assignment: str) -> tuple[str, Any]:
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise UsageError(
+            f"--set takes KEY=JSON, not {quoted(assignment)}", "for example --set reasoning.enableThinking=false"
+        )
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(
+            f"the value of --set {key} is no JSON: {quoted(text)}", f"a text needs quotes: --set '{key}=\"{text}\"'"
+        ) from error
+    return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
+
+
+def options_record(typed: AskOptions) -> JsonObject:
+    """The options for sampling that were given, for a record; never the prompt."""
+    config = sampling_config(typed)
+    given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
+    preset = {} if typed.preset is None else {"preset": typed.preset}
+    return given | dict(config.raw) | preset

@@ -1,0 +1,146 @@
+"""Typed options and the environment → a connection to the server that is meant."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from lmcli.cli.environment import Surroundings
+from lmcli.cli.messages import Loudness, Voice
+from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
+from lmcli.cli.resolve import is_span
+from lmcli.client.address import LOOPBACK, Address
+from lmcli.client.catalog import list_downloaded, list_loaded
+from lmcli.client.connection import Connection
+from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
+from lmcli.client.waiting import Interrupts, no_interrupts
+from lmcli.errors import BadSetting, CannotConnect, ModelNotFound, UsageError, quoted
+
+if TYPE_CHECKING:
+    from lmcli.server.engine import Engine
+
+TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
+MODEL_VARIABLE: Final = "LM_MODEL"
+_HOST_HINT: Final = "--host HOST:PORT names another one, --host demo needs none"
+MODEL_SUFFIX: Final = ".gguf"
+
+
+@contextmanager
+def connect(
+    typed: ServerOptions, here: Surroundings, voice: Voice, *, interrupts: Interrupts = no_interrupts
+) -> Iterator[Connection]:
+    """The way to the server, until the block ends; `demo` or a GGUF file starts one in this process for as long.
+
+    Raises:
+        CannotConnect: there is none on this machine.
+        Unavailable: there is no llama.cpp for a GGUF file, or the file is damaged.
+        UsageError, BadSetting, NoInput: what was given is no address, token, file or number of seconds.
+    """
+    timeout = timeout_of(typed, here)
+    who = credentials(_token(typed.token_file, here, voice))
+    trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
+    with (
+        _server(typed, here, voice) as address,
+        Connection(address, who, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
+    ):
+        yield connection
+
+
+def model_key(typed: ModelOptions, here: Surroundings) -> str | None:
+    """The model that was named: by option, by a file that is the host, or by the environment.
+
+    Raises:
+        NoInput, LoadFailed, UsageError: the file is not there, is damaged, or holds no language model.
+    """
+    return typed.model or _key_of_host(typed, here) or here.setting(MODEL_VARIABLE)
+
+
+def loaded_model(connection: Connection, voice: Voice) -> str:
+    """The identifier of the model to use when none was named: the one that is loaded, or the last one used.
+
+    Raises:
+        ModelNotFound: none is loaded; the hint says which could be.
+    """
+    instances = list_loaded(connection.session("llm"))
+    if not instances:
+        keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
+        there_are = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
+        raise ModelNotFound("no model is loaded", "-m KEY loads one", there_are)
+    latest = max(instances, key=lambda instance: instance.last_used_time or 0)
+    if len(instances) > 1:
+        voice.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")
+    return latest.identifier
+
+
+def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
+    """The longest silence in seconds, from the option or the environment; None waits for ever.
+
+    Raises:
+        UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
+    """
+    if typed.timeout is not None:
+        if is_span(typed.timeout):
+            return typed.timeout
+        raise UsageError(f"--timeout takes a number of seconds above 0, not {typed.timeout:g}")
+    text = here.setting(TIMEOUT_VARIABLE)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if is_span(seconds):
+        return seconds
+    raise BadSetting(f"{TIMEOUT_VARIABLE} is no number of seconds above 0: {quoted(text)}")
+
+
+@contextmanager
+def _server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Address]:
+    host = typed.host or here.setting(HOST_VARIABLE) or ""
+    if host != DEMO_HOST and not _is_model_file(host):
+        yield _found_server(typed, here, voice)
+        return
+    from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
+
+    with background.start(None if host == DEMO_HOST else _local_engine(host, voice)) as running:
+        yield Address(LOOPBACK, running.port)
+
+
+def _found_server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Address:
+    def note(found: Sequence[Address]) -> None:
+        voice.note(f"several servers answer ({', '.join(map(str, found))}), using {found[0]}; -H chooses another")
+
+    try:
+        return find_server(typed.host, here.environment, on_several=note)
+    except CannotConnect as error:
+        raise CannotConnect(error.message, *error.hints, _HOST_HINT) from error
+
+
+def _is_model_file(host: str) -> bool:
+    return host.lower().endswith(MODEL_SUFFIX)
+
+
+def _local_engine(host: str, voice: Voice) -> "Engine":
+    from lmcli.cli import server_log  # noqa: PLC0415  who names a file pays
+    from lmcli.server.llama import local_engine  # noqa: PLC0415
+
+    server_log.log_through(voice, server_log.WARNINGS)
+    return local_engine([Path(host)], is_verbose=voice.loudness is Loudness.VERBOSE)
+
+
+def _key_of_host(typed: ModelOptions, here: Surroundings) -> str | None:
+    host = getattr(typed, "host", None) or here.setting(HOST_VARIABLE) or ""
+    if not _is_model_file(host):
+        return None
+    from lmcli.server.llama.model_files import local_models  # noqa: PLC0415  who names a file pays
+
+    return local_models([Path(host)])[0].info.model_key
+
+
+def _token(path: Path | None, here: Surroundings, voice: Voice) -> str | None:
+    if path is None:
+        return find_token(None, here.environment)
+    token = find_token(path, here.environment)
+    if is_readable_by_others(path):
+        voice.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
+    return token

@@ -1,0 +1,1 @@
+"""The built-in engine: models that repeat what they are asked."""
