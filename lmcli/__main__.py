@@ -1,4 +1,4 @@
-"""The door: answers `--version` itself, else runs the command and leaves without looking back."""
+"""The entry point: answers `--version` itself, else runs the command and ends the process."""
 
 import os
 import sys
@@ -23,13 +23,13 @@ def main() -> None:
             sys.stderr.write(f"lm: error: cannot write to standard output: {why}\n".lower())
             os._exit(_OUTPUT_FAILED)  # what is left in the buffer cannot be written either
         return
-    from lmcli import startup as haste
+    from lmcli import startup
 
-    haste.before_imports()
-    from lmcli.cli.main import enter
+    startup.before_imports()
+    from lmcli.cli.main import main as run
 
-    haste.after_imports()
-    haste.leave(enter(sys.argv[1:]))
+    startup.after_imports()
+    startup.leave(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -242,10 +242,10 @@ Serve = Callable[..., Process]
 
 def flags(options: Packet) -> list[str]:
     """Options as they are typed: `{"load_seconds": 1, "quiet": True}` → `--load-seconds 1 --quiet`."""
-    typed: list[str] = []
+    words: list[str] = []
     for name, value in options.items():
-        typed += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return typed
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
 
 
 @pytest.fixture

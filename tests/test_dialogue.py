@@ -212,21 +212,21 @@ def test_line_editing(talk: OpenTalk, parrot: ParrotEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "asked"),
+    ("options", "asked"),
     [
         (['"""', "one", "", "  two", '"""'], "one\n\n  two"),
         (['"""one', 'two"""'], "one\ntwo"),
         (['"""all on one line"""'], "all on one line"),
     ],
 )
-def test_a_block_of_lines_is_one_message(talk: OpenTalk, parrot: ParrotEngine, typed: list[str], asked: str) -> None:
+def test_a_block_of_lines_is_one_message(talk: OpenTalk, parrot: ParrotEngine, options: list[str], asked: str) -> None:
     """What stands between three quotation marks and three more is one message, its lines as they are."""
     dialogue = talk()
     dialogue.see_prompt()
-    for line in typed[:-1]:
+    for line in options[:-1]:
         dialogue.type(line)
         dialogue.see("… ")
-    dialogue.ask(typed[-1])
+    dialogue.ask(options[-1])
     dialogue.leave()
     assert parrot.asked == [asked]
 
@@ -240,21 +240,21 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("typed", BLOCKS, ids=repr)
-def test_a_block_is_recalled_whole(talk: OpenTalk, parrot: ParrotEngine, typed: list[str]) -> None:
+@pytest.mark.parametrize("options", BLOCKS, ids=repr)
+def test_a_block_is_recalled_whole(talk: OpenTalk, parrot: ParrotEngine, options: list[str]) -> None:
     """Up and Enter send all lines of a block again as one message, be it that the first looks like a command."""
     dialogue = talk()
     dialogue.see_prompt()
-    for line in typed[:-1]:
+    for line in options[:-1]:
         dialogue.type(line.replace("\t", "\x16\t"))
         dialogue.see("… ")
-    dialogue.ask(typed[-1])
+    dialogue.ask(options[-1])
     dialogue.ask(UP)
     dialogue.ask(UP + UP)
     dialogue.ask("one more")
     dialogue.ask(UP + UP)
     dialogue.leave()
-    asked = "\n".join(typed).replace('"""', "").strip("\n")
+    asked = "\n".join(options).replace('"""', "").strip("\n")
     assert parrot.asked == [asked, asked, asked, "one more", asked]
 
 

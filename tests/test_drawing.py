@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.output.drawing import bars, clipped, columns_of, histogram, sparkline
 
 numbers = st.floats(0, 1e9, allow_subnormal=False)
 
 
-def terminal(**variables: str) -> Surroundings:
+def terminal(**variables: str) -> Environment:
     """A process on a terminal."""
-    return Surroundings(0, 1, 2, True, True, True, variables)
+    return Environment(0, 1, 2, True, True, True, variables)
 
 
 UTF8 = terminal(LANG="C.UTF-8", TERM="xterm")
@@ -68,8 +68,8 @@ def test_a_sparkline_has_a_block_for_each_value() -> None:
 @given(st.lists(st.none() | st.floats() | st.integers(-5, 5)))
 def test_any_number_can_be_drawn(values: list[float | None]) -> None:
     """Whatever a server says, even what is no number, is a bar of eight columns at most, and a block."""
-    for here in (UTF8, ASCII):
-        assert all(len(bar) <= 8 for bar in bars(values, here))
+    for env in (UTF8, ASCII):
+        assert all(len(bar) <= 8 for bar in bars(values, env))
     assert len(sparkline(values, UTF8)) == len(values)
 
 

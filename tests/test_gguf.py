@@ -9,7 +9,7 @@ import pytest
 from tiny_model import Shape, make_model
 
 from lmcli.errors import LoadFailed, NoInput, UsageError
-from lmcli.server.llama.gguf import BLOCKS, FILE_TYPES, Damaged, read_header
+from lmcli.server.llama.gguf import BLOCKS, FILE_TYPES, InvalidGGUF, read_header
 from lmcli.server.llama.model_files import local_models, size_label
 
 
@@ -44,7 +44,7 @@ def test_every_truncation_is_noticed(model: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.gguf"
     for size in (*range(0, 12_000, 61), *range(12_000, len(content), 50_000), len(content) - 1):
         short.write_bytes(content[:size])
-        with pytest.raises(Damaged):
+        with pytest.raises(InvalidGGUF):
             read_header(short)
 
 
@@ -64,7 +64,7 @@ def test_lies_are_noticed(model: Path, tmp_path: Path, at: int, value: bytes, sa
     content[at : at + len(value)] = value
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(content)
-    with pytest.raises(Damaged, match=said):
+    with pytest.raises(InvalidGGUF, match=said):
         read_header(broken)
 
 

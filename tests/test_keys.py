@@ -8,17 +8,17 @@ from conftest import StartServer
 from processes import environment, run
 
 from lmcli.cli import model_cache as keys
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.options import ServerOptions
 from lmcli.server.background import Running
 
 
-def here(**variables: str) -> Surroundings:
+def env(**variables: str) -> Environment:
     """A process with these environment variables."""
-    return Surroundings.of_process()._replace(environment=variables)
+    return Environment.of_process()._replace(variables=variables)
 
 
-def typed(host: str | None = None) -> ServerOptions:
+def options(host: str | None = None) -> ServerOptions:
     """Options that name a server."""
     return ServerOptions(host=host)
 
@@ -58,17 +58,17 @@ def test_the_built_in_server_leaves_no_keys(lm: Callable[[str], list[str]], line
 
 def test_a_file_as_the_host_leaves_no_keys(tmp_path: Path) -> None:
     """The model of --host MODEL.gguf is nowhere else to be had."""
-    keys.add("tiny", typed("models/Tiny.GGUF"), here(HOME=str(tmp_path)))
-    keys.remember(["tiny"], typed(), here(HOME=str(tmp_path), LM_HOST="tiny.gguf"))
+    keys.add("tiny", options("models/Tiny.GGUF"), env(HOME=str(tmp_path)))
+    keys.remember(["tiny"], options(), env(HOME=str(tmp_path), LM_HOST="tiny.gguf"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_folder_is_the_users_choice(tmp_path: Path) -> None:
     """XDG_CACHE_HOME comes before .cache in HOME; without either nothing is kept."""
     chosen, home = tmp_path / "chosen", tmp_path / "home"
-    keys.add("a", typed(), here(HOME=str(home), XDG_CACHE_HOME=str(chosen)))
-    keys.add("b", typed(), here(HOME=str(home), XDG_CACHE_HOME=""))
-    keys.add("c", typed(), here())
+    keys.add("a", options(), env(HOME=str(home), XDG_CACHE_HOME=str(chosen)))
+    keys.add("b", options(), env(HOME=str(home), XDG_CACHE_HOME=""))
+    keys.add("c", options(), env())
     assert (chosen / "lm" / "models").read_text() == "a\n"
     assert (home / ".cache" / "lm" / "models").read_text() == "b\n"
 
@@ -76,8 +76,8 @@ def test_the_cache_folder_is_the_users_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["$(touch x)", "a b", "a'b", "a\nb", "ключ", ""])
 def test_a_key_that_a_shell_would_have_to_quote_is_not_offered(tmp_path: Path, key: str) -> None:
     """A server cannot put commands into anybody's command line."""
-    keys.remember([key, "qwen/qwen3-4b@q4_k_m:2"], typed(), here(HOME=str(tmp_path)))
-    keys.add(key, typed(), here(HOME=str(tmp_path)))
+    keys.remember([key, "qwen/qwen3-4b@q4_k_m:2"], options(), env(HOME=str(tmp_path)))
+    keys.add(key, options(), env(HOME=str(tmp_path)))
     assert (tmp_path / ".cache" / "lm" / "models").read_text() == "qwen/qwen3-4b@q4_k_m:2\n"
 
 

@@ -87,12 +87,12 @@ def test_a_name_loads_its_own_floor(statement: str, absent: set[str]) -> None:
 DOOR = """
 import sys
 from lmcli import __main__
-from lmcli import startup as haste
+from lmcli import startup
 def leave(status):
     sys.stdout.flush()
     import json
     print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
-haste.leave = leave
+startup.leave = leave
 sys.argv = ["lm", *sys.argv[1:]]
 __main__.main()
 """

@@ -21,7 +21,7 @@ from lmcli.server import background
 from lmcli.server.engine import PredictionRequest
 from lmcli.server.llama.backend import LlamaEngine
 from lmcli.server.llama.generator import Prediction
-from lmcli.server.llama.preflight import prove
+from lmcli.server.llama.preflight import preflight
 from lmcli.server.llama.runtime import LoadSettings, Runtime
 from lmcli.server.llama.sampling import excess
 from lmcli.values import PredictionConfig, Stats
@@ -645,7 +645,7 @@ def test_trial_ends_with_a_cancel(endless: Path) -> None:
 
     async def cancel() -> bool:
         cancelled = asyncio.Event()
-        trial = asyncio.create_task(prove(endless, cancelled))
+        trial = asyncio.create_task(preflight(endless, cancelled))
         pipe = await asyncio.to_thread(os.open, endless, os.O_WRONLY)
         cancelled.set()
         is_proven = await trial
@@ -659,8 +659,8 @@ def test_trial_ends_with_a_cancel(endless: Path) -> None:
 def test_trial_ends_with_its_parent(endless: Path) -> None:
     """A trial does not outlive a parent that is killed."""
     code = (
-        "import asyncio, pathlib, sys; from lmcli.server.llama.preflight import prove; "
-        "asyncio.run(prove(pathlib.Path(sys.argv[1]), asyncio.Event()))"
+        "import asyncio, pathlib, sys; from lmcli.server.llama.preflight import preflight; "
+        "asyncio.run(preflight(pathlib.Path(sys.argv[1]), asyncio.Event()))"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(endless)]) as parent:
         pipe = os.open(endless, os.O_WRONLY)

@@ -223,7 +223,7 @@ def test_a_page_escapes_what_it_shows() -> None:
 
 def test_no_command_loads_the_generators() -> None:
     """Making the documentation is not a part of any command."""
-    code = "import sys; from lmcli.cli.main import enter; enter(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from lmcli.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
     loaded = run(sys.executable, "-c", code, "help").stdout.splitlines()[-1].split()
     assert "lmcli.cli.commands.help" in loaded
     assert [name for name in loaded if name.startswith("lmcli.reference")] == []

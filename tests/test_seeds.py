@@ -92,11 +92,11 @@ def studio(start_server: StartServer) -> Running:
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.script)
 def test_example(run: Run, studio: Running) -> None:
     """An example of the documents prints what the documents promise, and nothing on stderr."""
-    here = {name: value for name, value in os.environ.items() if not name.startswith(("LM_", "LMS"))}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LM_", "LMS"))}
     done = subprocess.run(
         [sys.executable, "-X", "dev", SCRIPTS / f"{run.script}.py"],
         input=run.stdin,
-        env={**here, "LM_HOST": f"127.0.0.1:{studio.port}"},
+        env={**env, "LM_HOST": f"127.0.0.1:{studio.port}"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmcli.server.echo.repeater import count, tokens
-from lmcli.server.echo.schema_example import NoSpecimen, specimen
+from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.text_stream import Outlet, ReasoningTags, StopSearch
 
 CROWDED = st.text(alphabet="ab<>/ \n")
@@ -31,10 +31,10 @@ def test_token_is_a_word_with_the_space_before_it(text: str, pieces: list[str]) 
     assert list(tokens(text)) == pieces
 
 
-@given(pieces=st.lists(CROWDED), stops=st.lists(CROWDED.filter(bool), max_size=3))
-def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], stops: list[str]) -> None:
+@given(pieces=st.lists(CROWDED), signals=st.lists(CROWDED.filter(bool), max_size=3))
+def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], signals: list[str]) -> None:
     """What comes out holds no stop string, and is the text up to the first of them."""
-    search = StopSearch(stops)
+    search = StopSearch(signals)
     found = ""
     for piece in pieces:
         found += search.feed(piece)
@@ -43,7 +43,7 @@ def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], stop
     else:
         found += search.flush()
     text = "".join(pieces)
-    assert all(stop not in found for stop in stops)
+    assert all(stop not in found for stop in signals)
     if search.found is None:
         assert found == text
     else:
@@ -138,7 +138,7 @@ LIST = {"type": "object", "properties": {"next": {"$ref": "#"}, "n": {"type": "i
 )
 def test_specimen_is_the_smallest_instance(schema: Any, instance: Any) -> None:
     """Only what a schema requires is there, as small as it may be."""
-    assert specimen(schema) == instance
+    assert schema_example(schema) == instance
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_specimen_is_the_smallest_instance(schema: Any, instance: Any) -> None:
 )
 def test_schema_without_a_plain_instance_is_refused(schema: Any) -> None:
     """What cannot be made up is an error, never an instance that breaks the schema."""
-    with pytest.raises(NoSpecimen):
-        specimen(schema)
+    with pytest.raises(NoExample):
+        schema_example(schema)
 
 
 def _nested(depth: int, inner: Any) -> Any:
@@ -165,8 +165,8 @@ def _nested(depth: int, inner: Any) -> Any:
 
 def test_alternatives_are_made_once() -> None:
     """Deep alternatives take no time to the power of their depth."""
-    assert specimen(_nested(26, {"type": "integer"})) == 0
-    assert specimen({"anyOf": [{"required": ["a"]}, {"type": "string"}], "properties": {"a": False}}) == ""
+    assert schema_example(_nested(26, {"type": "integer"})) == 0
+    assert schema_example({"anyOf": [{"required": ["a"]}, {"type": "string"}], "properties": {"a": False}}) == ""
 
 
 LARGE = [
@@ -184,8 +184,8 @@ LARGE = [
 @pytest.mark.parametrize("schema", LARGE)
 def test_large_schema_is_refused(schema: Any) -> None:
     """What would be large, or much work to find, is refused before it is made."""
-    with pytest.raises(NoSpecimen):
-        specimen(schema)
+    with pytest.raises(NoExample):
+        schema_example(schema)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_large_schema_is_refused(schema: Any) -> None:
 )
 def test_pattern_that_may_take_for_ever_is_not_tried(pattern: str) -> None:
     """A regular expression that backtracks without end is refused at once."""
-    with pytest.raises(NoSpecimen):
-        specimen({"type": "string", "pattern": pattern})
+    with pytest.raises(NoExample):
+        schema_example({"type": "string", "pattern": pattern})
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_pattern_that_may_take_for_ever_is_not_tried(pattern: str) -> None:
 )
 def test_plain_pattern_is_met(pattern: str, text: str) -> None:
     """The patterns that plain fillings meet are met."""
-    assert specimen({"type": "string", "pattern": pattern}) == text
+    assert schema_example({"type": "string", "pattern": pattern}) == text
 
 
 @pytest.mark.parametrize(
@@ -231,5 +231,5 @@ def test_plain_pattern_is_met(pattern: str, text: str) -> None:
 )
 def test_malformed_schema_is_refused(schema: Any) -> None:
     """What is no schema is an error of the one who sent it."""
-    with pytest.raises(NoSpecimen):
-        specimen(schema)
+    with pytest.raises(NoExample):
+        schema_example(schema)

@@ -36,7 +36,7 @@ def hints(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("options", "meant"),
     [
         ("ls", "lm models"),
         ("models ls", "lm models"),
@@ -65,7 +65,7 @@ def test_a_command_is_answered_with_a_line_to_type(typed: str, meant: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("options", "meant"),
     [
         ("respond --temp 0.5 hi", "--temperature 0.5"),
         ("respond --temp=0.5 hi", "--temperature 0.5"),
@@ -96,7 +96,7 @@ def test_an_option_is_answered_with_what_means_the_same(typed: str, meant: str) 
 
 
 @pytest.mark.parametrize(
-    ("typed", "hint"),
+    ("options", "hint"),
     [
         ("respond --stream hi", "answers are always streamed: leave --stream out"),
         ("respond --no-stream hi", "-o json prints an answer when it is complete"),
@@ -109,7 +109,9 @@ def test_an_option_that_is_not_needed_here(typed: str, hint: str) -> None:
     assert hints(typed) == [hint]
 
 
-@pytest.mark.parametrize("typed", ["respond --frobnicate hi", "models whatever", "stats -p x", "models load --json5 x"])
+@pytest.mark.parametrize(
+    "options", ["respond --frobnicate hi", "models whatever", "stats -p x", "models load --json5 x"]
+)
 def test_nothing_is_suggested_that_is_not_near(typed: str) -> None:
     """A wrong suggestion is worse than none."""
     assert hints(typed) == []
@@ -127,7 +129,7 @@ def test_what_is_suggested_exists() -> None:
     spellings = {
         spelling
         for command in COMMANDS.values()
-        for _, annotation, _ in command.options.options()
+        for _, annotation, _ in command.options.fields()
         for spelling in (annotation.__metadata__[0].default, *annotation.__metadata__[0].param_decls)
     }
     for habit in COMMAND_HABITS.values():

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand
 
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Loudness, Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.options import (
     ChatOptions,
     CompleteOptions,
@@ -24,13 +24,13 @@ from lmcli.cli.options import (
     ModelsLoadOptions,
     ModelsOptions,
     ModelsUnloadOptions,
+    Options,
     Range,
     Records,
     RespondOptions,
     ServeOptions,
     StatsOptions,
     Topic,
-    Typed,
     Words,
 )
 from lmcli.errors import EXIT_MEANINGS, ExitCode, UsageError, quoted
@@ -44,11 +44,11 @@ to stderr."""
 class Command(NamedTuple):
     """One command: its options, its help, what its positional arguments are, if it has any, and how it may end.
 
-    The module `lmcli.cli.commands.NAME` carries it out, with `run(typed, words, here, voice)`; a command below another
-    is in the same module, with `run_BELOW`.
+    The module `lmcli.cli.commands.NAME` carries it out, with `run(options, words, env, messages)`; a command below
+    another is in the same module, with `run_BELOW`.
     """
 
-    options: type[Typed]
+    options: type[Options]
     help: str
     words: Any = None
     statuses: Mapping[int, str] = EXIT_MEANINGS
@@ -133,7 +133,7 @@ class _TyperCommand(TyperCommand):
         return ["[OPTIONS]", *(p.metavar or "" for p in self.params if p.param_type_name == "argument")]
 
 
-def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
+def build(env: Environment, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     """The application with the named commands."""
     app = typer.Typer(
         name="lm",
@@ -149,18 +149,18 @@ def build(here: Surroundings, names: Sequence[str] = tuple(COMMANDS)) -> typer.T
     for name in names:
         below = [other for other in COMMANDS if other.startswith(f"{name} ")]
         if below:
-            app.add_typer(_group(name, below, here), name=name, help=COMMANDS[name].help)
+            app.add_typer(_group(name, below, env), name=name, help=COMMANDS[name].help)
         elif " " not in name:
-            app.command(name, help=COMMANDS[name].help, cls=_TyperCommand)(_body(name, here))
+            app.command(name, help=COMMANDS[name].help, cls=_TyperCommand)(_body(name, env))
     return app
 
 
-def _group(name: str, below: Sequence[str], here: Surroundings) -> typer.Typer:
+def _group(name: str, below: Sequence[str], env: Environment) -> typer.Typer:
     """A command that does something by itself, and has others below it."""
     group = typer.Typer(invoke_without_command=True, suggest_commands=False)
-    group.callback()(_body(name, here, has_commands=True))
+    group.callback()(_body(name, env, has_commands=True))
     for path in below:
-        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help, cls=_TyperCommand)(_body(path, here))
+        group.command(path.rpartition(" ")[2], help=COMMANDS[path].help, cls=_TyperCommand)(_body(path, env))
     return group
 
 
@@ -191,7 +191,7 @@ def _version_option(
     """`--version` is answered by the door, before anything is loaded; here it is listed in the help."""
 
 
-def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Callable[..., ExitCode | None]:
+def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callable[..., ExitCode | None]:
     """A function with the signature that Typer reads; it hands what was typed to the command's module."""
     command = COMMANDS[name]
 
@@ -203,23 +203,23 @@ def _body(name: str, here: Surroundings, *, has_commands: bool = False) -> Calla
         _refuse_broken_text(values)
         _refuse_out_of_range(values, command.options)
         words: list[str] = values.pop("words", None) or []
-        typed = command.options(**values)
-        voice = Voice(here, _loudness(values), values.get("color", "auto"))
-        _warn_of_unknown_fields(values.get("set_") or (), voice)
-        has_input = words or values.get("file") or values.get("no_stdin") or not here.stdin_is_terminal
+        options = command.options(**values)
+        messages = Messages(env, _verbosity(values), values.get("color", "auto"))
+        _warn_of_unknown_fields(values.get("set_") or (), messages)
+        has_input = words or values.get("file") or values.get("no_stdin") or not env.stdin_is_terminal
         if name in _NEED_INPUT and not has_input:
-            voice.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
+            messages.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
         command_name, _, below = name.partition(" ")
         module = import_module(f"lmcli.cli.commands.{command_name}")
         run: Callable[..., ExitCode] = getattr(module, f"run_{below}" if below else "run")
-        return run(typed, words, here, voice)
+        return run(options, words, env, messages)
 
     annotations: dict[str, Any] = {"words": command.words} if command.words else {}
     if has_commands:
         annotations["context"] = typer.Context
     defaults: dict[str, Any] = {"words": None, "context": inspect.Parameter.empty}
-    for option, annotation, default in command.options.options():
+    for option, annotation, default in command.options.fields():
         annotations[option] = annotation
         defaults[option] = default
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -237,29 +237,29 @@ def _refuse_broken_text(values: dict[str, Any]) -> None:
                 raise UsageError(f"--{option.rstrip('_').replace('_', '-')} is not UTF-8: {quoted(text, limit=60)}")
 
 
-def _refuse_out_of_range(values: dict[str, Any], options: type[Typed]) -> None:
-    for option, annotation, _ in options.options():
+def _refuse_out_of_range(values: dict[str, Any], options: type[Options]) -> None:
+    for option, annotation, _ in options.fields():
         for limits in annotation.__metadata__:
             if isinstance(limits, Range) and not limits.has(values[option]):
                 raise UsageError(f"--{option} takes a number {limits}, not {values[option]}")
 
 
-def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Typed]) -> None:
+def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Options]) -> None:
     """What stands before the name of a command below this one would be lost."""
-    if any(values[option] != default for option, _, default in options.options()):
+    if any(values[option] != default for option, _, default in options.fields()):
         raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
 
 
-def _warn_of_unknown_fields(assignments: Sequence[str], voice: Voice) -> None:
+def _warn_of_unknown_fields(assignments: Sequence[str], messages: Messages) -> None:
     """A mistyped field has no effect that could be seen: the server passes over what it does not know."""
     for key, equals, _ in (assignment.partition("=") for assignment in assignments):
         from lmcli.wire.config import unknown_field  # noqa: PLC0415  only --set pays for it
 
         if key and equals and (warning := unknown_field(key)):
-            voice.warning(f"--set: {warning}")
+            messages.warning(f"--set: {warning}")
 
 
-def _loudness(values: dict[str, Any]) -> Loudness:
+def _verbosity(values: dict[str, Any]) -> Verbosity:
     if values.get("quiet"):
-        return Loudness.QUIET
-    return Loudness.VERBOSE if values.get("verbose") else Loudness.NORMAL
+        return Verbosity.QUIET
+    return Verbosity.VERBOSE if values.get("verbose") else Verbosity.NORMAL

@@ -3,11 +3,11 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.input.stdin import Attachments, system_prompt
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.results import Text
 from lmcli.cli.resolve import make_request
@@ -23,9 +23,9 @@ class Conversation:
     """What is said, turn by turn.
 
     Args:
-        typed: the options.
-        here: the process.
-        voice: says what is not the answer.
+        options: the options.
+        env: the process.
+        messages: says what is not the answer.
         run: the connection, and what can end an answer early.
 
     Attributes:
@@ -36,17 +36,17 @@ class Conversation:
         LmError: the chat file, the system prompt or an attachment cannot be read.
     """
 
-    def __init__(self, typed: ChatOptions, here: Surroundings, voice: Voice, run: Run) -> None:
-        self.model = model_key(typed, here)
+    def __init__(self, options: ChatOptions, env: Environment, messages: Messages, run: Run) -> None:
+        self.model = model_key(options, env)
         self.last: PredictionEnd | None = None
-        self._typed = typed
-        self._here = here
-        self._voice = voice
+        self._options = options
+        self._env = env
+        self._messages = messages
         self._run = run
-        self._file = None if typed.history is None else ChatFile(typed.history)
+        self._file = None if options.history is None else ChatFile(options.history)
         self._own = set() if self._file is None else {self._file.path}
-        self._system = system_prompt(typed)
-        self._attached = Attachments.read(typed.file or (), here, voice)
+        self._system = system_prompt(options)
+        self._attached = Attachments.read(options.file or (), env, messages)
         self._unanswered: JsonObject | None = None
         self._document = Document.new()
         self._document = self._current()
@@ -64,7 +64,7 @@ class Conversation:
     @property
     def model_in_use(self) -> str:
         """The model that the next question goes to."""
-        return self.model or loaded_model(self._run.connection, self._voice)
+        return self.model or loaded_model(self._run.connection, self._messages)
 
     def ask(self, text: str) -> None:
         """Ask a question, and keep the answer.
@@ -91,13 +91,13 @@ class Conversation:
         """Take the last question and its answer back."""
         if self._unanswered is not None:
             self._unanswered = None
-            self._voice.note("removed the last question")
+            self._messages.note("removed the last question")
             return
         with self._locked():
             if not self.questions:
                 raise UsageError("there is nothing to undo")
             self._keep(self._current().without_last("assistant", "tool").without_last("user"))
-        self._voice.note("removed the last question and its answer")
+        self._messages.note("removed the last question and its answer")
 
     def instruct(self, prompt: str) -> None:
         """Set the system prompt."""
@@ -113,21 +113,21 @@ class Conversation:
             LmError: it cannot be written.
         """
         file = ChatFile(path)
-        with file.locked(self._voice):
+        with file.locked(self._messages):
             if file.path not in self._own and file.path.exists():
                 raise UsageError(
                     f"{quoted(path)} already exists and does not belong to this conversation", "choose another name"
                 )
             file.write(self._current())
         self._own.add(file.path)
-        self._voice.note(f"saved to {quoted(path)}")
+        self._messages.note(f"saved to {quoted(path)}")
 
     def _answer(self, document: Document) -> None:
         """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""
-        typed = self._typed.replaced(model=self.model)
-        request = make_request(document, typed, overflow=None)
-        task = Task("chat", request, typed, typed.output, self._here, self._voice)
-        model = None if self.model else loaded_model(self._run.connection, self._voice)
+        options = self._options.replaced(model=self.model)
+        request = make_request(document, options, overflow=None)
+        task = Task("chat", request, options, options.output, self._env, self._messages)
+        model = None if self.model else loaded_model(self._run.connection, self._messages)
         text = Text()
         with self._run.watched():
             outcome = predict(task, self._run, model, [text])
@@ -150,4 +150,4 @@ class Conversation:
             self._file.write(document)
 
     def _locked(self) -> AbstractContextManager[None]:
-        return self._file.locked(self._voice) if self._file else nullcontext()
+        return self._file.locked(self._messages) if self._file else nullcontext()

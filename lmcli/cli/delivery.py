@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from lmcli.cli.output.stdout import Output, ReaderLeft
-from lmcli.cli.signals import Interrupted, Stops
+from lmcli.cli.signals import Interrupted, SignalWatcher
 from lmcli.client.session import Session
 from lmcli.errors import LmError, OutputFailed
 from lmcli.values import Value
@@ -34,7 +34,7 @@ class Fed(Protocol):
 
 
 def deliver(
-    session: Session, running: Sequence[Fed], output: Output, stops: Stops, *, tick: float | None = None
+    session: Session, running: Sequence[Fed], output: Output, signals: SignalWatcher, *, tick: float | None = None
 ) -> None:
     """Feed until all channels are over.
 
@@ -42,7 +42,7 @@ def deliver(
         session: the socket of the channels.
         running: what is fed, each from its own channel.
         output: stdout, which it may write to.
-        stops: the signals to obey.
+        signals: the signals to obey.
         tick: feed nothing at least this often (seconds), for what shows time passing.
 
     Raises:
@@ -54,7 +54,7 @@ def deliver(
     try:
         while running := [one for one in running if not one.channel.is_over]:
             has_news = _feed(session, running, within=tick)
-            stops.check()
+            signals.check()
             if not has_news:
                 output.check()
     except (Interrupted, ReaderLeft, OutputFailed):

@@ -8,68 +8,68 @@ from typing import Final, NamedTuple
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import joined
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.stats_file import stats_text
 from lmcli.cli.run import Run
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
 
 
-def hold(typed: ChatOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def hold(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Talk until the user leaves.
 
     Raises:
         LmError: the dialogue cannot even begin.
     """
-    if typed.output is not OutputForm.TEXT:
+    if options.output is not OutputForm.TEXT:
         raise UsageError(
-            f"-o {typed.output} cannot be used in a dialogue", f"lm chat -n -o {typed.output} PROMPT takes one turn"
+            f"-o {options.output} cannot be used in a dialogue", f"lm chat -n -o {options.output} PROMPT takes one turn"
         )
-    here = _with_prompts_apart(here)
-    run = Run(typed, here, voice)
+    env = _with_prompts_apart(env)
+    run = Run(options, env, messages)
     with run.connected():
-        dialogue = _Dialogue(Conversation(typed, here, voice, run), here, voice)
+        dialogue = _Dialogue(Conversation(options, env, messages, run), env, messages)
         if text := joined(words).strip():
             dialogue.attempt(dialogue.conversation.ask, text)
         dialogue.go_on()
     return ExitCode.OK
 
 
-def _with_prompts_apart(here: Surroundings) -> Surroundings:
+def _with_prompts_apart(env: Environment) -> Environment:
     """Have prompts go to the terminal and answers to stdout, where stdout is something else.
 
     Line editing writes to descriptor 1, so that becomes the terminal, and the answers get a descriptor of their own.
     """
-    if here.stdout_is_terminal or not here.stderr_is_terminal:
-        return here
-    answers = os.dup(here.stdout)
-    os.dup2(here.stderr, here.stdout)
-    return here._replace(stdout=answers)
+    if env.stdout_is_terminal or not env.stderr_is_terminal:
+        return env
+    answers = os.dup(env.stdout)
+    os.dup2(env.stderr, env.stdout)
+    return env._replace(stdout=answers)
 
 
 class _Dialogue:
     """The conversation, and whom it is held with."""
 
-    def __init__(self, conversation: Conversation, here: Surroundings, voice: Voice) -> None:
+    def __init__(self, conversation: Conversation, env: Environment, messages: Messages) -> None:
         self.conversation = conversation
-        self.here = here
-        self.voice = voice
+        self.env = env
+        self.messages = messages
         self.is_over = False
 
     def go_on(self) -> None:
         """Take what is typed until the user leaves."""
         editor = LineEditor(self.conversation.questions)
-        self.voice.note("/help lists the commands, Ctrl-D exits")
+        self.messages.note("/help lists the commands, Ctrl-D exits")
         while not self.is_over:
             try:
                 entry = editor.read()
                 self.attempt(self.ask if entry.is_block else self._take, entry.text)
             except Cancelled:
-                self.voice.raw("\n")
+                self.messages.raw("\n")
             except EOFError:
-                self.voice.raw("\n")
+                self.messages.raw("\n")
                 return
 
     def attempt(self, step: Callable[[str], None], text: str) -> None:
@@ -78,9 +78,9 @@ class _Dialogue:
             with interruptible():
                 step(text)
         except Cancelled:
-            self.voice.raw("\n")
+            self.messages.raw("\n")
         except LmError as error:
-            self.voice.error(error)
+            self.messages.error(error)
 
     def _take(self, text: str) -> None:
         name, _, argument = text.partition(" ")
@@ -103,23 +103,23 @@ class _Dialogue:
 def _help(dialogue: _Dialogue, _: str) -> None:
     rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in _COMMANDS.items()]
     keys = [('"""', "begin and end a message of several lines"), ("Ctrl-C", "stop the answer, or clear the line")]
-    dialogue.voice.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "exit")]))
+    dialogue.messages.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "exit")]))
 
 
 def _system(dialogue: _Dialogue, prompt: str) -> None:
     if prompt:
         dialogue.conversation.instruct(prompt)
-        dialogue.voice.note("the system prompt is set")
+        dialogue.messages.note("the system prompt is set")
     else:
-        dialogue.voice.note(dialogue.conversation.system or "no system prompt is set")
+        dialogue.messages.note(dialogue.conversation.system or "no system prompt is set")
 
 
 def _model(dialogue: _Dialogue, key: str) -> None:
     if key:
         dialogue.conversation.model = key
-        dialogue.voice.note(f"the next message goes to {key}")
+        dialogue.messages.note(f"the next message goes to {key}")
     else:
-        dialogue.voice.note(dialogue.conversation.model_in_use)
+        dialogue.messages.note(dialogue.conversation.model_in_use)
 
 
 def _retry(dialogue: _Dialogue, _: str) -> None:
@@ -143,11 +143,11 @@ def _save(dialogue: _Dialogue, name: str) -> None:
 def _stats(dialogue: _Dialogue, _: str) -> None:
     if dialogue.conversation.last is None:
         raise UsageError("there is no answer yet")
-    dialogue.voice.raw(stats_text(dialogue.conversation.last))
+    dialogue.messages.raw(stats_text(dialogue.conversation.last))
 
 
 def _edit(dialogue: _Dialogue, text: str) -> None:
-    dialogue.ask(compose(text, dialogue.here))
+    dialogue.ask(compose(text, dialogue.env))
 
 
 def _exit(dialogue: _Dialogue, _: str) -> None:

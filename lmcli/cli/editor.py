@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.errors import NoInput, UsageError, quoted, reason
 
 _FENCE: Final = '"""'
@@ -88,14 +88,14 @@ def _as_typed(message: str) -> str:
     return message if is_plain else f"{_FENCE}\n{message}\n{_FENCE}"
 
 
-def compose(text: str, here: Surroundings) -> str:
+def compose(text: str, env: Environment) -> str:
     """Have a text written in the user's editor ($VISUAL, $EDITOR, vi).
 
     Raises:
         UsageError: the editor cannot be run.
         NoInput: the edited text cannot be read.
     """
-    command = here.setting("VISUAL") or here.setting("EDITOR") or "vi"
+    command = env.setting("VISUAL") or env.setting("EDITOR") or "vi"
     descriptor, name = tempfile.mkstemp(prefix="lm-", suffix=".md")
     path = Path(name)
     try:

@@ -45,8 +45,8 @@ _WIDTH: Final = 80
 _OFF: Final = ("", "0", "false", "no")
 
 
-class Surroundings(NamedTuple):
-    """The process as the commands see it; nothing below the door looks at `sys` or `os.environ` itself."""
+class Environment(NamedTuple):
+    """The process as the commands see it; nothing below `main` looks at `sys` or `os.environ` itself."""
 
     stdin: int
     stdout: int
@@ -54,10 +54,10 @@ class Surroundings(NamedTuple):
     stdin_is_terminal: bool
     stdout_is_terminal: bool
     stderr_is_terminal: bool
-    environment: Mapping[str, str]
+    variables: Mapping[str, str]
 
     @classmethod
-    def of_process(cls) -> "Surroundings":
+    def of_process(cls) -> "Environment":
         """This process. A standard stream that the caller closed is opened on nothing first.
 
         Else the next socket would get its number, and what is meant for the caller would go to the server.
@@ -68,7 +68,7 @@ class Surroundings(NamedTuple):
 
     def setting(self, name: str) -> str | None:
         """An environment variable; empty counts as not set."""
-        return self.environment.get(name) or None
+        return self.variables.get(name) or None
 
     @property
     def width(self) -> int:
@@ -86,9 +86,9 @@ class Surroundings(NamedTuple):
             return when == "always"
         if self.setting("NO_COLOR"):
             return False
-        if (forced := self.environment.get("FORCE_COLOR")) is not None:
+        if (forced := self.variables.get("FORCE_COLOR")) is not None:
             return forced.lower() not in _OFF
-        return self.stderr_is_terminal and self.environment.get("TERM") != "dumb"
+        return self.stderr_is_terminal and self.variables.get("TERM") != "dumb"
 
 
 def _width(descriptor: int) -> int:

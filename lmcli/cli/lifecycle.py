@@ -136,7 +136,7 @@ class PredictionLife(_Life[Prediction]):
             self._recovered = self._request.schema.recovered(self._text.reasoning)
         if self._recovered is None:
             return self._request.schema.violation(self._text.answer)
-        self._run.voice.warning("the answer was inside the reasoning of the model")
+        self._run.messages.warning("the answer was inside the reasoning of the model")
         return None
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import typer
 
 from lmcli.cli.app import COMMANDS, build, hint_for, short_help
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import Printed
 from lmcli.cli.signals import die_of_broken_pipe
 from lmcli.errors import ExitCode, LmError, UsageError
@@ -18,39 +18,39 @@ _LONGEST: Final = 300
 _REPORT: Final = "this is a bug in lm; please report it with the lines above"
 
 
-def enter(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run what was typed.
 
     Returns:
         The exit status.
     """
-    here = Surroundings.of_process()
-    sys.stdout = Printed(here.stdout)
-    voice = Voice(here)
+    env = Environment.of_process()
+    sys.stdout = Printed(env.stdout)
+    messages = Messages(env)
     try:
-        return _run(arguments, here, voice)
+        return _run(arguments, env, messages)
     except LmError as error:
-        voice.error(error)
+        messages.error(error)
         return error.exit_code
     except _Misuse as error:
-        voice.error(_usage_error(error, arguments))
+        messages.error(_usage_error(error, arguments))
         return ExitCode.USAGE
     except BrokenPipeError:
         die_of_broken_pipe()
     except Exception:  # noqa: BLE001  the only place: whatever ends here is our own bug
         import traceback  # noqa: PLC0415  only a bug needs it
 
-        voice.raw(traceback.format_exc())
-        voice.error(LmError(_REPORT))
+        messages.raw(traceback.format_exc())
+        messages.error(LmError(_REPORT))
         return ExitCode.BUG
 
 
-def _run(arguments: Sequence[str], here: Surroundings, voice: Voice) -> int:
+def _run(arguments: Sequence[str], env: Environment, messages: Messages) -> int:
     if not arguments:
-        voice.raw(short_help())
+        messages.raw(short_help())
         return ExitCode.USAGE
     typed = arguments[0]
-    app = build(here, [typed] if typed in COMMANDS else tuple(COMMANDS))
+    app = build(env, [typed] if typed in COMMANDS else tuple(COMMANDS))
     status = app(list(arguments), prog_name="lm", standalone_mode=False)
     return status if isinstance(status, int) else ExitCode.OK
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import read_text, read_turn
 from lmcli.cli.lifecycle import LoadLife, PredictionLife
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import StatsOptions
 from lmcli.cli.output.run_display import run_display
 from lmcli.cli.output.selection import progress_sink
@@ -40,55 +40,57 @@ class Clock:
 class EchoSink:
     """Shows answers on stderr."""
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice = voice
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
 
     def burst(self, values: list[Value]) -> None:
         """Show the text of the fragments."""
         text = "".join(value.content for value in values if isinstance(value, Fragment))
         if text:
-            self._voice.aside(escaped(text, keep=KEPT_IN_TEXT))
+            self._messages.aside(escaped(text, keep=KEPT_IN_TEXT))
 
     def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  however it ended
         """End the line."""
-        self._voice.raw("\n")
+        self._messages.raw("\n")
 
 
-def measure(typed: StatsOptions, here: Surroundings, voice: Voice) -> ExitCode:
+def measure(options: StatsOptions, env: Environment, messages: Messages) -> ExitCode:
     """Run the prompt on stdin, and report; a failure ends the measuring, and what was measured is reported.
 
     Raises:
         LmError: a run failed.
     """
-    if typed.raw:
-        request = make_request(read_text((), here, voice, no_stdin=typed.no_stdin), typed)
+    if options.raw:
+        request = make_request(read_text((), env, messages, no_stdin=options.no_stdin), options)
     else:
-        request = make_request(read_turn(typed, (), here, voice), typed)
-    work = Run(typed, here, voice)
+        request = make_request(read_turn(options, (), env, messages), options)
+    work = Run(options, env, messages)
     with work.connected():
-        named: Sequence[str | None] = typed.models or [here.setting(MODEL_VARIABLE)]
+        named: Sequence[str | None] = options.models or [env.setting(MODEL_VARIABLE)]
         with work.watched():
-            bench = _Bench(typed, request, work, here=here, voice=voice)
+            bench = _Bench(options, request, work, env=env, messages=messages)
             work.attempt(bench.measure_all, named)
             work.error = work.error or bench.error
     if any(series.runs for series in bench.series):
-        report(table_of(bench.series, here), {"models": [s.record() for s in bench.series]}, typed.output, here)
+        report(table_of(bench.series, env), {"models": [s.record() for s in bench.series]}, options.output, env)
     return work.end()
 
 
 class _Bench:
     """Everything that the runs have in common."""
 
-    def __init__(self, typed: StatsOptions, request: Request, run: Run, *, here: Surroundings, voice: Voice) -> None:
+    def __init__(
+        self, options: StatsOptions, request: Request, run: Run, *, env: Environment, messages: Messages
+    ) -> None:
         self.series: list[Series] = []
         self.error: LmError | None = None
-        self._typed = typed
+        self._options = options
         self._request = request
         self._run = run
-        self._voice = voice
-        progress = progress_sink(typed, here, voice, run.output)
+        self._messages = messages
+        progress = progress_sink(options, env, messages, run.output)
         self._load_sinks: list[Sink] = [progress] if progress else []
-        self._display = run_display(progress, here, voice, is_echoed=typed.echo)
+        self._display = run_display(progress, env, messages, is_echoed=options.echo)
 
     def measure_all(self, keys: Sequence[str | None]) -> None:
         """Measure one model after the other; None stands for the loaded one."""
@@ -104,27 +106,27 @@ class _Bench:
         began = time.perf_counter()
         name, instance, load_time = key or "", None, None
         if key is None:
-            name = loaded_model(self._run.connection, self._voice)
+            name = loaded_model(self._run.connection, self._messages)
         else:
             load = LoadLife(self._run, self._load_sinks)
             try:
-                instance = load.load(load_request(key, self._typed))
+                instance = load.load(load_request(key, self._options))
             finally:
                 load.finish()
             load_time = time.perf_counter() - began if load.channel.is_new else None
             name = instance.identifier
         series = Series(name, instance, load_time, [])
         self.series.append(series)
-        for number in range(1, self._typed.warmup + 1):
-            self._display.start_run(name, number, self._typed.warmup, is_warmup=True)
+        for number in range(1, self._options.warmup + 1):
+            self._display.start_run(name, number, self._options.warmup, is_warmup=True)
             self._measured(name)
-        for number in range(1, self._typed.runs + 1):
-            self._display.start_run(name, number, self._typed.runs)
+        for number in range(1, self._options.runs + 1):
+            self._display.start_run(name, number, self._options.runs)
             series.runs.append(self._measured(name))
 
     def _measured(self, model: str) -> Measured:
         clock, display = Clock(), self._display
-        sinks: list[Sink] = [clock, display, *([EchoSink(self._voice)] if self._typed.echo else [])]
+        sinks: list[Sink] = [clock, display, *([EchoSink(self._messages)] if self._options.echo else [])]
         life = PredictionLife(self._request, self._run, sinks, may_be_empty=True)
         try:
             life.predict(model)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.errors import LmError, TimedOut, escaped
 
 _HINTS: Final[Mapping[type[LmError], Sequence[str]]] = {
@@ -23,7 +23,7 @@ _YELLOW: Final = "33"
 _DIM: Final = "2"
 
 
-class Loudness(IntEnum):
+class Verbosity(IntEnum):
     """How much is said beyond errors."""
 
     QUIET = 0
@@ -31,20 +31,20 @@ class Loudness(IntEnum):
     VERBOSE = 2
 
 
-class Voice:
+class Messages:
     """Says things on stderr, each in one write; a closed or full stderr is nobody's error.
 
     Args:
-        here: the process.
+        env: the process.
         loudness: how much to say.
         color: `auto`, `always` or `never`.
     """
 
-    def __init__(self, here: Surroundings, loudness: Loudness = Loudness.NORMAL, color: str = "auto") -> None:
-        self.loudness = loudness
-        self.has_color = here.has_color(color)
-        self._descriptor = here.stderr
-        self._is_read = here.stdin_is_terminal or here.stdout_is_terminal or here.stderr_is_terminal
+    def __init__(self, env: Environment, verbosity: Verbosity = Verbosity.NORMAL, color: str = "auto") -> None:
+        self.verbosity = verbosity
+        self.has_color = env.has_color(color)
+        self._descriptor = env.stderr
+        self._is_read = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
 
     def error(self, error: LmError) -> None:
         """Say what went wrong and what to do about it."""
@@ -53,22 +53,22 @@ class Voice:
 
     def warning(self, text: str) -> None:
         """Say what is likely to be a mistake."""
-        if self.loudness > Loudness.QUIET:
+        if self.verbosity > Verbosity.QUIET:
             self.raw(self._line("warning", text, _YELLOW))
 
     def note(self, text: str) -> None:
         """Say what a user at a terminal should know; an editor that filters a text would put it into that."""
-        if self._is_read or self.loudness is Loudness.VERBOSE:
+        if self._is_read or self.verbosity is Verbosity.VERBOSE:
             self.report(text)
 
     def report(self, text: str) -> None:
         """Say what was asked for: progress as lines, a server's log."""
-        if self.loudness > Loudness.QUIET:
+        if self.verbosity > Verbosity.QUIET:
             self.raw(f"lm: {escaped(text)}\n")
 
     def detail(self, text: str) -> None:
         """Say what is sent, where, and how long it takes."""
-        if self.loudness is Loudness.VERBOSE:
+        if self.verbosity is Verbosity.VERBOSE:
             self.raw(f"lm: {escaped(text)}\n")
 
     def aside(self, text: str) -> None:

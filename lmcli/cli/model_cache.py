@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.options import DEMO_HOST, ServerOptions
 from lmcli.cli.target import MODEL_SUFFIX
 from lmcli.client.discovery import HOST_VARIABLE
@@ -20,22 +20,22 @@ _PLAIN: Final = re.compile(r"[\w./@:+-]+", re.ASCII)
 """What no shell has to quote; a key that is no such word is not offered."""
 
 
-def remember(keys: Iterable[str], typed: ServerOptions, here: Surroundings) -> None:
+def remember(keys: Iterable[str], options: ServerOptions, env: Environment) -> None:
     """Keep these keys and no others."""
-    _quietly(_rewrite, list(keys), typed, here)
+    _quietly(_rewrite, list(keys), options, env)
 
 
-def add(key: str, typed: ServerOptions, here: Surroundings) -> None:
+def add(key: str, options: ServerOptions, env: Environment) -> None:
     """Keep this key too."""
-    _quietly(_append, [key], typed, here)
+    _quietly(_append, [key], options, env)
 
 
 def _quietly(
-    write: Callable[[Path, list[str]], None], keys: list[str], typed: ServerOptions, here: Surroundings
+    write: Callable[[Path, list[str]], None], keys: list[str], options: ServerOptions, env: Environment
 ) -> None:
     """Write the keys that are plain words; not those of a server that lives inside of the command."""
-    host = typed.host or here.setting(HOST_VARIABLE) or ""
-    folder = here.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := here.setting("HOME")) else None)
+    host = options.host or env.setting(HOST_VARIABLE) or ""
+    folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
     if folder is None or host == DEMO_HOST or host.lower().endswith(MODEL_SUFFIX):
         return
     with suppress(OSError, ValueError):  # ValueError: the file is no text

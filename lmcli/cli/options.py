@@ -42,7 +42,7 @@ class Range(NamedTuple):
         return self.low <= number and (self.high is None or number <= self.high)
 
 
-class Typed:
+class Options:
     """The values of a command's options, by name.
 
     A subclass lists options as annotated class attributes; one that inherits several has those of the last first,
@@ -57,14 +57,14 @@ class Typed:
         return type(self)(**vars(self) | values)
 
     @classmethod
-    def options(cls) -> Iterator[tuple[str, Any, Any]]:
+    def fields(cls) -> Iterator[tuple[str, Any, Any]]:
         """Name, annotation and default of each option."""
         for base in reversed(cls.__mro__):
             for name, annotation in getattr(base, "__annotations__", {}).items():
                 yield name, annotation, getattr(cls, name)
 
 
-class VoiceOptions(Typed):
+class MessageOptions(Options):
     """How much is said on stderr, and how."""
 
     color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
@@ -72,7 +72,7 @@ class VoiceOptions(Typed):
     verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
 
 
-class ProgressOptions(VoiceOptions):
+class ProgressOptions(MessageOptions):
     """Whether to show what takes its time."""
 
     progress: Annotated[
@@ -83,7 +83,7 @@ class ProgressOptions(VoiceOptions):
     ] = None
 
 
-class ServerOptions(Typed):
+class ServerOptions(Options):
     """Which server, and how to be let in."""
 
     host: Annotated[
@@ -111,13 +111,13 @@ class ServerOptions(Typed):
 _MODEL_HELP: Final = "Model; loaded if it is not.  [env: LM_MODEL; default: the loaded one]"
 
 
-class ModelOptions(Typed):
+class ModelOptions(Options):
     """Which model."""
 
     model: Annotated[str | None, Option("-m", "--model", metavar="KEY", help=_MODEL_HELP)] = None
 
 
-class LoadOptions(Typed):
+class LoadOptions(Options):
     """How to load a model."""
 
     ttl: Annotated[
@@ -131,7 +131,7 @@ class LoadOptions(Typed):
     ] = None
 
 
-class SamplingOptions(Typed):
+class SamplingOptions(Options):
     """How to predict; what is not given is not sent."""
 
     temperature: Annotated[float | None, Option("-t", "--temperature", metavar="T", help="0 is deterministic.")] = None
@@ -157,13 +157,13 @@ class SamplingOptions(Typed):
     overflow: Annotated[Overflow | None, Option("--overflow", help="When the context is full.  [default: stop]")] = None
 
 
-class StdinOptions(Typed):
+class StdinOptions(Options):
     """Whether stdin is read."""
 
     no_stdin: Annotated[bool, Option("-n", "--no-stdin", help="Do not read stdin.")] = False
 
 
-class RecordOptions(Typed):
+class RecordOptions(Options):
     """What a run leaves behind besides the answer."""
 
     stats: Annotated[bool, Option("--stats", help="Print statistics on stderr after the answer.")] = False
@@ -173,7 +173,7 @@ class RecordOptions(Typed):
     dry_run: Annotated[bool, Option("--dry-run", help="Print the request as JSON and send nothing.")] = False
 
 
-class SchemaOptions(Typed):
+class SchemaOptions(Options):
     """What form the answer is to have, and what becomes of the reasoning before it."""
 
     schema: Annotated[
@@ -198,7 +198,7 @@ class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOption
     """What every prediction has."""
 
 
-class SystemOptions(Typed):
+class SystemOptions(Options):
     """What a turn of a conversation is made of, besides the prompt."""
 
     system: Annotated[str | None, Option("-s", "--system", metavar="TEXT", help="System prompt.")] = None
@@ -220,7 +220,7 @@ class TurnOptions(SystemOptions):
     output: Annotated[OutputForm, Option("-o", "--output", help="What stdout gets.")] = OutputForm.TEXT
 
 
-class HistoryOptions(Typed):
+class HistoryOptions(Options):
     """Where a conversation is kept."""
 
     history: Annotated[
@@ -228,14 +228,14 @@ class HistoryOptions(Typed):
     ] = None
 
 
-class RawOptions(Typed):
+class RawOptions(Options):
     """What a raw continuation has besides."""
 
     echo: Annotated[bool, Option("--echo", help="Write the input before its continuation.")] = False
     output: Annotated[RawOutputForm, Option("-o", "--output", help="What stdout gets.")] = RawOutputForm.TEXT
 
 
-class ListOptions(Typed):
+class ListOptions(Options):
     """What a list of models has besides."""
 
     loaded: Annotated[bool, Option("--loaded", help="Only models that are loaded, by identifier.")] = False
@@ -258,7 +258,7 @@ class CompleteOptions(PredictionOptions, RawOptions):
     """Options of `lm complete`."""
 
 
-class ModelsOptions(VoiceOptions, ServerOptions, ListOptions):
+class ModelsOptions(MessageOptions, ServerOptions, ListOptions):
     """Options of `lm models`."""
 
 
@@ -270,13 +270,13 @@ class ModelsLoadOptions(ProgressOptions, ServerOptions, LoadOptions):
     ] = None
 
 
-class ModelsUnloadOptions(VoiceOptions, ServerOptions):
+class ModelsUnloadOptions(MessageOptions, ServerOptions):
     """Options of `lm models unload`."""
 
     all: Annotated[bool, Option("--all", help="All that are loaded.")] = False
 
 
-class MeasureOptions(Typed):
+class MeasureOptions(Options):
     """How `lm stats` measures and what it reports."""
 
     models: Annotated[
@@ -294,7 +294,7 @@ class StatsOptions(ProgressOptions, ServerOptions, LoadOptions, AskOptions, Syst
     """Options of `lm stats`."""
 
 
-class ServeOptions(Typed):
+class ServeOptions(Options):
     """Options of `lm serve`."""
 
     port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one."), Range(0, 65535)] = 1234
@@ -315,7 +315,7 @@ class ServeOptions(Typed):
     verbose: Annotated[bool, Option("-v", "--verbose", help="Log every request.")] = False
 
 
-class HelpOptions(Typed):
+class HelpOptions(Options):
     """`lm help` has no options."""
 
 

@@ -101,50 +101,50 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 }
 
 
-def make_request(subject: Document | str, typed: AskOptions, *, overflow: Overflow | None = Overflow.STOP) -> Request:
+def make_request(subject: Document | str, options: AskOptions, *, overflow: Overflow | None = Overflow.STOP) -> Request:
     """Put together what is asked and how.
 
     Args:
         subject: what is asked.
-        typed: the options.
+        options: the options.
         overflow: what is asked for a full context where the user does not say.
 
     Raises:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
-    schema = None if typed.schema is None else _schema(typed.schema)
-    config = sampling_config(typed, overflow)._replace(structured=schema.setting if schema else None)
-    return Request(subject, config, typed.preset, schema)
+    schema = None if options.schema is None else _schema(options.schema)
+    config = sampling_config(options, overflow)._replace(structured=schema.setting if schema else None)
+    return Request(subject, config, options.preset, schema)
 
 
-def _schema(typed: str) -> "Schema":
+def _schema(options: str) -> "Schema":
     from lmcli.cli.input.schema import Schema  # noqa: PLC0415  only --schema pays for it
 
-    return Schema(typed)
+    return Schema(options)
 
 
-def sampling_config(typed: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:
+def sampling_config(options: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:
     """What the options ask of the server; `overflow` where the user does not say.
 
     Raises:
         UsageError: an option has a value that it cannot have.
     """
-    reasoning = Reasoning.parse(typed.reasoning or ())
-    policy = typed.overflow or overflow
+    reasoning = Reasoning.parse(options.reasoning or ())
+    policy = options.overflow or overflow
     config = PredictionConfig(
-        temperature=typed.temperature,
-        max_tokens=typed.max_tokens,
-        top_p_sampling=typed.top_p,
-        top_k_sampling=typed.top_k,
-        min_p_sampling=typed.min_p,
-        repeat_penalty=typed.repeat_penalty,
-        seed=typed.seed,
-        stop_strings=tuple(typed.stop) if typed.stop else None,
-        draft_model=typed.draft_model,
+        temperature=options.temperature,
+        max_tokens=options.max_tokens,
+        top_p_sampling=options.top_p,
+        top_k_sampling=options.top_k,
+        min_p_sampling=options.min_p,
+        repeat_penalty=options.repeat_penalty,
+        seed=options.seed,
+        stop_strings=tuple(options.stop) if options.stop else None,
+        draft_model=options.draft_model,
         context_overflow_policy=None if policy is None else _POLICIES[policy],
         enable_thinking=reasoning.is_wanted,
         reasoning_budget=reasoning.budget,
-        raw=dict(_raw_field(assignment) for assignment in typed.set_ or ()),
+        raw=dict(_raw_field(assignment) for assignment in options.set_ or ()),
     )
     prediction_stack(config)  # a value that cannot be is refused before anybody is asked
     return config
@@ -155,33 +155,33 @@ def is_span(seconds: float) -> bool:
     return 0 < seconds <= _LONGEST_SECONDS
 
 
-def load_config(typed: LoadOptions) -> LoadConfig:
+def load_config(options: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
     Raises:
         UsageError: the share of the GPU is no number and no word that is known.
     """
-    ratio: Any = typed.gpu
-    if typed.gpu not in (None, "max", "off"):
+    ratio: Any = options.gpu
+    if options.gpu not in (None, "max", "off"):
         try:
-            ratio = float(str(typed.gpu))
+            ratio = float(str(options.gpu))
         except ValueError as error:
-            raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(typed.gpu)}") from error
-    return LoadConfig(context_length=typed.context_length, gpu_ratio=ratio)
+            raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(options.gpu)}") from error
+    return LoadConfig(context_length=options.context_length, gpu_ratio=ratio)
 
 
-def load_request(key: str, typed: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
+def load_request(key: str, options: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
     """The request for a model by key: one that is loaded will do, unless the new one gets a name of its own.
 
     Raises:
         UsageError: an option has a value that it cannot have.
     """
-    if typed.ttl is not None and not is_span(typed.ttl):
-        raise UsageError(f"--ttl takes a number of seconds above 0, not {typed.ttl:g}")
-    config = load_config(typed)
+    if options.ttl is not None and not is_span(options.ttl):
+        raise UsageError(f"--ttl takes a number of seconds above 0, not {options.ttl:g}")
+    config = load_config(options)
     if identifier is None:
-        return requests.get_or_load(key, config, ttl=typed.ttl)
-    return requests.load(key, config, identifier=identifier, ttl=typed.ttl)
+        return requests.get_or_load(key, config, ttl=options.ttl)
+    return requests.load(key, config, identifier=identifier, ttl=options.ttl)
 
 
 def _raw_field(assignment: str) -> tuple[str, Any]:
@@ -199,9 +199,9 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
     return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
 
 
-def options_record(typed: AskOptions) -> JsonObject:
+def options_record(options: AskOptions) -> JsonObject:
     """The options for sampling that were given, for a record; never the prompt."""
-    config = sampling_config(typed)
+    config = sampling_config(options)
     given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
-    preset = {} if typed.preset is None else {"preset": typed.preset}
+    preset = {} if options.preset is None else {"preset": options.preset}
     return given | dict(config.raw) | preset

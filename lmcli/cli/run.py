@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from lmcli.cli.delivery import Fed, deliver
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import add
 from lmcli.cli.options import ServerOptions
 from lmcli.cli.output.stdout import Output, ReaderLeft
-from lmcli.cli.signals import BROKEN_PIPE, Interrupted, Stops, die_of
+from lmcli.cli.signals import BROKEN_PIPE, Interrupted, SignalWatcher, die_of
 from lmcli.cli.target import connect
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
@@ -25,8 +25,8 @@ class Run:
 
     Args:
         options: which server.
-        here: the process.
-        voice: says what is not the answer.
+        env: the process.
+        messages: says what is not the answer.
 
     Attributes:
         signals: watched for inside of `watched`.
@@ -34,22 +34,22 @@ class Run:
         connection: the way to the server, inside of `connected`.
         uploads: puts images on the server.
         error: the first error.
-        voice: says what is not the answer.
+        messages: says what is not the answer.
         remember: keeps the key of a model for completion.
     """
 
     connection: Connection
     uploads: Uploads
 
-    def __init__(self, options: ServerOptions, here: Surroundings, voice: Voice) -> None:
-        self.signals = Stops()
-        self.output = Output(here.stdout, self.signals)
+    def __init__(self, options: ServerOptions, env: Environment, messages: Messages) -> None:
+        self.signals = SignalWatcher()
+        self.output = Output(env.stdout, self.signals)
         self.error: LmError | None = None
-        self.voice = voice
+        self.messages = messages
         self._has_lost_its_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
-        self._connect = lambda: connect(options, here, voice, interrupts=self.output.interrupts)
-        self.remember: Callable[[str], None] = lambda key: add(key, options, here)
+        self._connect = lambda: connect(options, env, messages, interrupts=self.output.interrupts)
+        self.remember: Callable[[str], None] = lambda key: add(key, options, env)
 
     @contextmanager
     def connected(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median, quantiles
 from typing import Final, NamedTuple
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.output.drawing import sparkline
 from lmcli.cli.output.results import model_record, stats_record
 from lmcli.cli.output.tables import Cell, Table
@@ -82,12 +82,10 @@ class Series(NamedTuple):
         return {key: _shares(key, [record[key] for record in records]) for key in _VALUES}
 
 
-def table_of(series: Sequence[Series], here: Surroundings) -> Table:
+def table_of(series: Sequence[Series], env: Environment) -> Table:
     """A row for each run, and below them the summary of the runs of a model, which a terminal shows as blocks, too."""
     rows = [row for one in series for row in (*_run_rows(one), *_summary_rows(one))]
-    pictures = {
-        _VALUES[key][0]: ["", *(cell for one in series for cell in _pictures(one, key, here))] for key in _DRAWN
-    }
+    pictures = {_VALUES[key][0]: ["", *(cell for one in series for cell in _pictures(one, key, env))] for key in _DRAWN}
     notes = [_TERMS, *([_TAIL] if any(map(_shares_shown, series)) else [])]
     if any(map(any, pictures.values())):
         notes.append(_BLOCKS_MEANING)
@@ -108,9 +106,9 @@ def _summary_rows(one: Series) -> Iterator[list[Cell]]:
         yield [one.name, share, *(summary[key][share] for key in _VALUES), None, ""]
 
 
-def _pictures(one: Series, key: str, here: Surroundings) -> list[str]:
+def _pictures(one: Series, key: str, env: Environment) -> list[str]:
     """Nothing beside the runs; beside the median a block for each of them."""
-    line = sparkline([run.record()[key] for run in one.runs], here)
+    line = sparkline([run.record()[key] for run in one.runs], env)
     blocks = "\n".join(line[start : start + _BLOCKS_A_LINE] for start in range(0, len(line), _BLOCKS_A_LINE))
     return [""] * len(one.runs) + [blocks if share == "median" else "" for share in _shares_shown(one)]
 

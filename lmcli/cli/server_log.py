@@ -5,7 +5,7 @@ import queue
 import threading
 from typing import Final
 
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 
 EVERYTHING: Final = logging.DEBUG
 WARNINGS: Final = logging.WARNING
@@ -21,9 +21,9 @@ class _Spoken(logging.Handler):
     time is the last that is waited for, until all are.
     """
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, messages: Messages) -> None:
         super().__init__()
-        self._voice = voice
+        self._messages = messages
         self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING)
         self._written = threading.Event()
         self._is_stuck = False
@@ -47,21 +47,21 @@ class _Spoken(logging.Handler):
             if self._waiting.empty():
                 dropped, self._dropped = self._dropped, 0
                 if dropped:
-                    self._voice.warning(f"{dropped} lines of the log are lost: nobody read them")
+                    self._messages.warning(f"{dropped} lines of the log are lost: nobody read them")
                 self._is_stuck = False
                 self._written.set()
 
     def _say(self, record: logging.LogRecord) -> None:
-        say = self._voice.detail if record.levelno < logging.INFO else self._voice.report
+        say = self._messages.detail if record.levelno < logging.INFO else self._messages.report
         if record.levelno >= logging.WARNING:
-            say = self._voice.warning
+            say = self._messages.warning
         say(record.getMessage())
         if record.exc_info:
-            self._voice.raw(logging.Formatter().formatException(record.exc_info) + "\n")
+            self._messages.raw(logging.Formatter().formatException(record.exc_info) + "\n")
 
 
-def log_through(voice: Voice, least: int = EVERYTHING) -> None:
+def log_through(messages: Messages, least: int = EVERYTHING) -> None:
     """Have the voice say what the server logs, from a level on."""
     log = logging.getLogger("lmcli")
-    log.addHandler(_Spoken(voice))
+    log.addHandler(_Spoken(messages))
     log.setLevel(least)

@@ -18,10 +18,10 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """A signal came; `Stops.signum` says which."""
+    """A signal came; `SignalWatcher.signum` says which."""
 
 
-class Stops:
+class SignalWatcher:
     """Watches for signals inside of `with`, any number of times; what the caller has ignored (nohup, &) stays ignored.
 
     Attributes:

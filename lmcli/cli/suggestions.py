@@ -164,7 +164,7 @@ def _for_lost_option(option: str, arguments: Sequence[str]) -> list[str]:
 def _options_of(command: str) -> dict[str, bool]:
     """The spellings of a command's options, and whether a value follows."""
     found: dict[str, bool] = {}
-    for _, annotation, default in COMMANDS[command].options.options():
+    for _, annotation, default in COMMANDS[command].options.fields():
         option = annotation.__metadata__[0]
         for spelling in (option.default, *option.param_decls):  # the first is in the place of a default
             found |= dict.fromkeys(spelling.split("/"), not isinstance(default, bool) and "/" not in spelling)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from lmcli.cli.choices import Grouping
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.measurements import Recorded, read_records
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import StatsOptions
 from lmcli.cli.output.drawing import bars, has_blocks, histogram, sparkline
 from lmcli.cli.output.tables import Cell, Table, report
@@ -75,7 +75,7 @@ class Group:
         }
 
 
-def summarise(typed: StatsOptions, names: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def summarise(options: StatsOptions, names: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Read the named files (`-` is stdin) once, and report.
 
     Raises:
@@ -86,30 +86,30 @@ def summarise(typed: StatsOptions, names: Sequence[str], here: Surroundings, voi
     skipped = 0
     failures: list[LmError] = []
     for name in names:
-        key_of = _key_of(typed.by, name)
+        key_of = _key_of(options.by, name)
         try:
-            with _opened(name, here) as file:
+            with _opened(name, env) as file:
                 for record in read_records(file):
                     if isinstance(record, Recorded):
                         groups[key_of(record)].add(record)
                         continue
                     skipped += 1
                     if skipped <= _NAMED:
-                        voice.warning(f"{quoted(name)}, line {record.number}: not a record")
+                        messages.warning(f"{quoted(name)}, line {record.number}: not a record")
         except NoInput as error:
             failures.append(error)
-    by = str(typed.by)
+    by = str(options.by)
     ordered = dict(sorted(groups.items()))
     records = {name: group.record() for name, group in ordered.items()}
     table = _table(by, records)
-    if here.stdout_is_terminal:
-        table = _explained(table, ordered.values(), records.values(), here)
-    report(table, {"by": by, "groups": records}, typed.output, here)
+    if env.stdout_is_terminal:
+        table = _explained(table, ordered.values(), records.values(), env)
+    report(table, {"by": by, "groups": records}, options.output, env)
     if skipped:
         what = "1 line that is not a record" if skipped == 1 else f"{skipped} lines that are not records"
         failures.append(BadInput(f"skipped {what}", "lm help stats says what records are"))
     for failure in failures[:-1]:
-        voice.error(failure)
+        messages.error(failure)
     if failures:
         raise failures[-1]
     return ExitCode.OK
@@ -121,9 +121,9 @@ def _key_of(by: Grouping, file: str) -> Callable[[Recorded], str]:
 
 
 @contextmanager
-def _opened(name: str, here: Surroundings) -> Iterator[BinaryIO]:
+def _opened(name: str, env: Environment) -> Iterator[BinaryIO]:
     try:
-        with open(here.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
+        with open(env.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
             yield file
     except OSError as error:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error
@@ -147,15 +147,15 @@ def _table(by: str, records: Mapping[str, JsonObject]) -> Table:
     return Table(headings, rows)
 
 
-def _explained(table: Table, groups: Collection[Group], records: Collection[JsonObject], here: Surroundings) -> Table:
+def _explained(table: Table, groups: Collection[Group], records: Collection[JsonObject], env: Environment) -> Table:
     """The table for a terminal: with bars, the distribution of the speed, and what the headings mean."""
     pictures = {
-        "ttft_p50": ["", *bars([record["time_to_first_token_sec"]["p50"] for record in records], here)],
-        "tokens/s_p50": ["", *bars([record["tokens_per_second"]["p50"] for record in records], here)],
+        "ttft_p50": ["", *bars([record["time_to_first_token_sec"]["p50"] for record in records], env)],
+        "tokens/s_p50": ["", *bars([record["tokens_per_second"]["p50"] for record in records], env)],
     }
     notes = [_TERMS, _BARS]
-    if has_blocks(here):
-        pictures["tokens/s_p99"] = ["SPREAD", *(sparkline(histogram(group.pace, _BINS), here) for group in groups)]
+    if has_blocks(env):
+        pictures["tokens/s_p99"] = ["SPREAD", *(sparkline(histogram(group.pace, _BINS), env) for group in groups)]
         notes.append(_SPREAD)
     return table._replace(pictures=pictures, notes=notes)
 

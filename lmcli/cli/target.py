@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Loudness, Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
 from lmcli.cli.resolve import is_span
 from lmcli.client.address import LOOPBACK, Address
@@ -27,7 +27,7 @@ MODEL_SUFFIX: Final = ".gguf"
 
 @contextmanager
 def connect(
-    typed: ServerOptions, here: Surroundings, voice: Voice, *, interrupts: Interrupts = no_interrupts
+    options: ServerOptions, env: Environment, messages: Messages, *, interrupts: Interrupts = no_interrupts
 ) -> Iterator[Connection]:
     """The way to the server, until the block ends; `demo` or a GGUF file starts one in this process for as long.
 
@@ -36,26 +36,26 @@ def connect(
         Unavailable: there is no llama.cpp for a GGUF file, or the file is damaged.
         UsageError, BadSetting, NoInput: what was given is no address, token, file or number of seconds.
     """
-    timeout = timeout_of(typed, here)
-    who = credentials(_token(typed.token_file, here, voice))
-    trace = voice.detail if voice.loudness is Loudness.VERBOSE else None
+    timeout = timeout_of(options, env)
+    who = credentials(_token(options.token_file, env, messages))
+    trace = messages.detail if messages.verbosity is Verbosity.VERBOSE else None
     with (
-        _server(typed, here, voice) as address,
+        _server(options, env, messages) as address,
         Connection(address, who, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
     ):
         yield connection
 
 
-def model_key(typed: ModelOptions, here: Surroundings) -> str | None:
+def model_key(options: ModelOptions, env: Environment) -> str | None:
     """The model that was named: by option, by a file that is the host, or by the environment.
 
     Raises:
         NoInput, LoadFailed, UsageError: the file is not there, is damaged, or holds no language model.
     """
-    return typed.model or _key_of_host(typed, here) or here.setting(MODEL_VARIABLE)
+    return options.model or _key_of_host(options, env) or env.setting(MODEL_VARIABLE)
 
 
-def loaded_model(connection: Connection, voice: Voice) -> str:
+def loaded_model(connection: Connection, messages: Messages) -> str:
     """The identifier of the model to use when none was named: the one that is loaded, or the last one used.
 
     Raises:
@@ -68,21 +68,21 @@ def loaded_model(connection: Connection, voice: Voice) -> str:
         raise ModelNotFound("no model is loaded", "-m KEY loads one", there_are)
     latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
-        voice.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")
+        messages.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")
     return latest.identifier
 
 
-def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
+def timeout_of(options: ServerOptions, env: Environment) -> float | None:
     """The longest silence in seconds, from the option or the environment; None waits for ever.
 
     Raises:
         UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
     """
-    if typed.timeout is not None:
-        if is_span(typed.timeout):
-            return typed.timeout
-        raise UsageError(f"--timeout takes a number of seconds above 0, not {typed.timeout:g}")
-    text = here.setting(TIMEOUT_VARIABLE)
+    if options.timeout is not None:
+        if is_span(options.timeout):
+            return options.timeout
+        raise UsageError(f"--timeout takes a number of seconds above 0, not {options.timeout:g}")
+    text = env.setting(TIMEOUT_VARIABLE)
     if text is None:
         return None
     try:
@@ -95,23 +95,23 @@ def timeout_of(typed: ServerOptions, here: Surroundings) -> float | None:
 
 
 @contextmanager
-def _server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Iterator[Address]:
-    host = typed.host or here.setting(HOST_VARIABLE) or ""
+def _server(options: ServerOptions, env: Environment, messages: Messages) -> Iterator[Address]:
+    host = options.host or env.setting(HOST_VARIABLE) or ""
     if host != DEMO_HOST and not _is_model_file(host):
-        yield _found_server(typed, here, voice)
+        yield _found_server(options, env, messages)
         return
     from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
 
-    with background.start(None if host == DEMO_HOST else _local_engine(host, voice)) as running:
+    with background.start(None if host == DEMO_HOST else _local_engine(host, messages)) as running:
         yield Address(LOOPBACK, running.port)
 
 
-def _found_server(typed: ServerOptions, here: Surroundings, voice: Voice) -> Address:
+def _found_server(options: ServerOptions, env: Environment, messages: Messages) -> Address:
     def note(found: Sequence[Address]) -> None:
-        voice.note(f"several servers answer ({', '.join(map(str, found))}), using {found[0]}; -H chooses another")
+        messages.note(f"several servers answer ({', '.join(map(str, found))}), using {found[0]}; -H chooses another")
 
     try:
-        return find_server(typed.host, here.environment, on_several=note)
+        return find_server(options.host, env.variables, on_several=note)
     except CannotConnect as error:
         raise CannotConnect(error.message, *error.hints, _HOST_HINT) from error
 
@@ -120,16 +120,16 @@ def _is_model_file(host: str) -> bool:
     return host.lower().endswith(MODEL_SUFFIX)
 
 
-def _local_engine(host: str, voice: Voice) -> "Engine":
+def _local_engine(host: str, messages: Messages) -> "Engine":
     from lmcli.cli import server_log  # noqa: PLC0415  who names a file pays
     from lmcli.server.llama import local_engine  # noqa: PLC0415
 
-    server_log.log_through(voice, server_log.WARNINGS)
-    return local_engine([Path(host)], is_verbose=voice.loudness is Loudness.VERBOSE)
+    server_log.log_through(messages, server_log.WARNINGS)
+    return local_engine([Path(host)], is_verbose=messages.verbosity is Verbosity.VERBOSE)
 
 
-def _key_of_host(typed: ModelOptions, here: Surroundings) -> str | None:
-    host = getattr(typed, "host", None) or here.setting(HOST_VARIABLE) or ""
+def _key_of_host(options: ModelOptions, env: Environment) -> str | None:
+    host = getattr(options, "host", None) or env.setting(HOST_VARIABLE) or ""
     if not _is_model_file(host):
         return None
     from lmcli.server.llama.model_files import local_models  # noqa: PLC0415  who names a file pays
@@ -137,10 +137,10 @@ def _key_of_host(typed: ModelOptions, here: Surroundings) -> str | None:
     return local_models([Path(host)])[0].info.model_key
 
 
-def _token(path: Path | None, here: Surroundings, voice: Voice) -> str | None:
+def _token(path: Path | None, env: Environment, messages: Messages) -> str | None:
     if path is None:
-        return find_token(None, here.environment)
-    token = find_token(path, here.environment)
+        return find_token(None, env.variables)
+    token = find_token(path, env.variables)
     if is_readable_by_others(path):
-        voice.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
+        messages.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
     return token

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.cli.choices import OutputForm, RawOutputForm
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.jsontext import written
 from lmcli.cli.lifecycle import LoadLife, PredictionLife
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import PredictionOptions
 from lmcli.cli.output.selection import answer_sink, stderr_sinks
 from lmcli.cli.output.sinks import Outcome, Sink
@@ -30,16 +30,16 @@ class Task(NamedTuple):
 
     command: str
     request: Request
-    typed: PredictionOptions
+    options: PredictionOptions
     form: OutputForm | RawOutputForm
-    here: Surroundings
-    voice: Voice
+    env: Environment
+    messages: Messages
     preface: str = ""
 
     @property
     def model_key(self) -> str | None:
         """The model that was named, by option or environment."""
-        return model_key(self.typed, self.here)
+        return model_key(self.options, self.env)
 
 
 def run(task: Task) -> ExitCode:
@@ -48,9 +48,9 @@ def run(task: Task) -> ExitCode:
     Raises:
         LmError: what kept the answer from being complete; all that had arrived is on stdout.
     """
-    if task.typed.dry_run:
+    if task.options.dry_run:
         return show_request(task)
-    work = Run(task.typed, task.here, task.voice)
+    work = Run(task.options, task.env, task.messages)
     perform(task, work)
     return work.end()
 
@@ -69,7 +69,7 @@ def perform(task: Task, run: Run, keepers: Sequence[Sink] = ()) -> Outcome:
     outcome = None
     try:
         with run.connected():
-            model = None if task.model_key else loaded_model(run.connection, task.voice)
+            model = None if task.model_key else loaded_model(run.connection, task.messages)
             with run.watched():
                 outcome = predict(task, run, model, keepers)
     finally:
@@ -87,13 +87,13 @@ def predict(task: Task, run: Run, model: str | None, keepers: Sequence[Sink] = (
         model: the identifier of the model to use; None loads the one that the task names.
         keepers: see `perform`.
     """
-    stderr = stderr_sinks(task.typed, task.here, task.voice, run.output)
-    answer = answer_sink(task.form, task.request, run.output, task.here, task.preface)
+    stderr = stderr_sinks(task.options, task.env, task.messages, run.output)
+    answer = answer_sink(task.form, task.request, run.output, task.env, task.preface)
     sinks = [*keepers, *stderr, answer, *_stats_sinks(task)]
     load, life = LoadLife(run, sinks), PredictionLife(task.request, run, sinks, may_be_empty=task.request.is_raw)
 
     def carry_out() -> None:
-        life.predict(model or load.load(load_request(str(task.model_key), task.typed)).identifier)
+        life.predict(model or load.load(load_request(str(task.model_key), task.options)).identifier)
 
     run.attempt(carry_out)
     run.error = run.error or life.error
@@ -115,29 +115,29 @@ class StatsSink:
         from lmcli.cli.output.stats_file import append_line, stats_line, stats_text  # noqa: PLC0415  only who asks for them pays
 
         task = self._task
-        if task.typed.stats and outcome.end is not None:
-            task.voice.raw(stats_text(outcome.end))
-        if task.typed.stats_file is not None:
-            line = stats_line(task.command, options_record(task.typed), outcome, task.model_key)
-            append_line(task.typed.stats_file, line)
+        if task.options.stats and outcome.end is not None:
+            task.messages.raw(stats_text(outcome.end))
+        if task.options.stats_file is not None:
+            line = stats_line(task.command, options_record(task.options), outcome, task.model_key)
+            append_line(task.options.stats_file, line)
 
 
 def _stats_sinks(task: Task) -> list[Sink]:
-    return [StatsSink(task)] if task.typed.stats or task.typed.stats_file is not None else []
+    return [StatsSink(task)] if task.options.stats or task.options.stats_file is not None else []
 
 
 def show_request(task: Task) -> ExitCode:
     """Print what would be sent: endpoint and creation parameter of each request, in order."""
     key = task.model_key
-    requests = [*([load_request(key, task.typed)] if key else []), task.request.channel_request(key, _named)]
-    shown = written({r.endpoint: r.parameter for r in requests}, is_indented=task.here.stdout_is_terminal)
-    print_bytes(shown, task.here.stdout)
+    requests = [*([load_request(key, task.options)] if key else []), task.request.channel_request(key, _named)]
+    shown = written({r.endpoint: r.parameter for r in requests}, is_indented=task.env.stdout_is_terminal)
+    print_bytes(shown, task.env.stdout)
     return ExitCode.OK
 
 
 def _write_preface(task: Task, run: Run) -> None:
     """Write what would stand before the answer, alone: there will be none."""
-    sink = answer_sink(task.form, task.request, run.output, task.here, task.preface)
+    sink = answer_sink(task.form, task.request, run.output, task.env, task.preface)
     run.attempt(sink.finish, Outcome())
     run.end()
 

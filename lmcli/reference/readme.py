@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 
 from lmcli.cli.app import build
-from lmcli.cli.environment import VARIABLES, Surroundings
+from lmcli.cli.environment import VARIABLES, Environment
 from lmcli.errors import EXIT_MEANINGS
 
 _BLOCK: Final = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -22,7 +22,7 @@ def filled(text: str) -> str:
 
 def help_of(name: str) -> str:
     """What `lm NAME --help` prints in a pipe."""
-    root: Any = get_command(build(Surroundings.of_process()))
+    root: Any = get_command(build(Environment.of_process()))
     context = typer.Context(root, info_name="lm", **root.context_settings)
     command = root.commands[name]
     below = typer.Context(command, info_name=name, parent=context, terminal_width=_WIDTH)

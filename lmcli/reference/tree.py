@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 
 from lmcli.cli.app import COMMANDS, build
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 
 ANY_FILE: Final = "*"
 
@@ -86,7 +86,7 @@ _HELP: Final = re.compile(r"(?P<text>.*?)(?:  \[(?P<notes>.*?)\])?(?P<more>  .*)
 
 def commands() -> dict[str, Command]:
     """`lm` and all its commands by path, those below another right after it."""
-    root = get_command(build(Surroundings.of_process()))
+    root = get_command(build(Environment.of_process()))
     return {command.path: command for command in _walk(root, "", None)}
 
 

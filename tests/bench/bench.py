@@ -82,25 +82,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--fragments", type=int, default=100_000)
-    typed = parser.parse_args()
+    options = parser.parse_args()
     with fast_server() as port:
-        short = in_turn(port, "hi", typed.runs)
-        print(f"one answer of one fragment, whole process, median of {typed.runs}:")
+        short = in_turn(port, "hi", options.runs)
+        print(f"one answer of one fragment, whole process, median of {options.runs}:")
         for name, runs in short.items():
             print(f"  {name:13} {seconds(runs) * 1000:7.0f} ms  {max(r.peak_kib for r in runs) / 1024:6.1f} MiB")
         print(f"  lm / bare loop    {seconds(short['lm']) / seconds(short['bare loop']):.2f}  (at most 1.5)")
         print(f"  lm / official SDK {seconds(short['lm']) / seconds(short['official SDK']):.2f}  (at most 0.5)")
 
-        flood = in_turn(port, f"n={typed.fragments}", max(1, typed.runs // 4))
-        rates = {name: typed.fragments / (seconds(flood[name]) - seconds(short[name])) for name in flood}
-        print(f"{typed.fragments} fragments, fragments per second without the start of the process:")
+        flood = in_turn(port, f"n={options.fragments}", max(1, options.runs // 4))
+        rates = {name: options.fragments / (seconds(flood[name]) - seconds(short[name])) for name in flood}
+        print(f"{options.fragments} fragments, fragments per second without the start of the process:")
         for name, rate in rates.items():
             print(f"  {name:13} {rate:10,.0f} /s")
         print(f"  lm / bare loop    {rates['lm'] / rates['bare loop']:.2f}  (at least 0.5)")
         print(f"  lm / official SDK {rates['lm'] / rates['official SDK']:.1f}  (at least 20)")
 
-        few, many = (measure(contenders(port)["lm"](f"n={count}")) for count in (1_000, typed.fragments * 10))
-        print(f"peak memory of lm for 1000 and {typed.fragments * 10} fragments:")
+        few, many = (measure(contenders(port)["lm"](f"n={count}")) for count in (1_000, options.fragments * 10))
+        print(f"peak memory of lm for 1000 and {options.fragments * 10} fragments:")
         print(
             f"  {few.peak_kib / 1024:.1f} and {many.peak_kib / 1024:.1f} MiB, ratio {many.peak_kib / few.peak_kib:.3f}"
         )

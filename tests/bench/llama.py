@@ -126,8 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    typed = parser.parse_args()
-    runs, threads = typed.runs, typed.threads
+    options = parser.parse_args()
+    runs, threads = options.runs, options.threads
     with tempfile.TemporaryDirectory() as folder:
         files = {name: make_model(Path(folder) / f"{name}.gguf", shape) for name, shape in SHAPES.items()}
         command = [sys.executable, "-m", "lmcli", "serve", "-q", "--port", "0", *map(str, files.values())]

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from lmcli.cli import task
 from lmcli.cli.choices import RawOutputForm
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import read_text
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import CompleteOptions
 from lmcli.cli.resolve import make_request
 from lmcli.errors import ExitCode, UsageError
 
 
-def run(typed: CompleteOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def run(options: CompleteOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Read the text, have it continued, deliver the continuation."""
-    if typed.echo and typed.output is not RawOutputForm.TEXT:
-        raise UsageError(f"--echo writes text, and -o {typed.output} does not")
-    text = read_text(words, here, voice, no_stdin=typed.no_stdin)
-    request = make_request(text, typed)
-    preface = text if typed.echo else ""
-    return task.run(task.Task("complete", request, typed, typed.output, here, voice, preface))
+    if options.echo and options.output is not RawOutputForm.TEXT:
+        raise UsageError(f"--echo writes text, and -o {options.output} does not")
+    text = read_text(words, env, messages, no_stdin=options.no_stdin)
+    request = make_request(text, options)
+    preface = text if options.echo else ""
+    return task.run(task.Task("complete", request, options, options.output, env, messages, preface))

@@ -8,8 +8,8 @@ from typing import Final
 
 import lmcli
 from lmcli.cli.app import COMMANDS, build
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import HelpOptions
 from lmcli.errors import ExitCode, UsageError, quoted
 
@@ -17,7 +17,7 @@ _FOLDERS: Final = ("share/man/man1", "man")
 """Where pages are, seen from a folder above the package: of an installation, of the sources."""
 
 
-def run(_: HelpOptions, words: Sequence[str], here: Surroundings, __: Voice) -> ExitCode:
+def run(_: HelpOptions, words: Sequence[str], env: Environment, __: Messages) -> ExitCode:
     """Become `man` with the page of the command; alone, or without a page, print the help.
 
     Raises:
@@ -30,10 +30,10 @@ def run(_: HelpOptions, words: Sequence[str], here: Surroundings, __: Voice) -> 
         hints = [f"did you mean lm help {other}?" for other in near(name, COMMANDS)[:1]]
         raise UsageError(f"no such command {quoted(name)}", *hints, "lm --help lists the commands")
     page = page_of(name) if name else None
-    program = shutil.which("man", path=here.setting("PATH"))
+    program = shutil.which("man", path=env.setting("PATH"))
     if page is not None and program is not None:
-        os.execve(program, [program, str(page)], dict(here.environment))  # noqa: S606  no shell is wanted
-    build(here)([*words, "--help"], prog_name="lm", standalone_mode=False)
+        os.execve(program, [program, str(page)], dict(env.variables))  # noqa: S606  no shell is wanted
+    build(env)([*words, "--help"], prog_name="lm", standalone_mode=False)
     return ExitCode.OK
 
 

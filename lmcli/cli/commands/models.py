@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.jsontext import written
 from lmcli.cli.lifecycle import LoadLife
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import remember
 from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions
 from lmcli.cli.output.selection import progress_sink
@@ -28,21 +28,21 @@ _HEADINGS: Final = {
 }
 
 
-def run(typed: ModelsOptions, _: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """List models: a table on a terminal, one name a line in a pipe, a JSON array with `--json`."""
-    with connect(typed, here, voice) as connection:
+    with connect(options, env, messages) as connection:
         loaded = list_loaded(connection.session("llm"))
-        downloaded = [] if typed.loaded else list_downloaded(connection.session("system"))
-    if not typed.loaded:
-        remember((model.model_key for model in downloaded if model.type == "llm"), typed, here)
-    models: Sequence[ModelInfo] = loaded if typed.loaded else downloaded
-    if typed.json:
-        shown = written(_records(models, loaded), is_indented=here.stdout_is_terminal)
-    elif here.stdout_is_terminal:
-        shown = drawn(_table(models, loaded), here).encode()
+        downloaded = [] if options.loaded else list_downloaded(connection.session("system"))
+    if not options.loaded:
+        remember((model.model_key for model in downloaded if model.type == "llm"), options, env)
+    models: Sequence[ModelInfo] = loaded if options.loaded else downloaded
+    if options.json:
+        shown = written(_records(models, loaded), is_indented=env.stdout_is_terminal)
+    elif env.stdout_is_terminal:
+        shown = drawn(_table(models, loaded), env).encode()
     else:
         shown = "".join(f"{_name(model)}\n" for model in models).encode(errors="replace")
-    print_bytes(shown, here.stdout)
+    print_bytes(shown, env.stdout)
     return ExitCode.OK
 
 
@@ -91,7 +91,7 @@ def _size(size_bytes: int) -> str:
     return f"{value:.1f} GB"
 
 
-def run_load(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Load the model; Ctrl-C has the server stop loading it.
 
     Raises:
@@ -100,45 +100,45 @@ def run_load(typed: ModelsLoadOptions, words: Sequence[str], here: Surroundings,
     """
     if len(words) != 1:
         raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
-    request = load_request(words[0], typed, identifier=typed.identifier)
-    work = Run(typed, here, voice)
+    request = load_request(words[0], options, identifier=options.identifier)
+    work = Run(options, env, messages)
     with work.connected(), work.watched():
-        progress = progress_sink(typed, here, voice, work.output)
+        progress = progress_sink(options, env, messages, work.output)
         load = LoadLife(work, [progress] if progress else [])
 
         def carry_out() -> None:
             instance = load.load(request)
             work.output.write(f"{instance.identifier}\n".encode())
-            if _has_wishes(typed) and not load.channel.is_new:
-                voice.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
+            if _has_wishes(options) and not load.channel.is_new:
+                messages.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
 
         work.attempt(carry_out)
         load.finish()
     return work.end()
 
 
-def _has_wishes(typed: ModelsLoadOptions) -> bool:
-    return any(value is not None for value in (typed.ttl, typed.context_length, typed.gpu))
+def _has_wishes(options: ModelsLoadOptions) -> bool:
+    return any(value is not None for value in (options.ttl, options.context_length, options.gpu))
 
 
-def run_unload(typed: ModelsUnloadOptions, words: Sequence[str], here: Surroundings, voice: Voice) -> ExitCode:
+def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Unload the named models, or all; one that fails does not keep the others.
 
     Raises:
         UsageError: neither names nor `--all`, or both.
         LmError: the last failure, after all were tried.
     """
-    if bool(words) == typed.all:
+    if bool(words) == options.all:
         raise UsageError("name the models to unload, or say --all", "lm models --loaded lists them")
     failure: LmError | None = None
-    with connect(typed, here, voice) as connection:
+    with connect(options, env, messages) as connection:
         session = connection.session("llm")
         for identifier in words or [instance.identifier for instance in list_loaded(session)]:
             try:
                 unload(session, identifier)
             except LmError as error:
                 if failure is not None:
-                    voice.error(failure)
+                    messages.error(failure)
                 failure = error
     if failure is not None:
         raise failure

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import ServeOptions
 from lmcli.cli.server_log import log_through
 from lmcli.cli.signals import die_of
@@ -30,7 +30,7 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-def run(typed: ServeOptions, words: Sequence[str], _: Surroundings, voice: Voice) -> ExitCode:
+def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: Messages) -> ExitCode:
     """Serve until SIGINT or SIGTERM, and then die of it.
 
     Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
@@ -41,17 +41,17 @@ def run(typed: ServeOptions, words: Sequence[str], _: Surroundings, voice: Voice
         NoInput: the token file, or a model, is not there.
         BadSetting: the token file holds something else.
     """
-    if typed.require_token is None and not _is_loopback(typed.host):
+    if options.require_token is None and not _is_loopback(options.host):
         raise UsageError(
-            f"listening on {quoted(typed.host)} lets everybody on the network in",
+            f"listening on {quoted(options.host)} lets everybody on the network in",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
-    log_through(voice)
-    api_tokens = None if typed.require_token is None else read_api_tokens(typed.require_token)
+    log_through(messages)
+    api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
     files = [Path(word) for word in words]
-    engine = local_engine(files, is_verbose=typed.verbose) if files else EchoEngine(_pace(typed))
+    engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
     server = Server(engine, api_tokens=api_tokens)
-    ended_by = asyncio.run(_serve(server, LOOPBACK if typed.host == _LOOPBACK_NAME else typed.host, typed.port))
+    ended_by = asyncio.run(_serve(server, LOOPBACK if options.host == _LOOPBACK_NAME else options.host, options.port))
     die_of(ended_by)
 
 
@@ -141,9 +141,9 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _pace(typed: ServeOptions) -> Pace:
+def _pace(options: ServeOptions) -> Pace:
     return Pace(
-        tokens_per_second=typed.tokens_per_second,
-        load_seconds=typed.load_seconds,
-        prompt_tokens_per_second=typed.prompt_tokens_per_second,
+        tokens_per_second=options.tokens_per_second,
+        load_seconds=options.load_seconds,
+        prompt_tokens_per_second=options.prompt_tokens_per_second,
     )

@@ -14,7 +14,7 @@ from typing import IO, Final
 from lmcli.cli.input.document import Document, recognize
 from lmcli.cli.input.stdin import decoded
 from lmcli.cli.jsontext import parse_json, written
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import output_failure
 from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
 
@@ -99,18 +99,18 @@ class ChatFile:
             raise output_failure(self._shown, error) from error
 
     @contextmanager
-    def locked(self, voice: Voice) -> Iterator[None]:
+    def locked(self, messages: Messages) -> Iterator[None]:
         """Keep every other `lm` away from the file until the block ends; waits for those that came first.
 
         Args:
-            voice: says that this one waits.
+            messages: says that this one waits.
 
         Raises:
             OutputFailed: nothing can be written to its folder.
         """
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            file = _locked(lock, lambda: voice.note(f"waiting for another lm that is using {self._shown}"))
+            file = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._shown}"))
         except OSError as error:
             raise OutputFailed(f"cannot lock {self._shown}: {reason(error)}") from error
         try:

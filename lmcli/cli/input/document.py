@@ -75,14 +75,14 @@ def recognize(value: Any) -> Document | None:
     entries = value.get("messages") if isinstance(value, Mapping) else value
     if not isinstance(entries, list) or not entries:
         return None
-    verdicts = [_flaw(entry) for entry in entries]
-    if all(flaw is None for flaw in verdicts):
+    verdicts = [_violation(entry) for entry in entries]
+    if all(violation is None for violation in verdicts):
         return Document(value)
-    if all(flaw is not None for flaw in verdicts):
+    if all(violation is not None for violation in verdicts):
         return None
-    index, flaw = next((i, flaw) for i, flaw in enumerate(verdicts) if flaw is not None)
+    index, violation = next((i, violation) for i, violation in enumerate(verdicts) if violation is not None)
     raise BadInput(
-        f"messages[{index}]{flaw}: the input looks like a chat history, but this is no message",
+        f"messages[{index}]{violation}: the input looks like a chat history, but this is no message",
         "-i text sends the input as text",
     )
 
@@ -104,7 +104,7 @@ def assistant_entry(text: Text, outcome: Outcome) -> JsonObject | None:
     return entry
 
 
-def _flaw(entry: Any) -> str | None:
+def _violation(entry: Any) -> str | None:
     """What keeps an element from being a message, as the end of its path."""
     if not isinstance(entry, Mapping):
         return ""

@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lmcli.cli.choices import InputForm
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document, recognize
 from lmcli.cli.jsontext import parse_json, read_json
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.client.images import data_url, is_image
 from lmcli.client.waiting import Woken, wait
@@ -29,16 +29,16 @@ _STDIN: Final = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _DESCRIPTORS: Final = ("/dev/fd/*", "/proc/*/fd/*")
 
 
-def read_turn(typed: TurnInput, words: Sequence[str], here: Surroundings, voice: Voice) -> Document:
+def read_turn(options: TurnInput, words: Sequence[str], env: Environment, messages: Messages) -> Document:
     """The conversation to continue: stdin as a history or a text, then the files, the words as the question at its end.
 
     Raises:
         NoInput: there is nothing to ask.
         BadInput: stdin or a file is not UTF-8, or a history has a flaw.
     """
-    asked = read_asked(typed, words, here, voice)
+    asked = read_asked(options, words, env, messages)
     document = asked.document if asked.document is not None else Document.new()
-    system = system_prompt(typed)
+    system = system_prompt(options)
     document = document if system is None else document.with_system(system)
     if asked.entry is not None:
         document = document.with_entry(asked.entry)
@@ -53,22 +53,22 @@ class Asked(NamedTuple):
     entry: JsonObject | None
 
 
-def read_asked(typed: TurnInput, words: Sequence[str], here: Surroundings, voice: Voice) -> Asked:
+def read_asked(options: TurnInput, words: Sequence[str], env: Environment, messages: Messages) -> Asked:
     """What stdin, files and words ask together.
 
     Raises:
         NoInput: nothing at all.
         BadInput: see `read_turn`.
     """
-    attached = Attachments.read(typed.file or (), here, voice)
+    attached = Attachments.read(options.file or (), env, messages)
     question = attached.before(joined(words))
-    is_taken = typed.no_stdin or any(map(_is_stdin, typed.file or ()))
-    text = None if is_taken else read_stdin(here, voice, has_words=bool(words))
-    history = None if text is None else _history(text, typed.input)
+    is_taken = options.no_stdin or any(map(_is_stdin, options.file or ()))
+    text = None if is_taken else read_stdin(env, messages, has_words=bool(words))
+    history = None if text is None else _history(text, options.input)
     if history is None:
         told = None if text is None else _without_newline(text)
         asked = _asked(told or "", question, is_enough=bool(attached.images))
-        _warn_if_empty(told, here, voice, _NONE_MEANT)
+        _warn_if_empty(told, env, messages, _NONE_MEANT)
         return Asked(None, attached.entry(asked))
     if question or attached.images:
         return Asked(history, attached.entry(question))
@@ -84,7 +84,7 @@ class Attachments(NamedTuple):
     images: tuple[JsonObject, ...] = ()
 
     @classmethod
-    def read(cls, paths: Sequence[Path], here: Surroundings, voice: Voice) -> "Attachments":
+    def read(cls, paths: Sequence[Path], env: Environment, messages: Messages) -> "Attachments":
         """Read files by their content, each once; stdin is one of them under the name `-`.
 
         Raises:
@@ -94,7 +94,7 @@ class Attachments(NamedTuple):
         """
         if sum(map(_is_stdin, paths)) > 1:
             raise UsageError("-f names stdin twice, and it can be read only once")
-        read = [_attachment(path, here, voice) for path in paths]
+        read = [_attachment(path, env, messages) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
 
     def before(self, question: str) -> str:
@@ -108,8 +108,8 @@ class Attachments(NamedTuple):
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
 
-def _attachment(path: Path, here: Surroundings, voice: Voice) -> str | JsonObject:
-    data = _content(path, here, voice)
+def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonObject:
+    data = _content(path, env, messages)
     name = "stdin" if _is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `path` is what `lm` goes by.
@@ -122,10 +122,10 @@ def _attachment(path: Path, here: Surroundings, voice: Voice) -> str | JsonObjec
     return f"{name}:\n\n{text}"
 
 
-def _content(path: Path, here: Surroundings, voice: Voice) -> bytes:
+def _content(path: Path, env: Environment, messages: Messages) -> bytes:
     if _is_stdin(path):
-        data = _stdin_bytes(here)
-        _warn_if_empty(data, here, voice)
+        data = _stdin_bytes(env)
+        _warn_if_empty(data, env, messages)
         return data
     if path.parts[:1] in (("http:",), ("https:",)) and not path.exists():
         url = str(path).replace("/", "//", 1)  # a path has lost one of the two
@@ -151,34 +151,34 @@ def _source(path: Path, data: bytes) -> str:
         return data_url(data)
 
 
-def read_text(words: Sequence[str], here: Surroundings, voice: Voice, *, no_stdin: bool) -> str:
+def read_text(words: Sequence[str], env: Environment, messages: Messages, *, no_stdin: bool) -> str:
     """The text to continue: stdin exactly as it is, then the words.
 
     Raises:
         NoInput: there is nothing to continue.
         BadInput: stdin is not UTF-8.
     """
-    text = None if no_stdin else read_stdin(here, voice, has_words=bool(words))
+    text = None if no_stdin else read_stdin(env, messages, has_words=bool(words))
     asked = _asked(text or "", joined(words))
-    _warn_if_empty(text, here, voice, _NONE_MEANT)
+    _warn_if_empty(text, env, messages, _NONE_MEANT)
     return asked
 
 
-def read_stdin(here: Surroundings, voice: Voice, *, has_words: bool) -> str | None:
+def read_stdin(env: Environment, messages: Messages, *, has_words: bool) -> str | None:
     """All of stdin; None where it is a terminal.
 
     Raises:
         BadInput: it is not UTF-8; the message names the byte.
         NoInput: it cannot be read.
     """
-    if here.stdin_is_terminal:
+    if env.stdin_is_terminal:
         return None
-    if has_words and here.stderr_is_terminal and wait(here.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
-        voice.note("waiting for stdin (-n to skip)")
-    return decoded(_stdin_bytes(here), "stdin")
+    if has_words and env.stderr_is_terminal and wait(env.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
+        messages.note("waiting for stdin (-n to skip)")
+    return decoded(_stdin_bytes(env), "stdin")
 
 
-def _stdin_bytes(here: Surroundings) -> bytes:
+def _stdin_bytes(env: Environment) -> bytes:
     """What is left of stdin.
 
     Raises:
@@ -186,7 +186,7 @@ def _stdin_bytes(here: Surroundings) -> bytes:
     """
     blocks: list[bytes] = []
     try:
-        while block := _read_block(here.stdin):
+        while block := _read_block(env.stdin):
             blocks.append(block)
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n does not read it") from error
@@ -228,18 +228,18 @@ def joined(words: Sequence[str]) -> str:
     return text
 
 
-def system_prompt(typed: SystemOptions) -> str | None:
+def system_prompt(options: SystemOptions) -> str | None:
     """The system prompt that was given, as text or as a file.
 
     Raises:
         UsageError: both were.
         NoInput, BadInput: the file cannot be read.
     """
-    if typed.system_file is None:
-        return None if typed.system is None else joined([typed.system])
-    if typed.system is not None:
+    if options.system_file is None:
+        return None if options.system is None else joined([options.system])
+    if options.system is not None:
         raise UsageError("--system and --system-file exclude each other")
-    return _without_newline(read_file(typed.system_file))
+    return _without_newline(read_file(options.system_file))
 
 
 def read_file(path: Path) -> str:
@@ -294,11 +294,11 @@ def _asked(text: str, question: str, *, is_enough: bool = False) -> str:
     return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
 
 
-def _warn_if_empty(content: str | bytes | None, here: Surroundings, voice: Voice, advice: str = "") -> None:
+def _warn_if_empty(content: str | bytes | None, env: Environment, messages: Messages, advice: str = "") -> None:
     """Say that the document is missing where a pipe or a file promised one; the null device says that none is meant."""
-    mode = os.fstat(here.stdin).st_mode
+    mode = os.fstat(env.stdin).st_mode
     if content is not None and not content and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
-        voice.warning(f"stdin was empty{advice}")
+        messages.warning(f"stdin was empty{advice}")
 
 
 def _without_newline(text: str) -> str:

@@ -10,7 +10,7 @@ from sys import float_info
 from typing import Final
 from unicodedata import category, east_asian_width
 
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 
 LOCALE_VARIABLES: Final = ("LC_ALL", "LC_CTYPE", "LANG")
 """The first that is set says which characters there are. Source: POSIX, 8.2 Internationalization Variables."""
@@ -34,23 +34,23 @@ def clipped(text: str, room: int) -> str:
     return text[: sum(end <= room for end in accumulate(map(_char_columns, text)))]
 
 
-def has_blocks(here: Surroundings) -> bool:
+def has_blocks(env: Environment) -> bool:
     """Whether a terminal of this process shows block characters."""
-    locale = next(filter(None, map(here.setting, LOCALE_VARIABLES)), "UTF-8")
-    return here.setting("TERM") != "dumb" and locale.upper().replace("-", "").partition("@")[0].endswith("UTF8")
+    locale = next(filter(None, map(env.setting, LOCALE_VARIABLES)), "UTF-8")
+    return env.setting("TERM") != "dumb" and locale.upper().replace("-", "").partition("@")[0].endswith("UTF8")
 
 
-def bars(values: Iterable[float | None], here: Surroundings) -> list[str]:
+def bars(values: Iterable[float | None], env: Environment) -> list[str]:
     """Horizontal bars, from 0 to the largest value; none for what is unknown."""
-    if not has_blocks(here):
+    if not has_blocks(env):
         return ["#" * count for count in _scaled(values, _BAR_COLUMNS)]
     eighths = (divmod(count, len(_GROWING)) for count in _scaled(values, _BAR_COLUMNS * len(_GROWING)))
     return [("█" * whole + _GROWING[rest]).rstrip() for whole, rest in eighths]
 
 
-def sparkline(values: Iterable[float | None], here: Surroundings) -> str:
+def sparkline(values: Iterable[float | None], env: Environment) -> str:
     """One block for each value, from 0 to the largest; a space for what is unknown. Empty without blocks."""
-    return "".join(_RISING[count] for count in _scaled(values, len(_RISING) - 1)) if has_blocks(here) else ""
+    return "".join(_RISING[count] for count in _scaled(values, len(_RISING) - 1)) if has_blocks(env) else ""
 
 
 def _scaled(values: Iterable[float | None], steps: int) -> list[int]:

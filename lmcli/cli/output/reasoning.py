@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.output.sinks import Outcome
 from lmcli.errors import KEPT_IN_TEXT, escaped
 from lmcli.values import Fragment, Value
@@ -15,17 +15,17 @@ class ReasoningSink:
     On a terminal without colour it has a heading and an indent, and a blank line sets it off from the answer.
 
     Args:
-        voice: says it.
+        messages: says it.
         is_terminal: show escaped what is shown escaped in an answer.
         make_room: called before anything is shown, to take away what stands there.
     """
 
     tick: float | None = None
 
-    def __init__(self, voice: Voice, *, is_terminal: bool, make_room: Callable[[], None]) -> None:
-        self._voice = voice
+    def __init__(self, messages: Messages, *, is_terminal: bool, make_room: Callable[[], None]) -> None:
+        self._messages = messages
         self._is_terminal = is_terminal
-        self._is_indented = is_terminal and not voice.has_color
+        self._is_indented = is_terminal and not messages.has_color
         self._make_room = make_room
         self._last = ""
 
@@ -38,7 +38,7 @@ class ReasoningSink:
         if text:
             self._make_room()
             shown = escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text
-            self._voice.aside(self._indented(shown) if self._is_indented else shown)
+            self._messages.aside(self._indented(shown) if self._is_indented else shown)
             self._last = text[-1]
         answer = "".join(f.content for f in fragments if f.reasoning_type == "none")
         if answer:
@@ -54,5 +54,5 @@ class ReasoningSink:
 
     def _end_line(self, gap: str = "") -> None:
         if self._last:
-            self._voice.raw(("" if self._last == "\n" else "\n") + gap)
+            self._messages.raw(("" if self._last == "\n" else "\n") + gap)
         self._last = ""

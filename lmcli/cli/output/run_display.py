@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from lmcli.cli.environment import Surroundings
-from lmcli.cli.messages import Loudness, Voice
+from lmcli.cli.environment import Environment
+from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.output.drawing import clipped, columns_of, sparkline
 from lmcli.cli.output.progress import LinesSink
 from lmcli.cli.output.sinks import Outcome, StderrSink
@@ -68,16 +68,16 @@ class RunLine(RunDisplay):
     """One line of a terminal, drawn again and again, without the weight of a library beside what is measured.
 
     Args:
-        here: the process.
-        voice: to write with.
+        env: the process.
+        messages: to write with.
         steps_aside: leave the terminal to the answers, because they are shown there, too.
     """
 
     tick = _TICK
 
-    def __init__(self, here: Surroundings, voice: Voice, *, steps_aside: bool) -> None:
-        self._here = here
-        self._voice = voice
+    def __init__(self, env: Environment, messages: Messages, *, steps_aside: bool) -> None:
+        self._env = env
+        self._messages = messages
         self._steps_aside = steps_aside
         self._title = ""
         self._is_warmup = False
@@ -118,7 +118,7 @@ class RunLine(RunDisplay):
     def erase(self) -> None:
         """Leave the terminal as it was."""
         if self._drawn_at is not None:
-            self._voice.raw(_ERASE)
+            self._messages.raw(_ERASE)
             self._drawn_at = None
 
     def _state(self, now: float) -> str:
@@ -127,29 +127,29 @@ class RunLine(RunDisplay):
         return "waiting" if self._progress is None else f"reading {self._progress:.0%}"
 
     def _draw(self, state: str, now: float) -> None:
-        room = self._here.stderr_width - 1  # the last column would move the cursor to the next line
+        room = self._env.stderr_width - 1  # the last column would move the cursor to the next line
         line = clipped(f"{self._title}{_GAP}{state}{_GAP}", room)
         blocks = max(room - columns_of(line), 0)
-        self._voice.raw(f"{_ERASE}{line}{sparkline(self._finished[-blocks:], self._here) if blocks else ''}")
+        self._messages.raw(f"{_ERASE}{line}{sparkline(self._finished[-blocks:], self._env) if blocks else ''}")
         self._drawn_at = now
 
 
 def run_display(
-    progress: StderrSink | None, here: Surroundings, voice: Voice, *, is_echoed: bool = False
+    progress: StderrSink | None, env: Environment, messages: Messages, *, is_echoed: bool = False
 ) -> RunDisplay:
     """What shows the runs, where progress is shown at all: a line on a terminal, else lines.
 
     Args:
         progress: what would show one prediction; None if nothing is to be seen.
-        here: the process.
-        voice: to write with.
+        env: the process.
+        messages: to write with.
         is_echoed: the answers are shown on stderr, too.
     """
     if progress is None:
         return RunDisplay()
-    if progress.tick is None or voice.loudness is Loudness.VERBOSE:  # a line that others write behind is no line
-        return RunLines(voice.report)
-    return RunLine(here, voice, steps_aside=is_echoed)
+    if progress.tick is None or messages.verbosity is Verbosity.VERBOSE:  # a line that others write behind is no line
+        return RunLines(messages.report)
+    return RunLine(env, messages, steps_aside=is_echoed)
 
 
 class _Pace:

@@ -5,9 +5,9 @@
 from collections.abc import Sequence
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document
-from lmcli.cli.messages import Voice
+from lmcli.cli.messages import Messages
 from lmcli.cli.options import PredictionOptions, ProgressOptions
 from lmcli.cli.output.sinks import Sink, StderrSink
 from lmcli.cli.output.stdout import Output
@@ -15,10 +15,10 @@ from lmcli.cli.resolve import Reasoning, Request
 
 
 def answer_sink(
-    form: OutputForm | RawOutputForm, request: Request, output: Output, here: Surroundings, preface: str = ""
+    form: OutputForm | RawOutputForm, request: Request, output: Output, env: Environment, preface: str = ""
 ) -> Sink:
     """The sink for stdout; `preface` is written before an answer that is text."""
-    is_terminal = here.stdout_is_terminal
+    is_terminal = env.stdout_is_terminal
     is_structured = request.config.structured is not None
     match str(form):
         case "json":
@@ -39,42 +39,43 @@ def answer_sink(
     return TextSink(output, is_terminal=is_terminal, ends_line=ends_line, preface=preface)
 
 
-def stderr_sinks(typed: PredictionOptions, here: Surroundings, voice: Voice, output: Output) -> list[StderrSink]:
+def stderr_sinks(options: PredictionOptions, env: Environment, messages: Messages, output: Output) -> list[StderrSink]:
     """The sinks for stderr: reasoning and progress, where they are to be seen."""
-    is_shown = Reasoning.parse(typed.reasoning or ()).is_shown
-    shows_reasoning = here.stderr_is_terminal if is_shown is None else is_shown
-    progress = progress_sink(typed, here, voice, output, yields_to=("thinking",) if shows_reasoning else ())
+    is_shown = Reasoning.parse(options.reasoning or ()).is_shown
+    shows_reasoning = env.stderr_is_terminal if is_shown is None else is_shown
+    progress = progress_sink(options, env, messages, output, yields_to=("thinking",) if shows_reasoning else ())
     if not shows_reasoning:
         return [progress] if progress else []
     from lmcli.cli.output.reasoning import ReasoningSink
 
     make_room = getattr(progress, "erase", lambda: None)
-    reasoning = ReasoningSink(voice, is_terminal=here.stderr_is_terminal, make_room=make_room)
+    reasoning = ReasoningSink(messages, is_terminal=env.stderr_is_terminal, make_room=make_room)
     return [reasoning, progress] if progress else [reasoning]
 
 
 def progress_sink(
-    typed: ProgressOptions, here: Surroundings, voice: Voice, output: Output, *, yields_to: Sequence[str] = ()
+    options: ProgressOptions, env: Environment, messages: Messages, output: Output, *, yields_to: Sequence[str] = ()
 ) -> StderrSink | None:
     """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
 
     Args:
-        typed: the options.
-        here: the process.
-        voice: for the lines.
+        options: the options.
+        env: the process.
+        messages: for the lines.
         output: stdout. What goes to a terminal or into a pipe may come out where the line is, so that is gone before.
         yields_to: the phases of which something else is shown on stderr.
     """
-    is_dumb = here.setting("TERM") == "dumb"
-    if here.stderr_is_terminal and not is_dumb and (typed.progress or (typed.progress is None and not typed.quiet)):
+    is_dumb = env.setting("TERM") == "dumb"
+    is_wanted = not options.quiet if options.progress is None else options.progress
+    if env.stderr_is_terminal and not is_dumb and is_wanted:
         from lmcli.cli.output.progress import TerminalSink
 
-        sink = TerminalSink(has_color=voice.has_color, yields_to=yields_to)
-        if here.stdout_is_terminal or output.has_reader:
+        sink = TerminalSink(has_color=messages.has_color, yields_to=yields_to)
+        if env.stdout_is_terminal or output.has_reader:
             output.before_first = sink.leave
         return sink
-    if typed.progress:
+    if options.progress:
         from lmcli.cli.output.progress import LinesSink
 
-        return LinesSink(voice.report)
+        return LinesSink(messages.report)
     return None

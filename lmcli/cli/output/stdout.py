@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from lmcli.cli.signals import Interrupted, Stops, die_of_broken_pipe
+from lmcli.cli.signals import Interrupted, SignalWatcher, die_of_broken_pipe
 from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
 from lmcli.errors import LmError, OutputFailed, reason
 
@@ -24,7 +24,7 @@ class Output:
 
     Args:
         descriptor: where to.
-        stops: the signals to obey.
+        signals: the signals to obey.
 
     Attributes:
         is_broken: nothing can be written any more.
@@ -33,13 +33,13 @@ class Output:
         before_first: called before the first byte is written.
     """
 
-    def __init__(self, descriptor: int, stops: Stops) -> None:
+    def __init__(self, descriptor: int, signals: SignalWatcher) -> None:
         self.is_broken = False
         self.deadline: float | None = None
         self.last = b""
         self.before_first: Callable[[], None] = lambda: None
         self._descriptor = descriptor
-        self._stops = stops
+        self._stops = signals
         self._unsent = b""
 
     def begin(self) -> None:
@@ -120,7 +120,7 @@ def print_bytes(data: bytes, descriptor: int) -> None:
         OutputFailed: it could not be written.
     """
     try:
-        Output(descriptor, Stops()).write(data)
+        Output(descriptor, SignalWatcher()).write(data)
     except ReaderLeft:
         die_of_broken_pipe()
 

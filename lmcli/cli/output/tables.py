@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from lmcli.cli.choices import ReportForm
-from lmcli.cli.environment import Surroundings
+from lmcli.cli.environment import Environment
 from lmcli.cli.jsontext import written
 from lmcli.cli.output.drawing import columns_of
 from lmcli.cli.output.stdout import print_bytes
@@ -64,37 +64,37 @@ class _Column(NamedTuple):
         return self._replace(cells=["\n".join(lines), *numbers])
 
 
-def report(table: Table, whole: Any, form: ReportForm, here: Surroundings) -> None:
+def report(table: Table, whole: Any, form: ReportForm, env: Environment) -> None:
     """Print a report on stdout.
 
     Args:
         table: what a person, or a spreadsheet, is to see.
         whole: the same for programs, as one JSON object.
         form: which of them.
-        here: the process.
+        env: the process.
 
     Raises:
         OutputFailed: stdout cannot be written.
     """
     match form:
         case ReportForm.JSON:
-            shown = written(whole, is_indented=here.stdout_is_terminal)
+            shown = written(whole, is_indented=env.stdout_is_terminal)
         case ReportForm.CSV:
             shown = _csv(table).encode()
         case ReportForm.TEXT:
-            shown = drawn(table, here).encode()
-    print_bytes(shown, here.stdout)
+            shown = drawn(table, env).encode()
+    print_bytes(shown, env.stdout)
 
 
-def drawn(table: Table, here: Surroundings) -> str:
+def drawn(table: Table, env: Environment) -> str:
     """Aligned columns; a terminal gets pictures and notes besides, and what it is too narrow for further down."""
     columns = {name: _column(table, index) for index, name in enumerate(table.headings)}
-    if not here.stdout_is_terminal:
+    if not env.stdout_is_terminal:
         return _aligned(columns.values())
     pictures = {name: _Column(cells) for name, cells in table.pictures.items()}
     groups = [[column, *([pictures[name]] if name in pictures else [])] for name, column in columns.items()]
-    pieces = [_aligned(piece) for piece in _pieces(groups, table.labels_count, here.width)]
-    notes = "".join(f"{line}\n" for note in table.notes for line in textwrap.wrap(note, here.width))
+    pieces = [_aligned(piece) for piece in _pieces(groups, table.labels_count, env.width)]
+    notes = "".join(f"{line}\n" for note in table.notes for line in textwrap.wrap(note, env.width))
     return "\n".join([*pieces, *([notes] if notes else [])])
 
 

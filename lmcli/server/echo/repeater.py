@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from lmcli.chat import Message
-from lmcli.server.echo.schema_example import NoSpecimen, specimen
+from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.failures import Refused, unsupported
 from lmcli.server.settings import BASE_VALUES
@@ -260,8 +260,8 @@ def _answer(request: PredictionRequest) -> str:
 
 def _structured(schema: Any) -> str:
     try:
-        return json.dumps(specimen(schema), ensure_ascii=False)
-    except NoSpecimen as problem:
+        return json.dumps(schema_example(schema), ensure_ascii=False)
+    except NoExample as problem:
         raise unsupported(f"this JSON schema ({problem})", NAME, VERSION) from problem
 
 

@@ -36,11 +36,11 @@ _REPEATED_GROUP = re.compile(r"\)[*+?{]")
 _CHOICE = re.compile(r"[*+?|]|\{(?!\d+\})")
 
 
-class NoSpecimen(Exception):
+class NoExample(Exception):
     """The schema asks for something that cannot be made up."""
 
 
-class TooLarge(NoSpecimen):
+class TooLarge(NoExample):
     """The schema asks for more than is reasonable."""
 
 
@@ -57,7 +57,7 @@ class _Work:
             raise TooLarge("a schema that is too large")
 
 
-def specimen(schema: Any) -> Any:
+def schema_example(schema: Any) -> Any:
     """Make an instance of a schema.
 
     Raises:
@@ -67,23 +67,23 @@ def specimen(schema: Any) -> Any:
     try:
         return _make(schema, _Work(schema), 0)
     except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, re.error) as error:
-        raise NoSpecimen(f"a schema that is malformed: {error}") from error
+        raise NoExample(f"a schema that is malformed: {error}") from error
 
 
 def _make(schema: Any, work: _Work, depth: int) -> Any:
     """Make an instance, by the first way of reading the schema that leads to one."""
     work.spend(1)
     if schema is False or depth > MAX_DEPTH:
-        raise NoSpecimen("a schema that admits no finite value")
+        raise NoExample("a schema that admits no finite value")
     if not isinstance(schema, Mapping):
         return {}
-    problem = NoSpecimen("alternatives of which none can be met")
+    problem = NoExample("alternatives of which none can be met")
     for plain in _readings(schema, work, depth):
         try:
             return _make_plain(plain, work, depth)
         except TooLarge:
             raise
-        except NoSpecimen as found:
+        except NoExample as found:
             problem = found
     raise problem
 
@@ -107,7 +107,7 @@ def _readings(schema: Mapping[str, Any], work: _Work, depth: int) -> Iterator[Ma
     alternatives = (schema[key] for key in ("anyOf", "oneOf") if schema.get(key))
     parts.extend(sorted(options, key=lambda option: option != {"type": "null"}) for options in alternatives)
     if depth > MAX_DEPTH and parts:
-        raise NoSpecimen("a schema that refers to itself without end")
+        raise NoExample("a schema that refers to itself without end")
     return _folded(own, parts, work, depth)
 
 
@@ -142,14 +142,14 @@ def _merged(schema: Mapping[str, Any], other: Mapping[str, Any], work: _Work) ->
 
 def _referenced(reference: Any, root: Any) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#"):
-        raise NoSpecimen(f"a reference out of the schema: {reference}")
+        raise NoExample(f"a reference out of the schema: {reference}")
     found = root
     for step in reference[1:].split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         try:
             found = found[int(name)] if isinstance(found, list) else found[name]
         except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise NoSpecimen(f"a reference to nothing: {reference}") from error
+            raise NoExample(f"a reference to nothing: {reference}") from error
     return found
 
 
@@ -195,7 +195,7 @@ def _string(schema: Mapping[str, Any], work: _Work, _depth: int) -> str:
     for candidate in candidates:
         if least <= len(candidate) <= most and re.search(pattern, candidate):
             return candidate
-    raise NoSpecimen(f"the pattern {pattern}")
+    raise NoExample(f"the pattern {pattern}")
 
 
 def _longest(pattern: str) -> int:

@@ -20,7 +20,7 @@ from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.server.failures import Refused
 from lmcli.server.llama.generator import Prediction, unstarted
 from lmcli.server.llama.model_files import LocalModel, checked_header, local_models
-from lmcli.server.llama.preflight import prove
+from lmcli.server.llama.preflight import preflight
 from lmcli.server.llama.prompt import format_messages
 from lmcli.server.llama.runtime import (
     BATCH_TOKENS,
@@ -34,7 +34,7 @@ from lmcli.server.llama.runtime import (
     translated,
 )
 from lmcli.server.llama.sampling import CONTEXT_LENGTH_KEY, LOAD_PREFIX, load_parameters, unmet, unmet_load
-from lmcli.server.llama.threads import Entrance, Handover
+from lmcli.server.llama.threads import Slots, ThreadQueue
 from lmcli.server.settings import BASE_VALUES
 from lmcli.values import LoadProgress, ModelInfo
 
@@ -97,7 +97,7 @@ class LlamaEngine:
                 yield LoadProgress(share * READ_SHARE)
         if cancelled.is_set():
             return
-        if not await self._prove(local, cancelled):
+        if not await self._passes_preflight(local, cancelled):
             return
         runtime = await self._load(local, settings)
         if cancelled.is_set():
@@ -124,9 +124,9 @@ class LlamaEngine:
         except LmError as error:
             raise Refused(f"Cannot load {local.info.model_key}: {error.message}") from error
 
-    async def _prove(self, local: LocalModel, cancelled: asyncio.Event) -> bool:
+    async def _passes_preflight(self, local: LocalModel, cancelled: asyncio.Event) -> bool:
         try:
-            return await prove(local.file, cancelled, is_verbose=self._is_verbose)
+            return await preflight(local.file, cancelled, is_verbose=self._is_verbose)
         except OSError as error:
             raise Refused(f"Cannot load {local.info.model_key}: {reason_of(error)}") from error
         except EngineFailure as failure:
@@ -180,7 +180,7 @@ class LlamaModel:
         self._warn = warn
         self._predictions: set[Prediction] = set()
         # One more than llama.cpp computes at once: it gets ready meanwhile. The others wait where it costs nothing.
-        self._entrance = Entrance(settings.sessions + 1)
+        self._entrance = Slots(settings.sessions + 1)
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -247,7 +247,7 @@ async def _read_ahead(local: LocalModel, cancelled: asyncio.Event) -> AsyncGener
     total = local.info.size_bytes
     if total > free_memory_bytes() * MOST_OF_MEMORY:
         return
-    way: Handover[int] = Handover()
+    way: ThreadQueue[int] = ThreadQueue()
     failures: list[OSError] = []
 
     def read() -> None:

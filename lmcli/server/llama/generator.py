@@ -15,7 +15,7 @@ from lmcli.server.failures import Refused, unsupported
 from lmcli.server.llama.prompt import Prompt, write_prompt
 from lmcli.server.llama.runtime import NAME, VERSION, EngineFailure, PromptTooLong, Runtime, refused, translated
 from lmcli.server.llama.sampling import excess, sampling
-from lmcli.server.llama.threads import ROOM, Handover
+from lmcli.server.llama.threads import ROOM, ThreadQueue
 from lmcli.server.text_stream import Outlet, reasoning_tags
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import PREDICTION_PREFIX
@@ -64,14 +64,14 @@ class Prediction:
     warn: Warn
     leave: Callable[[], None]
     thread: threading.Thread = field(init=False)
-    _way: Handover[Piece] = field(init=False)
+    _way: ThreadQueue[Piece] = field(init=False)
     _prompt: Prompt = field(init=False, default=Prompt(""))
     _failure: Refused | None = field(init=False, default=None)
     _overlong: int | None = field(init=False, default=None)
 
     def start(self) -> None:
         """Begin to compute."""
-        self._way = Handover(self._most + ROOM)
+        self._way = ThreadQueue(self._most + ROOM)
         self.thread = threading.Thread(target=self._compute, name="llama.cpp prediction", daemon=True)
         self.thread.start()
 
@@ -187,9 +187,9 @@ class _Run:
         self._request = request
         self._tool_stops = frozenset(options.tool_call_stop_strings or ())
         template_stops = _template_stops(request.values)
-        stops = (*(options.stop_strings or ()), *template_stops, *self._tool_stops)
+        signals = (*(options.stop_strings or ()), *template_stops, *self._tool_stops)
         self._tags = reasoning_tags(options)
-        self._outlet = Outlet(stops, self._tags)
+        self._outlet = Outlet(signals, self._tags)
         self._context_length = context_length
         self._is_bounded = options.context_overflow_policy == "stopAtLimit"
         self._prompt_tokens = 0
@@ -289,6 +289,6 @@ def _prompt_read(progress: Mapping[str, int]) -> PromptRead:
 def _template_stops(values: Mapping[str, Any]) -> tuple[str, ...]:
     """The stop strings of a manual prompt template, which come with it."""
     match values.get(PREDICTION_PREFIX + "promptTemplate"):
-        case {"type": "manual", "stopStrings": list(stops)}:
-            return tuple(stop for stop in stops if isinstance(stop, str) and stop)
+        case {"type": "manual", "stopStrings": list(signals)}:
+            return tuple(stop for stop in signals if isinstance(stop, str) and stop)
     return ()

@@ -61,7 +61,7 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 }  # fmt: skip
 
 
-class Damaged(Exception):
+class InvalidGGUF(Exception):
     """The file is no GGUF, or not all of one; the text says in what way, in the middle of a sentence."""
 
 
@@ -114,12 +114,12 @@ def read_header(path: Path) -> Header:
         try:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:
-            raise Damaged("is empty") from error
+            raise InvalidGGUF("is empty") from error
         with content:
             try:
                 return _Reader(content).header()
             except (struct.error, IndexError, OverflowError) as error:  # the last: an offset beyond all memory
-                raise Damaged("ends in the middle of its header") from error
+                raise InvalidGGUF("ends in the middle of its header") from error
 
 
 class _Reader:
@@ -147,19 +147,19 @@ class _Reader:
     def _begin(self) -> None:
         magic = self._content[: len(MAGIC)]
         if magic != MAGIC:
-            raise Damaged("is no GGUF file")
+            raise InvalidGGUF("is no GGUF file")
         self._at = len(MAGIC)
         version = self._scalar(_NUMBER)
         if version not in VERSIONS:
-            raise Damaged(f"has the GGUF version {version}, and only {' and '.join(map(str, VERSIONS))} are known")
+            raise InvalidGGUF(f"has the GGUF version {version}, and only {' and '.join(map(str, VERSIONS))} are known")
 
     def _check_end(self, end: int) -> None:
         alignment = self._values.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment < 1 or alignment % 8:
-            raise Damaged("has an alignment that cannot be")
+            raise InvalidGGUF("has an alignment that cannot be")
         start = -(-self._at // alignment) * alignment
         if end and start + end > len(self._content):
-            raise Damaged(f"is cut short: {len(self._content)} bytes of at least {start + end}")
+            raise InvalidGGUF(f"is cut short: {len(self._content)} bytes of at least {start + end}")
 
     def _scalar(self, form: struct.Struct) -> Any:
         (value,) = form.unpack_from(self._content, self._at)
@@ -170,7 +170,7 @@ class _Reader:
         """How many things follow, of at least so many bytes each."""
         count: int = self._scalar(_COUNT)
         if count * least > len(self._content) - self._at:
-            raise Damaged("promises more than it holds")
+            raise InvalidGGUF("promises more than it holds")
         return count
 
     def _string(self) -> str:
@@ -195,7 +195,7 @@ class _Reader:
             return self._skip_strings()
         if kind == _ARRAY:
             if depth == MAX_NESTING:
-                raise Damaged("has arrays in arrays without end")
+                raise InvalidGGUF("has arrays in arrays without end")
             count = self._count(12)
             for _ in range(count):
                 self._skip_array(depth + 1)
@@ -212,7 +212,7 @@ class _Reader:
         for _ in range(count):
             at += 8 + size_at(content, at)[0]
         if at > len(content):
-            raise Damaged("ends in the middle of its header")
+            raise InvalidGGUF("ends in the middle of its header")
         self._at = at
         return count
 
@@ -221,19 +221,19 @@ class _Reader:
         name = self._string()
         dimensions = self._scalar(_NUMBER)
         if dimensions > MAX_DIMENSIONS:
-            raise Damaged(f"has a tensor of {dimensions} dimensions")
+            raise InvalidGGUF(f"has a tensor of {dimensions} dimensions")
         count = 1
         for _ in range(dimensions):
             count *= self._scalar(_COUNT)
         kind, offset = self._scalar(_NUMBER), self._scalar(_COUNT)
         weights, size = BLOCKS.get(kind, (1, 0))  # a kind newer than this table has at least a beginning
         if count % weights:
-            raise Damaged(f"has a tensor with half a block: {name}")
+            raise InvalidGGUF(f"has a tensor with half a block: {name}")
         return count, offset + count // weights * size
 
 
 def _form(kind: int) -> struct.Struct:
     form = _SCALARS.get(kind)
     if form is None:
-        raise Damaged(f"has a value of an unknown type: {kind}")
+        raise InvalidGGUF(f"has a value of an unknown type: {kind}")
     return form

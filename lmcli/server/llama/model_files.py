@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
-from lmcli.server.llama.gguf import FILE_TYPES, Damaged, Header, read_header
+from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
 from lmcli.values import ModelInfo, Quantization
 
 PUBLISHER: Final = "local"
@@ -64,7 +64,7 @@ def checked_header(file: Path) -> Header:
         return read_header(file)
     except OSError as error:
         raise NoInput(f"cannot read {quoted(file)}: {reason(error)}") from error
-    except Damaged as problem:
+    except InvalidGGUF as problem:
         raise LoadFailed(f"{quoted(file)} {problem}", "download it again, or convert it again") from problem
 
 

@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _proven: Final[set[tuple[str, int, int]]] = set()
 
 
-async def prove(file: Path, cancelled: asyncio.Event, *, is_verbose: bool = False) -> bool:
+async def preflight(file: Path, cancelled: asyncio.Event, *, is_verbose: bool = False) -> bool:
     """Make sure that a file can be loaded; once for each state of a file. False if the cancel came first.
 
     Args:

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 ROOM: Final = 64
 
 
-class Handover(Generic[Item]):
+class ThreadQueue(Generic[Item]):
     """Items from one thread to one task of the event loop that makes it.
 
     The thread waits in `put` while there is no room. `close` lets it go on and tells it that nobody wants more.
@@ -81,7 +81,7 @@ class Handover(Generic[Item]):
         return True
 
 
-class Entrance:
+class Slots:
     """How many threads may compute at once; tasks wait for a place.
 
     Args:
