@@ -36,7 +36,7 @@ def hints(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("options", "meant"),
+    ("typed", "meant"),
     [
         ("ls", "lm models"),
         ("models ls", "lm models"),
@@ -65,7 +65,7 @@ def test_a_command_is_answered_with_a_line_to_type(typed: str, meant: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "meant"),
+    ("typed", "meant"),
     [
         ("respond --temp 0.5 hi", "--temperature 0.5"),
         ("respond --temp=0.5 hi", "--temperature 0.5"),
@@ -96,7 +96,7 @@ def test_an_option_is_answered_with_what_means_the_same(typed: str, meant: str) 
 
 
 @pytest.mark.parametrize(
-    ("options", "hint"),
+    ("typed", "hint"),
     [
         ("respond --stream hi", "answers are always streamed: leave --stream out"),
         ("respond --no-stream hi", "-o json prints an answer when it is complete"),
