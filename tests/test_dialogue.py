@@ -738,7 +738,7 @@ def test_a_file_that_is_broken_ends_it_before_it_begins(tmp_path: Path) -> None:
     """A chat file with a flaw is an error at once, not after the first question."""
     (tmp_path / "talk.json").write_text("{", encoding="utf-8")
     with Puppet() as puppet, talking(tmp_path, puppet.port, "--history", "talk.json") as dialogue:
-        dialogue.see("'talk.json' is no JSON: line 1, column 2")
+        dialogue.see("'talk.json' is not valid JSON: line 1, column 2")
         assert dialogue.end() == 65
 
 

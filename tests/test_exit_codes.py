@@ -51,7 +51,10 @@ CASES = [
     Case(2, "lm respond --set seed=y hi", "the value of --set seed is no JSON: 'y'", "a text needs quotes: "),
     Case(2, "lm serve --port 65536", "--port takes a number from 0 to 65535, not 65536", None),
     Case(
-        2, "lm serve --host 0.0.0.0", "listening on '0.0.0.0' lets everybody on the network in", "add --require-token"
+        2,
+        "lm serve --host 0.0.0.0",
+        "listening on '0.0.0.0' opens the server to everyone on the network",
+        "add --require-token",
     ),
     Case(2, "lm respond -H 'no host' hi", "'no host' is no address", "an address looks like "),
     Case(
@@ -61,8 +64,8 @@ CASES = [
     Case(4, "lm respond '<think>nothing else</think>'", "the answer is empty", "-o json "),
     Case(65, "printf '\\377' | lm respond", "stdin is not UTF-8: byte 0 is 0xff", "iconv "),
     Case(65, 'echo \'[{"role": "user", "content": ""}, 1]\' | lm respond', "messages[1]: ", "-i text "),
-    Case(65, "echo 1 | lm respond -i json", "stdin is no chat history", "a chat history looks like "),
-    Case(66, "lm respond", "nothing to ask: the input is empty", "give the prompt on stdin or as an argument"),
+    Case(65, "echo 1 | lm respond -i json", "stdin is not a chat history", "a chat history looks like "),
+    Case(66, "lm respond", "the input is empty", "give the prompt on stdin or as an argument"),
     Case(66, "lm respond --system-file missing hi", "cannot read 'missing': no such file or directory", None),
     Case(66, "lm models --token-file missing", "cannot read the token file 'missing': ", None),
     Case(66, "lm serve missing.gguf", "cannot read 'missing.gguf': no such file or directory", None),
@@ -82,12 +85,15 @@ CASES = [
     Case(75, "LM_TIMEOUT=0.2 lm complete a b", "the server was silent for 0.2 s", "a larger --tim", b"a", pace=SLOW),
     Case(77, "lm respond hi", "the server refused access: ", "put an API token of LM Studio into ", has_tokens=True),
     Case(77, "lm models", "the server refused access: ", "put an API token of LM Studio into ", has_tokens=True),
-    Case(78, "LM_TIMEOUT=soon lm respond hi", "LM_TIMEOUT is no number of seconds above 0: 'soon'", None),
+    Case(78, "LM_TIMEOUT=soon lm respond hi", "LM_TIMEOUT is not a number of seconds above 0: 'soon'", None),
     Case(78, "LM_HOST=ftp://a lm respond hi", "LM_HOST is no address: 'ftp://a'", "an address looks like "),
     Case(78, "LM_API_TOKEN=secret lm respond hi", "the API token is malformed", MALFORMED),
     Case(78, "echo secret > t; chmod 600 t; lm models --token-file t", "the API token is malformed", MALFORMED),
     Case(
-        78, "echo secret > t; chmod 600 t; lm serve --require-token t", "'t', line 1: not an API token", "its form is "
+        78,
+        "echo secret > t; chmod 600 t; lm serve --require-token t",
+        "'t', line 1: not an API token",
+        "its format is ",
     ),
 ]
 

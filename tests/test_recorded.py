@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from processes import environment, run
 from properties import QUICK, any_json, garbled
 
-from lmcli.cli.input.measurements import Recorded, Skipped, read_records
+from lmcli.cli.input.measurements import PredictionRecord, SkippedLine, read_records
 from lmcli.cli.output.drawing import histogram
 from lmcli.cli.summary import Group
 from lmcli.server import background
@@ -50,7 +50,7 @@ cat json history jsonl > all
 """
 
 
-def read(data: bytes) -> list[Recorded | Skipped]:
+def read(data: bytes) -> list[PredictionRecord | SkippedLine]:
     """Everything in some bytes."""
     return list(read_records(BytesIO(data)))
 
@@ -60,10 +60,10 @@ def lines(*values: Any) -> bytes:
     return b"".join(json.dumps(value).encode() + b"\n" for value in values)
 
 
-def facts(records: list[Recorded | Skipped]) -> list[tuple[Any, ...]]:
+def facts(records: list[PredictionRecord | SkippedLine]) -> list[tuple[Any, ...]]:
     """What does not depend on the time: model, stop reason, tokens in and out, the code of an error."""
-    assert all(isinstance(record, Recorded) for record in records), records
-    return [(r.model, r.stop_reason, *r[3:5], r.error_code) for r in records if isinstance(r, Recorded)]
+    assert all(isinstance(record, PredictionRecord) for record in records), records
+    return [(r.model, r.stop_reason, *r[3:5], r.error_code) for r in records if isinstance(r, PredictionRecord)]
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +105,14 @@ def test_a_stats_file_is_read_back(folder: Path) -> None:
     assert [fact[2:4] for fact in facts(records)] == [(6, 3), (3, 3), (0, 0)]
     assert facts(records)[2][:2] == ("no-such-model", "unknown")
     times = [json.loads(line)["time"] for line in (folder / "stats").read_text().splitlines()]
-    assert [record.day for record in records if isinstance(record, Recorded)] == [time[:10] for time in times]
+    assert [record.day for record in records if isinstance(record, PredictionRecord)] == [time[:10] for time in times]
 
 
 def test_the_figures_are_those_of_the_file(folder: Path) -> None:
     """Seconds and tokens per second come through to the last digit."""
     stats = json.loads((folder / "json").read_bytes())["stats"]
     (record,) = read((folder / "json").read_bytes())
-    assert isinstance(record, Recorded)
+    assert isinstance(record, PredictionRecord)
     assert record.time_to_first_token_sec == stats["time_to_first_token_sec"]
     assert record.tokens_per_second == stats["tokens_per_second"]
     assert record.total_time_sec == stats["total_time_sec"]
@@ -154,14 +154,14 @@ def test_a_line_that_is_no_record_has_its_number(garbage: bytes, place: int) -> 
     pieces = [json.dumps(RECORD).encode()] * 3
     pieces.insert(place, b"\n" + garbage)
     records = read(b"\n".join(pieces) + b"\n")
-    assert [record for record in records if isinstance(record, Skipped)] == [Skipped(place + 2)]
+    assert [record for record in records if isinstance(record, SkippedLine)] == [SkippedLine(place + 2)]
     assert len(records) == 4
 
 
 def test_a_value_that_is_cut_is_all_garbage() -> None:
     """Of an indented file that ends in the middle each line is named that holds something."""
     text = json.dumps(RECORD, indent=1).encode()[:60]
-    assert read(text) == [Skipped(number + 1) for number in range(text.count(b"\n") + 1)]
+    assert read(text) == [SkippedLine(number + 1) for number in range(text.count(b"\n") + 1)]
 
 
 @pytest.mark.parametrize("value", [None, -1, 1e300, 2**64 - 1, True, "3", [3], {"a": 3}])
@@ -170,7 +170,7 @@ def test_a_figure_that_cannot_be_one_is_none(value: Any) -> None:
     record = {"time": value, "model": value, "stats": dict.fromkeys(STATS, value), "error": value}
     (read_back,) = read(lines(record))
     text = value if isinstance(value, str) else "unknown"
-    assert isinstance(read_back, Recorded)
+    assert isinstance(read_back, PredictionRecord)
     assert read_back[3:] == (0, 0, None, None, None, None)
     assert (read_back.model, read_back.stop_reason, read_back.day) == ("unknown", text, text)
 
@@ -180,7 +180,7 @@ def test_a_figure_that_cannot_be_one_is_none(value: Any) -> None:
 def test_no_bytes_are_too_much(pieces: list[bytes]) -> None:
     """Any bytes give records and numbers of lines that are there, in order, and never raise."""
     data = b"\n".join(pieces)
-    numbers = [record.number for record in read(data) if isinstance(record, Skipped)]
+    numbers = [record.number for record in read(data) if isinstance(record, SkippedLine)]
     assert numbers == sorted(set(numbers))
     assert all(1 <= number <= data.count(b"\n") + 1 for number in numbers)
 
@@ -191,12 +191,12 @@ def test_no_json_is_too_much(values: list[Any]) -> None:
     """Whatever JSON stands in a file can be added up, shown as JSON, and seen as a distribution."""
     group = Group()
     for record in read(b"".join(line + b"\n" for line in map(_dumped, values))):
-        if isinstance(record, Recorded):
+        if isinstance(record, PredictionRecord):
             assert isinstance(record.day, str)
             group.add(record)
     shown = group.record()
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
-    assert sum(histogram(group.pace, 12)) == len(group.pace)
+    assert sum(histogram(group.tokens_per_second, 12)) == len(group.tokens_per_second)
 
 
 def _dumped(value: Any) -> bytes:

@@ -28,7 +28,7 @@ def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signa
     wire.receive()
     status, stdout, stderr = process.end(number)
     assert (status, stdout) == (-number, "")
-    assert stderr == "lm: serving, Ctrl-C ends\n"
+    assert stderr == "lm: serving, Ctrl-C stops the server\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lmcli.cli.app import COMMANDS
-from lmcli.cli.suggestions import COMMAND_HABITS, OPTION_HABITS
+from lmcli.cli.suggestions import COMMAND_EQUIVALENTS, OPTION_EQUIVALENTS
 
 PATIENCE = 30.0
 
@@ -130,9 +130,9 @@ def test_what_is_suggested_exists() -> None:
         for _, annotation, _ in command.options.fields()
         for spelling in (annotation.__metadata__[0].default, *annotation.__metadata__[0].param_decls)
     }
-    for habit in COMMAND_HABITS.values():
+    for habit in COMMAND_EQUIVALENTS.values():
         program, *words = habit.split()
         assert program == "lms" or words[0] in COMMANDS or words == ["--version"]
-    for habit in OPTION_HABITS.values():
+    for habit in OPTION_EQUIVALENTS.values():
         assert habit.startswith("lm ") or habit.split()[0] in spellings
-    assert COMMAND_HABITS.keys().isdisjoint(COMMANDS)
+    assert COMMAND_EQUIVALENTS.keys().isdisjoint(COMMANDS)

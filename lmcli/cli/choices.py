@@ -1,10 +1,10 @@
-"""The words that some options take."""
+"""The values of options with a fixed set of values."""
 
 from enum import StrEnum
 
 
 class InputForm(StrEnum):
-    """How stdin is read."""
+    """The format of stdin."""
 
     AUTO = "auto"
     TEXT = "text"
@@ -12,7 +12,7 @@ class InputForm(StrEnum):
 
 
 class OutputForm(StrEnum):
-    """How stdout is written."""
+    """The format of stdout."""
 
     TEXT = "text"
     JSON = "json"
@@ -21,7 +21,7 @@ class OutputForm(StrEnum):
 
 
 class RawOutputForm(StrEnum):
-    """How stdout is written where there is no conversation."""
+    """The format of stdout for a command without a conversation."""
 
     TEXT = "text"
     JSON = "json"
@@ -29,7 +29,7 @@ class RawOutputForm(StrEnum):
 
 
 class Grouping(StrEnum):
-    """What recorded results are summed up by."""
+    """What recorded results are grouped by."""
 
     MODEL = "model"
     DAY = "day"
@@ -38,7 +38,7 @@ class Grouping(StrEnum):
 
 
 class ReportForm(StrEnum):
-    """How a report is written."""
+    """The format of a report."""
 
     TEXT = "text"
     JSON = "json"
@@ -46,7 +46,7 @@ class ReportForm(StrEnum):
 
 
 class ColorWhen(StrEnum):
-    """When stderr carries colour."""
+    """When to use colour on stderr."""
 
     AUTO = "auto"
     ALWAYS = "always"

@@ -1,4 +1,4 @@
-"""A conversation under way on one connection: the document so far, its file, and what is done to them."""
+"""A conversation on one connection: its document, its chat file, and the operations on them."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,44 +7,44 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.input.stdin import Attachments, system_prompt
+from lmcli.cli.invocation import Invocation, predict
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.output.results import Text
+from lmcli.cli.output.results import TextCollector
 from lmcli.cli.resolve import make_request
-from lmcli.cli.run import Run
+from lmcli.cli.runner import Runner
 from lmcli.cli.signals import SIGINT
 from lmcli.cli.target import loaded_model, model_key
-from lmcli.cli.task import Task, predict
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, PredictionEnd
 
 
 class Conversation:
-    """What is said, turn by turn.
+    """A conversation, turn by turn.
 
     Args:
         options: the options.
-        env: the process.
-        messages: says what is not the answer.
-        run: the connection, and what can end an answer early.
+        env: the environment.
+        messages: writes messages to stderr.
+        runner: has the connection, and runs the predictions.
 
     Attributes:
-        model: the key of the model to talk to; None for the one that is loaded.
-        last: the figures of the last answer.
+        model: the key of the model; None for the loaded one.
+        last_end: the end of the last answer, with its stats.
 
     Raises:
         LmError: the chat file, the system prompt or an attachment cannot be read.
     """
 
-    def __init__(self, options: ChatOptions, env: Environment, messages: Messages, run: Run) -> None:
+    def __init__(self, options: ChatOptions, env: Environment, messages: Messages, runner: Runner) -> None:
         self.model = model_key(options, env)
-        self.last: PredictionEnd | None = None
+        self.last_end: PredictionEnd | None = None
         self._options = options
         self._env = env
         self._messages = messages
-        self._run = run
+        self._runner = runner
         self._file = None if options.history is None else ChatFile(options.history)
-        self._own = set() if self._file is None else {self._file.path}
+        self._own_paths = set() if self._file is None else {self._file.path}
         self._system = system_prompt(options)
         self._attached = Attachments.read(options.file or (), env, messages)
         self._unanswered: JsonObject | None = None
@@ -53,7 +53,7 @@ class Conversation:
 
     @property
     def questions(self) -> list[str]:
-        """What the user has said so far."""
+        """The messages of the user so far."""
         return [message.text for message in self._document.chat().messages if message.role == "user"]
 
     @property
@@ -63,21 +63,21 @@ class Conversation:
 
     @property
     def model_in_use(self) -> str:
-        """The model that the next question goes to."""
-        return self.model or loaded_model(self._run.connection, self._messages)
+        """The model that answers the next question."""
+        return self.model or loaded_model(self._runner.connection, self._messages)
 
     def ask(self, text: str) -> None:
-        """Ask a question, and keep the answer.
+        """Send a question, and store the answer.
 
         Raises:
-            LmError: no answer came, or it is not complete.
+            LmError: no answer arrived, or it is not complete.
         """
         with self._locked():
-            self._unanswered = self._attached.entry(self._attached.before(text))
+            self._unanswered = self._attached.message(self._attached.prepend_to(text))
             self._answer(self._current().with_entry(self._unanswered))
 
     def retry(self) -> None:
-        """Ask the last question again, in place of its answer if it got one."""
+        """Send the last question again, and replace its answer if it has one."""
         with self._locked():
             document = self._current()
             if self._unanswered is not None:
@@ -88,7 +88,7 @@ class Conversation:
                 raise UsageError("there is no question yet")
 
     def undo(self) -> None:
-        """Take the last question and its answer back."""
+        """Remove the last question and its answer."""
         if self._unanswered is not None:
             self._unanswered = None
             self._messages.note("removed the last question")
@@ -96,17 +96,17 @@ class Conversation:
         with self._locked():
             if not self.questions:
                 raise UsageError("there is nothing to undo")
-            self._keep(self._current().without_last("assistant", "tool").without_last("user"))
+            self._store(self._current().without_last("assistant", "tool").without_last("user"))
         self._messages.note("removed the last question and its answer")
 
-    def instruct(self, prompt: str) -> None:
+    def set_system(self, prompt: str) -> None:
         """Set the system prompt."""
         self._system = prompt
         with self._locked():
-            self._keep(self._current())
+            self._store(self._current())
 
     def save(self, path: Path) -> None:
-        """Write the conversation to another file, which is then one of its own.
+        """Write the conversation to another file, which then belongs to it.
 
         Raises:
             UsageError: the file exists and does not belong to this conversation.
@@ -114,37 +114,37 @@ class Conversation:
         """
         file = ChatFile(path)
         with file.locked(self._messages):
-            if file.path not in self._own and file.path.exists():
+            if file.path not in self._own_paths and file.path.exists():
                 raise UsageError(
                     f"{quoted(path)} already exists and does not belong to this conversation", "choose another name"
                 )
             file.write(self._current())
-        self._own.add(file.path)
+        self._own_paths.add(file.path)
         self._messages.note(f"saved to {quoted(path)}")
 
     def _answer(self, document: Document) -> None:
-        """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""
+        """Request an answer, and store it; Ctrl-C stops the answer, not the conversation."""
         options = self._options.replaced(model=self.model)
         request = make_request(document, options)
-        task = Task("chat", request, options, options.output, self._env, self._messages)
-        model = None if self.model else loaded_model(self._run.connection, self._messages)
-        text = Text()
-        with self._run.watched():
-            outcome = predict(task, self._run, model, [text])
-        self.last = outcome.end or self.last
+        invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
+        model = None if self.model else loaded_model(self._runner.connection, self._messages)
+        text = TextCollector()
+        with self._runner.watched():
+            outcome = predict(invocation, self._runner, model, [text])
+        self.last_end = outcome.end or self.last_end
         entry = assistant_entry(text, outcome)
         if entry is not None:
             self._attached, self._unanswered = Attachments(), None
-            self._keep(document.with_entry(entry))
-        if self._run.signum != SIGINT:
-            self._run.end()
+            self._store(document.with_entry(entry))
+        if self._runner.signum != SIGINT:
+            self._runner.end()
 
     def _current(self) -> Document:
-        """The conversation as it is now; somebody else may have gone on with the file."""
+        """The current document; another process may have changed the file."""
         document = self._file.read() if self._file else self._document
         return document if self._system is None else document.with_system(self._system)
 
-    def _keep(self, document: Document) -> None:
+    def _store(self, document: Document) -> None:
         self._document = document
         if self._file:
             self._file.write(document)

@@ -1,7 +1,7 @@
 """The one loop that moves values from channels to sinks, and what ends it early.
 
-A signal, a reader who leaves and a full disk all send `cancel` to the server at once, before anything else is read.
-What arrives within a short grace still goes to the sinks, so that stats and histories are complete.
+A signal, a closed stdout and a full disk all send `cancel` to the server at once, before anything else is read.
+What arrives within a short grace period is still delivered, so that stats and histories are complete.
 """
 
 import time
@@ -19,70 +19,80 @@ from lmcli.wire.channels import Channel
 _GRACE: Final = 1.0
 
 
-class Fed(Protocol):
-    """What is fed from a channel."""
+class Consumer(Protocol):
+    """Receives the values of a channel."""
 
     @property
     def channel(self) -> Channel:
-        """Where its values come from."""
+        """The channel."""
 
     def feed(self, values: list[Value]) -> None:
-        """Take what has arrived together; nothing, where time has passed."""
+        """Receive the values that arrived together; an empty list on a tick."""
 
     def fail(self, error: LmError) -> None:
-        """Take the server's error for the end."""
+        """Receive the error that ended the channel."""
 
 
 def deliver(
-    session: Session, running: Sequence[Fed], output: Output, signals: SignalWatcher, *, tick: float | None = None
+    session: Session,
+    consumers: Sequence[Consumer],
+    output: Output,
+    signals: SignalWatcher,
+    *,
+    tick: float | None = None,
 ) -> None:
-    """Feed until all channels are over.
+    """Deliver values until all channels are closed.
 
     Args:
-        session: the socket of the channels.
-        running: what is fed, each from its own channel.
-        output: stdout, which it may write to.
-        signals: the signals to obey.
-        tick: feed nothing at least this often (seconds), for what shows time passing.
+        session: the session of the channels.
+        consumers: the receivers, one for each channel.
+        output: stdout, which the consumers may write to.
+        signals: the signals that end delivery.
+        tick: feed an empty list at least this often (seconds), for displays of elapsed time.
 
     Raises:
         Interrupted: a signal came; the channels were cancelled.
-        ReaderLeft: nobody reads stdout any more; the channels were cancelled.
+        ReaderLeft: the reader of stdout has left; the channels were cancelled.
         OutputFailed: stdout cannot be written; the channels were cancelled.
         LmError: the connection failed.
     """
     try:
-        while running := [one for one in running if not one.channel.is_over]:
-            has_news = _feed(session, running, within=tick)
+        while consumers := _unfinished(consumers):
+            has_delivered = _deliver_next(session, consumers, within=tick)
             signals.check()
-            if not has_news:
+            if not has_delivered:
                 output.check()
     except (Interrupted, ReaderLeft, OutputFailed):
-        with suppress(LmError):  # the server may be gone, too
-            _wind_down(session, running, output)
+        with suppress(LmError):  # the connection may be lost, too
+            _cancel(session, consumers, output)
         raise
 
 
-def _feed(session: Session, running: Sequence[Fed], *, within: float | None) -> bool:
-    """Feed what arrives next; False if nothing did."""
-    ready = session.ready([one.channel for one in running], within=within)
-    for one in running:
-        if one.channel.is_ready:
+def _unfinished(consumers: Sequence[Consumer]) -> list[Consumer]:
+    return [consumer for consumer in consumers if not consumer.channel.is_over]
+
+
+def _deliver_next(session: Session, consumers: Sequence[Consumer], *, within: float | None) -> bool:
+    """Deliver what arrives next; False if nothing did in time."""
+    ready = session.ready([consumer.channel for consumer in consumers], within=within)
+    for consumer in consumers:
+        if consumer.channel.is_ready:
             try:
-                values = one.channel.read()
+                values = consumer.channel.read()
             except LmError as error:
-                one.fail(error)
+                consumer.fail(error)
             else:
-                one.feed(values)
+                consumer.feed(values)
         elif not ready:
-            one.feed([])
+            consumer.feed([])
     return bool(ready)
 
 
-def _wind_down(session: Session, running: Sequence[Fed], output: Output) -> None:
+def _cancel(session: Session, consumers: Sequence[Consumer], output: Output) -> None:
+    """Cancel all channels, and deliver what still arrives within the grace period."""
     deadline = output.deadline = time.monotonic() + _GRACE
-    for one in running:
-        session.cancel(one.channel, within=_GRACE)
-    while (running := [one for one in running if not one.channel.is_over]) and time.monotonic() < deadline:
+    for consumer in consumers:
+        session.cancel(consumer.channel, within=_GRACE)
+    while (consumers := _unfinished(consumers)) and time.monotonic() < deadline:
         with suppress(Interrupted, ReaderLeft, OutputFailed):
-            _feed(session, running, within=deadline - time.monotonic())
+            _deliver_next(session, consumers, within=deadline - time.monotonic())

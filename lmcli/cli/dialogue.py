@@ -1,4 +1,4 @@
-"""The dialogue of `lm chat` on a terminal: what is typed goes to the model or is a command of the dialogue itself."""
+"""The dialogue of `lm chat` on a terminal: a line of input is a message to the model, or a command such as /help."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,40 +7,40 @@ from typing import Final, NamedTuple
 
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
-from lmcli.cli.editor import Cancelled, LineEditor, compose, interruptible
+from lmcli.cli.editor import Cancelled, LineEditor, edit_text, interruptible
 from lmcli.cli.environment import Environment
-from lmcli.cli.input.stdin import joined
+from lmcli.cli.input.stdin import join_words
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.stats_file import stats_text
-from lmcli.cli.run import Run
+from lmcli.cli.runner import Runner
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
 
 
-def hold(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """Talk until the user leaves.
+def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
+    """Read and answer messages until the user exits.
 
     Raises:
-        LmError: the dialogue cannot even begin.
+        LmError: the dialogue cannot be started.
     """
     if options.output is not OutputForm.TEXT:
         raise UsageError(
             f"-o {options.output} cannot be used in a dialogue", f"lm chat -n -o {options.output} PROMPT takes one turn"
         )
-    env = _with_prompts_apart(env)
-    run = Run(options, env, messages)
-    with run.connected():
-        dialogue = _Dialogue(Conversation(options, env, messages, run), env, messages)
-        if text := joined(words).strip():
+    env = _with_separate_prompts(env)
+    runner = Runner(options, env, messages)
+    with runner.connected():
+        dialogue = _Dialogue(Conversation(options, env, messages, runner), env, messages)
+        if text := join_words(words).strip():
             dialogue.attempt(dialogue.conversation.ask, text)
-        dialogue.go_on()
+        dialogue.run()
     return ExitCode.OK
 
 
-def _with_prompts_apart(env: Environment) -> Environment:
-    """Have prompts go to the terminal and answers to stdout, where stdout is something else.
+def _with_separate_prompts(env: Environment) -> Environment:
+    """If stdout is not the terminal, write prompts to the terminal and answers to stdout.
 
-    Line editing writes to descriptor 1, so that becomes the terminal, and the answers get a descriptor of their own.
+    Line editing writes to descriptor 1, so that becomes the terminal, and the answers get a new descriptor.
     """
     if env.stdout_is_terminal or not env.stderr_is_terminal:
         return env
@@ -50,7 +50,7 @@ def _with_prompts_apart(env: Environment) -> Environment:
 
 
 class _Dialogue:
-    """The conversation, and whom it is held with."""
+    """The loop that reads input, and its state."""
 
     def __init__(self, conversation: Conversation, env: Environment, messages: Messages) -> None:
         self.conversation = conversation
@@ -58,14 +58,14 @@ class _Dialogue:
         self.messages = messages
         self.is_over = False
 
-    def go_on(self) -> None:
-        """Take what is typed until the user leaves."""
+    def run(self) -> None:
+        """Read and handle input until the user exits."""
         editor = LineEditor(self.conversation.questions)
         self.messages.note("/help lists the commands, Ctrl-D exits")
         while not self.is_over:
             try:
                 entry = editor.read()
-                self.attempt(self.ask if entry.is_block else self._take, entry.text)
+                self.attempt(self.ask if entry.is_block else self._handle_line, entry.text)
             except Cancelled:
                 self.messages.raw("\n")
             except EOFError:
@@ -73,7 +73,7 @@ class _Dialogue:
                 return
 
     def attempt(self, step: Callable[[str], None], text: str) -> None:
-        """Do something with what was typed; what goes wrong is said, and the dialogue goes on."""
+        """Handle input; print an error and continue the dialogue."""
         try:
             with interruptible():
                 step(text)
@@ -82,7 +82,7 @@ class _Dialogue:
         except LmError as error:
             self.messages.error(error)
 
-    def _take(self, text: str) -> None:
+    def _handle_line(self, text: str) -> None:
         name, _, argument = text.partition(" ")
         if name.startswith("/"):
             command = _COMMANDS.get(name)
@@ -90,12 +90,12 @@ class _Dialogue:
                 raise UsageError(
                     f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
                 )
-            command.do(self, argument.strip())
+            command.run(self, argument.strip())
         else:
             self.ask(text.strip())
 
     def ask(self, text: str) -> None:
-        """Ask a question, unless it is empty."""
+        """Send a question, unless it is empty."""
         if text.strip():
             self.conversation.ask(text)
 
@@ -108,7 +108,7 @@ def _help(dialogue: _Dialogue, _: str) -> None:
 
 def _system(dialogue: _Dialogue, prompt: str) -> None:
     if prompt:
-        dialogue.conversation.instruct(prompt)
+        dialogue.conversation.set_system(prompt)
         dialogue.messages.note("the system prompt is set")
     else:
         dialogue.messages.note(dialogue.conversation.system or "no system prompt is set")
@@ -141,13 +141,13 @@ def _save(dialogue: _Dialogue, name: str) -> None:
 
 
 def _stats(dialogue: _Dialogue, _: str) -> None:
-    if dialogue.conversation.last is None:
+    if dialogue.conversation.last_end is None:
         raise UsageError("there is no answer yet")
-    dialogue.messages.raw(stats_text(dialogue.conversation.last))
+    dialogue.messages.raw(stats_text(dialogue.conversation.last_end))
 
 
 def _edit(dialogue: _Dialogue, text: str) -> None:
-    dialogue.ask(compose(text, dialogue.env))
+    dialogue.ask(edit_text(text, dialogue.env))
 
 
 def _exit(dialogue: _Dialogue, _: str) -> None:
@@ -157,7 +157,7 @@ def _exit(dialogue: _Dialogue, _: str) -> None:
 class _Command(NamedTuple):
     """One command of the dialogue."""
 
-    do: Callable[[_Dialogue, str], None]
+    run: Callable[[_Dialogue, str], None]
     argument: str
     help: str
 
@@ -166,7 +166,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "/help": _Command(_help, "", "list these commands"),
     "/system": _Command(_system, "[TEXT]", "show or set the system prompt"),
     "/model": _Command(_model, "[KEY]", "show or set the model"),
-    "/retry": _Command(_retry, "", "have the last question answered again"),
+    "/retry": _Command(_retry, "", "answer the last question again"),
     "/undo": _Command(_undo, "", "remove the last question and its answer"),
     "/save": _Command(_save, "FILE", "write the conversation to a file"),
     "/stats": _Command(_stats, "", "show the statistics of the last answer"),

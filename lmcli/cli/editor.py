@@ -1,4 +1,4 @@
-"""Reading what is typed on a terminal: line editing, recall, several lines, and the user's own editor."""
+"""Input on a terminal: line editing, recall, messages of several lines, and the user's editor."""
 
 import os
 import shlex
@@ -15,19 +15,19 @@ from lmcli.errors import NoInput, UsageError, quoted, reason
 
 _FENCE: Final = '"""'
 _PROMPT: Final = "> "
-_MORE: Final = "… "
+_CONTINUATION_PROMPT: Final = "… "
 
 
 class Cancelled(Exception):
-    """What was being typed, or done, is to be forgotten (Ctrl-C)."""
+    """The input or operation was cancelled (Ctrl-C)."""
 
 
 class Entry(NamedTuple):
-    """What was typed.
+    """One message or command.
 
     Attributes:
-        text: without the quotation marks around a block.
-        is_block: it stood between quotation marks: a message, whatever it begins with.
+        text: the text, without the quotation marks around a block.
+        is_block: it was between quotation marks, and so is a message even if it starts with a slash.
     """
 
     text: str
@@ -38,58 +38,58 @@ class LineEditor:
     """Reads messages line by line.
 
     Args:
-        recalled: the messages that the arrow keys bring back from the beginning.
+        history: earlier messages that the arrow keys recall.
     """
 
-    def __init__(self, recalled: Iterable[str]) -> None:
-        self._remember: Callable[[str], None] = lambda _: None
+    def __init__(self, history: Iterable[str]) -> None:
+        self._add_to_history: Callable[[str], None] = lambda _: None
         self._last = ""
         try:
             import readline  # noqa: PLC0415  not on every system
         except ImportError:
             return
-        # The interpreter switches this off for its own sake; on, a pasted text of several lines is one message.
+        # Python disables this by default; enabled, pasted text of several lines is one message.
         readline.parse_and_bind("set enable-bracketed-paste on")
-        readline.set_auto_history(False)  # else a block is recalled line by line
-        self._remember = readline.add_history
-        for text in recalled:
-            self._keep(_as_typed(text))
+        readline.set_auto_history(False)  # otherwise a block would be recalled line by line
+        self._add_to_history = readline.add_history
+        for text in history:
+            self._add(_input_of(text))
 
     def read(self) -> Entry:
-        r'''One message: a line, or the lines between """ and """. It can be recalled whole.
+        r'''One message: a line, or the lines between """ and """. A block is recalled as a whole.
 
         Raises:
-            EOFError: there is nothing more to come (Ctrl-D).
-            Cancelled: Ctrl-C.
+            EOFError: the input has ended (Ctrl-D).
+            Cancelled: Ctrl-C was pressed.
         '''
         text = _line(_PROMPT)
         if not text.lstrip().startswith(_FENCE):
-            self._keep(text)
+            self._add(text)
             return Entry(text, is_block=False)
         lines = [text.lstrip().removeprefix(_FENCE)]
         while not lines[-1].rstrip().endswith(_FENCE):
-            lines.append(_line(_MORE))
+            lines.append(_line(_CONTINUATION_PROMPT))
         lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
         message = "\n".join(lines).strip("\n")
-        self._keep(_as_typed(message))
+        self._add(_input_of(message))
         return Entry(message, is_block=True)
 
-    def _keep(self, text: str) -> None:
-        """Have the arrow keys bring a text back; the same twice in a row is kept once."""
+    def _add(self, text: str) -> None:
+        """Add a text to the history, unless it repeats the last one."""
         if text and text != self._last:
             self._last = text
-            with suppress(ValueError):  # line editing has no form for it, such as a NUL
-                self._remember(text)
+            with suppress(ValueError):  # readline cannot represent it, such as a NUL
+                self._add_to_history(text)
 
 
-def _as_typed(message: str) -> str:
-    """What to type to send exactly this message: a block, if as a line it would be a command or lose its indent."""
+def _input_of(message: str) -> str:
+    """The input for exactly this message: a block if a line would be read as a command or lose its indent."""
     is_plain = message == message.strip() and not message.startswith(("/", _FENCE))
     return message if is_plain else f"{_FENCE}\n{message}\n{_FENCE}"
 
 
-def compose(text: str, env: Environment) -> str:
-    """Have a text written in the user's editor ($VISUAL, $EDITOR, vi).
+def edit_text(text: str, env: Environment) -> str:
+    """Edit a text in the user's editor ($VISUAL, $EDITOR, vi).
 
     Raises:
         UsageError: the editor cannot be run.
@@ -101,7 +101,7 @@ def compose(text: str, env: Environment) -> str:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        subprocess.run([*shlex.split(command), name], check=True)  # noqa: S603  the user's own choice
+        subprocess.run([*shlex.split(command), name], check=True)  # noqa: S603  the user's choice
         return path.read_text(encoding="utf-8").strip("\n")
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError, ValueError) as error:
         raise UsageError(f"the editor {quoted(command)} failed", "set VISUAL or EDITOR to another editor") from error
@@ -118,15 +118,15 @@ def _line(prompt: str) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have Ctrl-C end what is done here, and not the process.
+    """Let Ctrl-C end the block, not the process.
 
     Raises:
         Cancelled: Ctrl-C was pressed.
     """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt as interrupt:
         raise Cancelled from interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,4 +1,4 @@
-"""The process's surroundings as one value that is passed in: descriptors, terminals, environment variables."""
+"""The environment of the process as one value that is passed in: descriptors, terminals, environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 
 
 class Variable(NamedTuple):
-    """One variable.
+    """One environment variable.
 
     Attributes:
         name: its name.
-        meaning: what it does, with no capital letter and no period.
-        option: the option that it belongs to; a command has the variable if it has the option.
-        is_value: whether it stands in for the option, so that the option's help names it.
+        meaning: its effect, lower case and without a period.
+        option: the option that it belongs to; commands that have the option use the variable.
+        is_value: whether it sets the value of the option, so that the help of the option names it.
     """
 
     name: str
@@ -41,12 +41,12 @@ VARIABLES: Final = (
 )
 
 
-_WIDTH: Final = 80
-_OFF: Final = ("", "0", "false", "no")
+_DEFAULT_WIDTH: Final = 80
+_FALSE: Final = ("", "0", "false", "no")
 
 
 class Environment(NamedTuple):
-    """The process as the commands see it; nothing below `main` looks at `sys` or `os.environ` itself."""
+    """The environment of the process; modules below `main` do not use `sys` or `os.environ` themselves."""
 
     stdin: int
     stdout: int
@@ -58,9 +58,9 @@ class Environment(NamedTuple):
 
     @classmethod
     def of_process(cls) -> "Environment":
-        """This process. A standard stream that the caller closed is opened on nothing first.
+        """The environment of this process; a closed standard stream is opened on the null device first.
 
-        Else the next socket would get its number, and what is meant for the caller would go to the server.
+        Otherwise the next socket would get its descriptor, and output for the caller would go to the server.
         """
         for descriptor, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
             _ensure_open(descriptor, flags)
@@ -72,30 +72,30 @@ class Environment(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The columns of the terminal on stdout; 80 where it does not say."""
+        """The number of columns of the terminal on stdout; 80 if unknown."""
         return _width(self.stdout)
 
     @property
     def stderr_width(self) -> int:
-        """The same of the one on stderr."""
+        """The same for stderr."""
         return _width(self.stderr)
 
     def has_color(self, when: str) -> bool:
-        """Whether stderr may carry colour: `always`, `never`, or `auto` by the terminal and its conventions."""
+        """Whether to use colour on stderr: `always`, `never`, or `auto`, depending on terminal and environment."""
         if when != "auto":
             return when == "always"
         if self.setting("NO_COLOR"):
             return False
         if (forced := self.variables.get("FORCE_COLOR")) is not None:
-            return forced.lower() not in _OFF
+            return forced.lower() not in _FALSE
         return self.stderr_is_terminal and self.variables.get("TERM") != "dumb"
 
 
 def _width(descriptor: int) -> int:
     try:
-        return os.get_terminal_size(descriptor).columns or _WIDTH
+        return os.get_terminal_size(descriptor).columns or _DEFAULT_WIDTH
     except OSError:
-        return _WIDTH
+        return _DEFAULT_WIDTH
 
 
 def _ensure_open(descriptor: int, flags: int) -> None:

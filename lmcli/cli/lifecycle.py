@@ -1,18 +1,18 @@
-"""The life of a prediction or a load, written once: for a single answer, a conversation, a measurement, a load.
+"""The lifecycle of a prediction or a load, written once: for a single answer, a conversation, a measurement, a load.
 
-Start (model, uploads, request), feed (values to sinks), finish (verdict, output, records).
+Start (model, uploads, request), feed (values to sinks), finish (check, output, records).
 """
 
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from lmcli.cli.output.results import Presence, Text
+from lmcli.cli.output.results import TextCollector
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.resolve import Request
-from lmcli.cli.run import Run
+from lmcli.cli.runner import Runner
 from lmcli.client.session import Session
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import ModelInstance, PredictionEnd, Value
+from lmcli.values import Fragment, ModelInstance, PredictionEnd, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.config import PREDICTION_PREFIX
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
@@ -21,93 +21,98 @@ from lmcli.wire.requests import ChannelRequest
 AnyChannel = TypeVar("AnyChannel", bound=Channel)
 
 
-class _Life(Generic[AnyChannel]):
-    """A channel, and the sinks that it feeds.
+class _Lifecycle(Generic[AnyChannel]):
+    """A channel and the sinks that receive its values.
 
     Args:
-        run: the work that it is part of.
-        sinks: what is fed, in this order. What keeps comes before what writes, which may be stopped inside a burst.
-        tick: how often the sinks want to see time pass, in seconds.
+        runner: delivers the values.
+        sinks: in the order in which they are fed. Those that collect come before those that write, because writing may
+            be interrupted.
 
     Attributes:
-        channel: once it has started.
-        error: what makes it less than complete.
+        channel: the channel, after the start.
+        error: the reason why the result is not complete, if it is not.
     """
 
     channel: AnyChannel
 
-    def __init__(self, run: Run, sinks: Sequence[Sink]) -> None:
+    def __init__(self, runner: Runner, sinks: Sequence[Sink]) -> None:
         self.error: LmError | None = None
-        self._run = run
+        self._runner = runner
         self._sinks = sinks
 
     def feed(self, values: list[Value]) -> None:
-        """Hand what has arrived to the sinks."""
+        """Pass the values that arrived together to the sinks."""
         for sink in self._sinks:
             sink.burst(values)
 
     def fail(self, error: LmError) -> None:
-        """Keep the error that ended it."""
+        """Keep the error that ended the channel."""
         self.error = error
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
-        return Outcome(error=self._run.error or self.error, signum=self._run.signum)
+        """The outcome so far."""
+        return Outcome(error=self._runner.error or self.error, signum=self._runner.signum)
 
     def finish(self) -> None:
         """Have every sink complete its output, with the outcome as it is by then."""
         for sink in self._sinks:
-            self._run.attempt(sink.finish, self.outcome)
+            self._runner.attempt(sink.finish, self.outcome)
 
     def _deliver(self, session: Session) -> None:
         ticks = [tick for sink in self._sinks if (tick := getattr(sink, "tick", None)) is not None]
-        self._run.deliver(session, [self], tick=min(ticks, default=None))
+        self._runner.deliver(session, [self], tick=min(ticks, default=None))
         if self.error is not None:
             raise self.error
 
 
-class LoadLife(_Life[Loading]):
-    """The load of a model; Ctrl-C has the server stop loading it."""
+class LoadLifecycle(_Lifecycle[Loading]):
+    """The load of a model; Ctrl-C cancels it on the server."""
 
     def load(self, request: ChannelRequest) -> ModelInstance:
-        """Load, from the request to the model.
+        """Load a model.
 
         Raises:
             LmError: it could not be loaded.
         """
-        session = self._run.session
+        session = self._runner.session
         self.channel = session.load(request)
         self._deliver(session)
         return self.channel.loaded()
 
 
-class PredictionLife(_Life[Prediction]):
+class PredictionLifecycle(_Lifecycle[Prediction]):
     """A prediction, from its request to its outcome.
 
     Args:
-        request: what is asked.
-        run: the work that it is part of.
-        sinks: what is fed, see `_Life`.
-        may_be_empty: whether an answer without text is of use.
+        request: the request.
+        runner: see `_Lifecycle`.
+        sinks: see `_Lifecycle`.
+        may_be_empty: whether an answer without text is valid.
     """
 
-    def __init__(self, request: Request, run: Run, sinks: Sequence[Sink], *, may_be_empty: bool) -> None:
+    def __init__(self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool) -> None:
         self._request = request
         self._may_be_empty = may_be_empty or request.schema is not None
-        self._presence = Presence()
-        self._text = Text() if request.schema is not None else None
+        self._has_answer = False
+        self._text = TextCollector() if request.schema is not None else None
         self._end: PredictionEnd | None = None
         self._recovered: str | None = None
-        super().__init__(run, [self._presence, *([self._text] if self._text else []), *sinks])
+        super().__init__(runner, [*([self._text] if self._text else []), *sinks])
+
+    def feed(self, values: list[Value]) -> None:
+        """Pass the values that arrived together to the sinks."""
+        self._has_answer = self._has_answer or any(map(_is_answer, values))
+        super().feed(values)
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
-        return Outcome(self._end, self._run.error or self.error, self._run.signum, self._recovered)
+        """The outcome so far."""
+        return Outcome(self._end, self._runner.error or self.error, self._runner.signum, self._recovered)
 
     def predict(self, model: str) -> None:
-        """Start, and feed the sinks to the end; an answer that came and is not complete leaves an `error`.
+        """Start, and feed the sinks until the end; sets `error` if the answer is not complete.
 
         Args:
             model: the identifier of a loaded model.
@@ -116,35 +121,43 @@ class PredictionLife(_Life[Prediction]):
             Interrupted, ReaderLeft: it was ended early.
             LmError: it failed.
         """
-        session = self._run.session
-        request = self._request.channel_request(model, self._run.uploads.resolve)
+        session = self._runner.session
+        request = self._request.channel_request(model, self._runner.uploads.resolve)
         self.channel = session.predict(request, self._request.fallback(model))
         try:
             self._deliver(session)
         finally:
             self._end = self.channel.end
         if self._end is not None:
-            self._run.remember(self._end.model_info.model_key)
-            self.error = self._judged(self._end)
+            self._runner.cache_model_key(self._end.model_info.model_key)
+            self.error = self._check(self._end)
 
-    def _judged(self, end: PredictionEnd) -> LmError | None:
-        """What keeps the answer from being complete, or of the form that was asked for."""
-        is_empty = not (self._may_be_empty or self._presence.is_there)
-        error = _verdict(end, self._request.config, is_empty=is_empty)
-        if error is not None or self._request.schema is None or self._text is None:
+    def _check(self, end: PredictionEnd) -> LmError | None:
+        """Why the answer is not complete or does not meet the schema; None if it is and does."""
+        error = _check_stop_reason(end, self._request.config)
+        if error is not None:
             return error
-        if not self._presence.is_there:
+        if not (self._may_be_empty or self._has_answer):
+            return Unusable("the answer is empty", "-o json shows the reasoning and why it stopped")
+        if self._request.schema is None or self._text is None:
+            return None
+        if not self._has_answer:
             self._recovered = self._request.schema.recovered(self._text.reasoning)
         if self._recovered is None:
             return self._request.schema.violation(self._text.answer)
-        self._run.messages.warning("the answer was inside the reasoning of the model")
+        self._runner.messages.warning("the answer was inside the reasoning of the model")
         return None
 
 
-def _verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) -> LmError | None:
-    """What is wrong with an answer that the server calls finished; None if it is complete.
+def _is_answer(value: Value) -> bool:
+    """Whether a value is text of the answer other than white space."""
+    return isinstance(value, Fragment) and value.reasoning_type == "none" and bool(value.content.strip())
 
-    A limit that the user asked for counts as complete. Stop reasons that are not known count as complete, too.
+
+def _check_stop_reason(end: PredictionEnd, config: PredictionConfig) -> LmError | None:
+    """Why an answer that the server reports as finished is not complete; None if it is.
+
+    A limit set by the user counts as complete, and so do unknown stop reasons.
     Source of the reasons: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionStats.ts
     """
     stats, model = end.stats, end.model_info
@@ -163,7 +176,7 @@ def _verdict(end: PredictionEnd, config: PredictionConfig, *, is_empty: bool) ->
         case "maxPredictedTokensReached" if not _has_limit(config):
             limit = stats.predicted_tokens_count
             return Incomplete(f"the answer is cut at the server's limit of {limit} tokens", "-l N sets another limit")
-    return Unusable("the answer is empty", "-o json shows the reasoning and why it stopped") if is_empty else None
+    return None
 
 
 def _has_limit(config: PredictionConfig) -> bool:

@@ -1,4 +1,4 @@
-"""The one voice of `lm`: errors, hints, warnings and notes on stderr; lower case, no period."""
+"""The messages of `lm` on stderr: errors, hints, warnings and notes; lower case, no period."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _HINTS: Final[Mapping[type[LmError], Sequence[str]]] = {
 
 
 def hints_for(error: LmError) -> Sequence[str]:
-    """The error's own hints, else those for its class."""
+    """The hints of an error, or those of its class."""
     return error.hints or _HINTS.get(type(error), ())
 
 
@@ -24,7 +24,7 @@ _DIM: Final = "2"
 
 
 class Verbosity(IntEnum):
-    """How much is said beyond errors."""
+    """Which messages are written besides errors."""
 
     QUIET = 0
     NORMAL = 1
@@ -32,11 +32,11 @@ class Verbosity(IntEnum):
 
 
 class Messages:
-    """Says things on stderr, each in one write; a closed or full stderr is nobody's error.
+    """Writes messages to stderr, each in one write; a closed or full stderr is ignored.
 
     Args:
-        env: the process.
-        loudness: how much to say.
+        env: the environment.
+        verbosity: which messages to write.
         color: `auto`, `always` or `never`.
     """
 
@@ -44,39 +44,39 @@ class Messages:
         self.verbosity = verbosity
         self.has_color = env.has_color(color)
         self._descriptor = env.stderr
-        self._is_read = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
+        self._is_interactive = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
 
     def error(self, error: LmError) -> None:
-        """Say what went wrong and what to do about it."""
+        """Write an error and its hints."""
         hints = "".join(self._line("hint", hint, _DIM) for hint in hints_for(error))
         self.raw(self._line("error", error.message, _RED) + hints)
 
     def warning(self, text: str) -> None:
-        """Say what is likely to be a mistake."""
+        """Write a warning about a likely mistake."""
         if self.verbosity > Verbosity.QUIET:
             self.raw(self._line("warning", text, _YELLOW))
 
     def note(self, text: str) -> None:
-        """Say what a user at a terminal should know; an editor that filters a text would put it into that."""
-        if self._is_read or self.verbosity is Verbosity.VERBOSE:
+        """Write a note, if a terminal is involved; an editor would insert it into the filtered text."""
+        if self._is_interactive or self.verbosity is Verbosity.VERBOSE:
             self.report(text)
 
     def report(self, text: str) -> None:
-        """Say what was asked for: progress as lines, a server's log."""
+        """Write requested output: progress as lines, the log of a server."""
         if self.verbosity > Verbosity.QUIET:
             self.raw(f"lm: {escaped(text)}\n")
 
     def detail(self, text: str) -> None:
-        """Say what is sent, where, and how long it takes."""
+        """Write details for --verbose: what is sent, where, and how long it takes."""
         if self.verbosity is Verbosity.VERBOSE:
             self.raw(f"lm: {escaped(text)}\n")
 
-    def aside(self, text: str) -> None:
-        """Write something that is not quite for the user, such as reasoning; dim where there is colour."""
+    def dim(self, text: str) -> None:
+        """Write text that is less important, such as reasoning; dim if there is colour."""
         self.raw(f"\x1b[{_DIM}m{text}\x1b[0m" if self.has_color else text)
 
     def raw(self, text: str) -> None:
-        """Write to stderr as it is."""
+        """Write text unchanged."""
         data = text.encode(errors="replace")
         try:
             while data:

@@ -1,6 +1,6 @@
-"""The model keys that completions offer: one a line, in a file that a TAB can read without starting anything.
+"""The cache of model keys for completion: one per line, in a file that the shell reads without starting `lm`.
 
-It is a convenience: whatever goes wrong with it is silently nobody's business.
+Errors are ignored: the cache is optional.
 """
 
 import os
@@ -16,30 +16,30 @@ from lmcli.cli.target import MODEL_SUFFIX
 from lmcli.client.discovery import HOST_VARIABLE
 
 CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
-_PLAIN: Final = re.compile(r"[\w./@:+-]+", re.ASCII)
-"""What no shell has to quote; a key that is no such word is not offered."""
+_UNQUOTED_WORD: Final = re.compile(r"[\w./@:+-]+", re.ASCII)
+"""A word that needs no quoting in a shell; other keys are not stored."""
 
 
 def remember(keys: Iterable[str], options: ServerOptions, env: Environment) -> None:
-    """Keep these keys and no others."""
-    _quietly(_rewrite, list(keys), options, env)
+    """Replace the stored keys."""
+    _update(_rewrite, list(keys), options, env)
 
 
 def add(key: str, options: ServerOptions, env: Environment) -> None:
-    """Keep this key too."""
-    _quietly(_append, [key], options, env)
+    """Add a key."""
+    _update(_append, [key], options, env)
 
 
-def _quietly(
+def _update(
     write: Callable[[Path, list[str]], None], keys: list[str], options: ServerOptions, env: Environment
 ) -> None:
-    """Write the keys that are plain words; not those of a server that lives inside of the command."""
+    """Write the keys that need no quoting; not those of a server inside this process."""
     host = options.host or env.setting(HOST_VARIABLE) or ""
     folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
     if folder is None or host == DEMO_HOST or host.lower().endswith(MODEL_SUFFIX):
         return
-    with suppress(OSError, ValueError):  # ValueError: the file is no text
-        write(Path(folder, "lm", "models"), [key for key in keys if _PLAIN.fullmatch(key)])
+    with suppress(OSError, ValueError):  # ValueError: the file is not ASCII text
+        write(Path(folder, "lm", "models"), [key for key in keys if _UNQUOTED_WORD.fullmatch(key)])
 
 
 def _rewrite(file: Path, keys: list[str]) -> None:
@@ -54,11 +54,11 @@ def _rewrite(file: Path, keys: list[str]) -> None:
 
 def _append(file: Path, keys: list[str]) -> None:
     try:
-        known = file.read_text(encoding="ascii").splitlines()
+        stored = file.read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         file.parent.mkdir(parents=True, exist_ok=True)
-        known = []
-    if new := [key for key in keys if key not in known]:
+        stored = []
+    if new := [key for key in keys if key not in stored]:
         with file.open("a", encoding="ascii") as stream:
             stream.write(_lines(new))
 

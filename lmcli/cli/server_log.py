@@ -1,4 +1,4 @@
-"""The server's log in the command's voice."""
+"""The log of the server, written with the messages of the command."""
 
 import logging
 import queue
@@ -9,59 +9,59 @@ from lmcli.cli.messages import Messages
 
 EVERYTHING: Final = logging.DEBUG
 WARNINGS: Final = logging.WARNING
-# How many records may wait for a reader of stderr, and how long the server waits for one to be written.
-MAX_WAITING: Final = 1000
-PATIENCE: Final = 0.05
+# The number of records that may wait to be written, and the time (seconds) that the server waits for one.
+_MAX_QUEUED: Final = 1000
+_WRITE_TIMEOUT: Final = 0.05
 
 
-class _Spoken(logging.Handler):
-    """Hands log records to the voice, on a thread: nobody may be reading stderr, and the server goes on.
+class _MessagesHandler(logging.Handler):
+    """Writes log records to stderr on a thread, so that a blocked stderr does not block the server.
 
-    As long as somebody reads, a record is written before the next thing happens; the first that is not written in
-    time is the last that is waited for, until all are.
+    While stderr is read, logging returns when the record is written. After the first record that is not written in
+    time, logging no longer waits, until the queue is empty again.
     """
 
     def __init__(self, messages: Messages) -> None:
         super().__init__()
         self._messages = messages
-        self._waiting: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING)
+        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_QUEUED)
         self._written = threading.Event()
-        self._is_stuck = False
+        self._is_blocked = False
         self._dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         self._written.clear()
         try:
-            self._waiting.put_nowait(record)
+            self._queue.put_nowait(record)
         except queue.Full:
             self._dropped += 1
             return
-        if not self._is_stuck:
-            self._is_stuck = not self._written.wait(PATIENCE)
+        if not self._is_blocked:
+            self._is_blocked = not self._written.wait(_WRITE_TIMEOUT)
 
     def _write(self) -> None:
         while True:
-            record = self._waiting.get()
-            self._say(record)
-            if self._waiting.empty():
+            record = self._queue.get()
+            self._log(record)
+            if self._queue.empty():
                 dropped, self._dropped = self._dropped, 0
                 if dropped:
-                    self._messages.warning(f"{dropped} lines of the log are lost: nobody read them")
-                self._is_stuck = False
+                    self._messages.warning(f"{dropped} lines of the log are lost: stderr was not read in time")
+                self._is_blocked = False
                 self._written.set()
 
-    def _say(self, record: logging.LogRecord) -> None:
-        say = self._messages.detail if record.levelno < logging.INFO else self._messages.report
+    def _log(self, record: logging.LogRecord) -> None:
+        write = self._messages.detail if record.levelno < logging.INFO else self._messages.report
         if record.levelno >= logging.WARNING:
-            say = self._messages.warning
-        say(record.getMessage())
+            write = self._messages.warning
+        write(record.getMessage())
         if record.exc_info:
             self._messages.raw(logging.Formatter().formatException(record.exc_info) + "\n")
 
 
-def log_through(messages: Messages, least: int = EVERYTHING) -> None:
-    """Have the voice say what the server logs, from a level on."""
+def log_to(messages: Messages, level: int = EVERYTHING) -> None:
+    """Write the log of the server, from a level on, to stderr."""
     log = logging.getLogger("lmcli")
-    log.addHandler(_Spoken(messages))
-    log.setLevel(least)
+    log.addHandler(_MessagesHandler(messages))
+    log.setLevel(level)

@@ -1,7 +1,7 @@
-"""Being stopped: signals as a fact that is looked up, and a descriptor that ends every wait.
+"""Signals: recorded by a handler, checked by the code, and a descriptor that interrupts every wait.
 
-A handler only notes the signal and gives it its default meaning back, so that the second one leaves at once.
-Whoever waits sees the descriptor become readable; nothing is thrown out of a handler.
+A handler only records the signal and restores the default action, so that a second one ends the process at once.
+A wait ends when the descriptor becomes readable; no handler raises an exception.
 """
 
 import os
@@ -14,45 +14,45 @@ from lmcli.client.waiting import Interrupt
 
 SIGINT: Final = signal.SIGINT
 BROKEN_PIPE: Final = signal.SIGPIPE
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """A signal came; `SignalWatcher.signum` says which."""
+    """A signal came; `SignalWatcher.signum` is its number."""
 
 
 class SignalWatcher:
-    """Watches for signals inside of `with`, any number of times; what the caller has ignored (nohup, &) stays ignored.
+    """Watches for signals inside `with`, any number of times; signals ignored by the caller (nohup, &) stay ignored.
 
     Attributes:
         signum: the signal that came, or None.
-        is_obeyed: somebody has noticed it.
+        is_acknowledged: the code has reacted to it.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.is_obeyed = False
+        self.is_acknowledged = False
         self._wake: socket.socket | None = None
-        self._before: dict[int, Any] = {}
-        self._wakeup_before = -1
+        self._previous: dict[int, Any] = {}
+        self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
-        self.signum, self.is_obeyed = None, False
+        self.signum, self.is_acknowledged = None, False
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._wakeup_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for signum in _STOPPING:
+        self._previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for signum in _HANDLED:
             if signal.getsignal(signum) is not signal.SIG_IGN:
-                self._before[signum] = signal.signal(signum, self._note)
+                self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._previous.items():
             signal.signal(signum, handler)
-        self._before.clear()
-        signal.set_wakeup_fd(self._wakeup_before)
+        self._previous.clear()
+        signal.set_wakeup_fd(self._previous_wakeup)
         if self._wake is not None:
             self._wake.close()
             self._wake = None
@@ -60,16 +60,16 @@ class SignalWatcher:
 
     @property
     def is_watching(self) -> bool:
-        """Whether a signal ends waits, and not the process."""
+        """Whether signals are handled, inside `with`."""
         return self._wake is not None
 
     @property
     def interrupts(self) -> tuple[Interrupt, ...]:
-        """What ends a wait; nothing once a signal is obeyed, so that what follows it can be waited for."""
-        return () if self._wake is None or self.is_obeyed else (Interrupt(self._wake.fileno()),)
+        """What interrupts a wait; nothing after an acknowledged signal, so that cancelling can be waited for."""
+        return () if self._wake is None or self.is_acknowledged else (Interrupt(self._wake.fileno()),)
 
     def check(self) -> None:
-        """Notice a signal.
+        """React to a signal.
 
         Raises:
             Interrupted: one has come.
@@ -79,21 +79,21 @@ class SignalWatcher:
             raise Interrupted
 
     def acknowledge(self) -> None:
-        """Let a signal that has come end no further wait: what is still to be done for it may take its time."""
-        self.is_obeyed = self.signum is not None
+        """Let a signal that came interrupt no further waits."""
+        self.is_acknowledged = self.signum is not None
 
-    def _note(self, signum: int, _: FrameType | None) -> None:
+    def _handle(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
 
 
 def die_of(signum: int) -> NoReturn:
-    """End as a process does that never handled the signal, so that the caller's shell sees the truth."""
+    """End like a process that does not handle the signal, so that the shell reports it as killed."""
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
-    os._exit(128 + signum)  # the signal is blocked: at least the status says what happened
+    os._exit(128 + signum)  # the signal is blocked: the status still shows it
 
 
 def die_of_broken_pipe() -> NoReturn:
-    """End as a process does whose reader has left."""
+    """End like a process that writes to a closed pipe."""
     die_of(BROKEN_PIPE)

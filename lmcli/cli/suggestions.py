@@ -1,6 +1,6 @@
-"""What may have been meant by a command or an option that `lm` does not have: by habit first, then by its letters.
+"""Suggestions for an unoptions command or option: equivalents of those of other programs first, then similar names.
 
-Habits are those of LM Studio's `lms` and of other programs that run models. Loaded when there is an error to explain.
+The other programs are LM Studio's `lms` and similar ones that run models. Loaded after a usage error.
 """
 
 import difflib
@@ -13,10 +13,10 @@ from lmcli.cli.options import Words
 
 _NO_COMMAND: Final = "No such command "
 _CUTOFF: Final = 0.75
-_MOST: Final = 3
-_LONGEST: Final = 200
+_MAX_MATCHES: Final = 3
+_MAX_LENGTH: Final = 200
 
-COMMAND_HABITS: Final = {
+COMMAND_EQUIVALENTS: Final = {
     "ask": "lm respond {words}",
     "bench": "lm stats {words}",
     "benchmark": "lm stats {words}",
@@ -38,9 +38,9 @@ COMMAND_HABITS: Final = {
     "unload": "lm models unload {words}",
     "version": "lm --version",
 }
-"""Words in the place of a command, and the line that was meant; with … where more than one word follows."""
+"""Commands of other programs and their equivalents; with … for a command followed by more than one word."""
 
-OPTION_HABITS: Final = {
+OPTION_EQUIVALENTS: Final = {
     "-V": "lm --version",
     "-a": "-f {value}",
     "-p": "lm {rest}",
@@ -86,7 +86,7 @@ OPTION_HABITS: Final = {
     "--url": "-H {value}",
     "--version": "lm --version",
 }
-"""Options of others, and those of the same meaning here, or a whole line; `rest` is what was typed without the name."""
+"""Options of other programs and their equivalents, or a whole line; `rest` is the line without the option's name."""
 
 _STREAMING: Final = {
     "--stream": "answers are always streamed: leave --stream out",
@@ -95,11 +95,11 @@ _STREAMING: Final = {
 
 
 def suggestions(error: Any, arguments: Sequence[str]) -> list[str]:
-    """What to type instead, as hints.
+    """Hints with the corrected command line.
 
     Args:
-        error: what Typer says about the arguments.
-        arguments: what was typed after `lm`.
+        error: the usage error raised by Typer.
+        arguments: the arguments of `lm`.
     """
     context = getattr(error, "ctx", None)
     if context is None:
@@ -107,7 +107,7 @@ def suggestions(error: Any, arguments: Sequence[str]) -> list[str]:
     path = context.command_path.removeprefix("lm").strip()
     if hasattr(error, "possibilities"):
         option = error.option_name
-        return _for_option(option, path, arguments) if path else _for_lost_option(option, arguments)
+        return _for_option(option, path, arguments) if path else _for_misplaced_option(option, arguments)
     if error.message.startswith(_NO_COMMAND):
         message = error.message.removeprefix(_NO_COMMAND)
         at = next((i for i, word in enumerate(arguments) if f"{word!r}." == message), len(arguments))
@@ -115,68 +115,70 @@ def suggestions(error: Any, arguments: Sequence[str]) -> list[str]:
     return []
 
 
-def near(typed: str, names: Iterable[str]) -> list[str]:
-    """The few names that begin with what was typed, else the one that differs from it by a slip of the finger."""
+def close_matches(name: str, names: Iterable[str]) -> list[str]:
+    """The names that start with a name, if they are few; else the most similar one."""
     names = list(names)
-    longer = [name for name in names if name.startswith(typed)] if len(typed) > 1 else []
-    return longer if 0 < len(longer) <= _MOST else difflib.get_close_matches(typed, names, n=1, cutoff=_CUTOFF)
+    longer = [other for other in names if other.startswith(name)] if len(name) > 1 else []
+    return longer if 0 < len(longer) <= _MAX_MATCHES else difflib.get_close_matches(name, names, n=1, cutoff=_CUTOFF)
 
 
 def _for_command(word: str, rest: Sequence[str], path: str) -> list[str]:
-    habit = COMMAND_HABITS.get(f"{word} …" if len(rest) > 1 else word) or COMMAND_HABITS.get(word)
-    if habit is not None:
-        return [_meant(habit.format(words=shlex.join(rest)))]
+    equivalent = COMMAND_EQUIVALENTS.get(f"{word} …" if len(rest) > 1 else word) or COMMAND_EQUIVALENTS.get(word)
+    if equivalent is not None:
+        return [_did_you_mean(equivalent.format(words=shlex.join(rest)))]
     prefix = f"{path} " if path else ""
     names = [name.removeprefix(prefix) for name in COMMANDS if name.startswith(prefix)]
-    found = near(word, [name for name in names if " " not in name])
-    if found:
-        return [_meant(" or ".join(f"lm {prefix}{name} {shlex.join(rest)}".strip() for name in found))]
-    return [] if path or not word else [_meant(f"lm respond {shlex.join([word, *rest])}")]
+    matches = close_matches(word, [name for name in names if " " not in name])
+    if matches:
+        return [_did_you_mean(" or ".join(f"lm {prefix}{name} {shlex.join(rest)}".strip() for name in matches))]
+    return [] if path or not word else [_did_you_mean(f"lm respond {shlex.join([word, *rest])}")]
 
 
 def _for_option(option: str, command: str, arguments: Sequence[str]) -> list[str]:
     if option in _STREAMING:
         return [_STREAMING[option]]
-    known = _options_of(command)
-    value, rest = _taken_out(option, arguments)
-    habit = OPTION_HABITS.get(_dashed(option), "")
-    is_usable = COMMANDS[command].words is Words or "{rest}" not in habit
-    if is_usable and (habit.startswith("lm") or habit.partition(" ")[0] in known):
-        return [_meant(habit.format(value=value, rest=rest))]
+    options = _options_of(command)
+    value, rest = _without_option(option, arguments)
+    equivalent = OPTION_EQUIVALENTS.get(_dashed(option), "")
+    is_usable = COMMANDS[command].words is Words or "{rest}" not in equivalent
+    if is_usable and (equivalent.startswith("lm") or equivalent.partition(" ")[0] in options):
+        return [_did_you_mean(equivalent.format(value=value, rest=rest))]
     if owner := _owner_of(option):
         return [f"{option} is an option of lm {owner}"]
-    found = [f"--{name}" for name in near(_dashed(option)[2:], [name[2:] for name in known if name.startswith("--")])]
-    return [_meant(" or ".join(f"{name} {value}".strip() if known[name] else name for name in found))] if found else []
+    long_names = [name[2:] for name in options if name.startswith("--")]
+    matches = [f"--{name}" for name in close_matches(_dashed(option)[2:], long_names)]
+    lines = [f"{name} {value}".strip() if options[name] else name for name in matches]
+    return [_did_you_mean(" or ".join(lines))] if lines else []
 
 
-def _for_lost_option(option: str, arguments: Sequence[str]) -> list[str]:
-    """An option before the command, or without one."""
+def _for_misplaced_option(option: str, arguments: Sequence[str]) -> list[str]:
+    """Hints for an option before the command, or without one."""
     command = next((word for word in arguments if word in COMMANDS), None)
-    owner = command or (None if option in OPTION_HABITS else _owner_of(option))
+    owner = command or (None if option in OPTION_EQUIVALENTS else _owner_of(option))
     if owner is None:
         return _for_option(option, "respond", ["respond", *arguments])
     rest = list(arguments)
     if command is not None:
         rest.remove(command)
-    return [_meant(f"lm {owner} {shlex.join(rest)}")]
+    return [_did_you_mean(f"lm {owner} {shlex.join(rest)}")]
 
 
 def _options_of(command: str) -> dict[str, bool]:
-    """The spellings of a command's options, and whether a value follows."""
-    found: dict[str, bool] = {}
+    """The spellings of the options of a command, and whether a value follows."""
+    matches: dict[str, bool] = {}
     for _, annotation, default in COMMANDS[command].options.fields():
         option = annotation.__metadata__[0]
-        for spelling in (option.default, *option.param_decls):  # the first is in the place of a default
-            found |= dict.fromkeys(spelling.split("/"), not isinstance(default, bool) and "/" not in spelling)
-    return found
+        for spelling in (option.default, *option.param_decls):  # Typer stores the first one as the default
+            matches |= dict.fromkeys(spelling.split("/"), not isinstance(default, bool) and "/" not in spelling)
+    return matches
 
 
 def _owner_of(option: str) -> str | None:
     return next((name for name in COMMANDS if option in _options_of(name)), None)
 
 
-def _taken_out(option: str, arguments: Sequence[str]) -> tuple[str, str]:
-    """The option's value, empty if it has none, and all that was typed but its name; as a shell reads them."""
+def _without_option(option: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """The value of an option, empty if it has none, and the line without the option's name; quoted for a shell."""
     at = next((i for i, word in enumerate(arguments) if word == option or word.startswith(f"{option}=")), None)
     if at is None:
         return "", f"{arguments[0]} PROMPT"
@@ -190,6 +192,6 @@ def _dashed(option: str) -> str:
     return option.replace("_", "-")
 
 
-def _meant(line: str) -> str:
+def _did_you_mean(line: str) -> str:
     line = line.strip()
-    return f"did you mean {line if len(line) <= _LONGEST else line[:_LONGEST] + '…'}?"
+    return f"did you mean {line if len(line) <= _MAX_LENGTH else line[:_MAX_LENGTH] + '…'}?"

@@ -1,4 +1,4 @@
-"""Summing up recorded predictions, by model, day, file or stop reason."""
+"""Summaries of recorded predictions, by model, day, file or stop reason."""
 
 from array import array
 from collections import Counter, defaultdict
@@ -10,7 +10,7 @@ from typing import BinaryIO, Final
 
 from lmcli.cli.choices import Grouping
 from lmcli.cli.environment import Environment
-from lmcli.cli.input.measurements import Recorded, read_records
+from lmcli.cli.input.measurements import PredictionRecord, read_records
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import StatsOptions
 from lmcli.cli.output.drawing import bars, has_blocks, histogram, sparkline
@@ -20,8 +20,8 @@ from lmcli.errors import BadInput, ExitCode, LmError, NoInput, quoted, reason
 from lmcli.values import JsonObject
 
 _PERCENTS: Final = (50, 95, 99)
-_NAMED: Final = 10
-"""How many lines that are not records are named."""
+_MAX_REPORTED: Final = 10
+"""The number of lines that are not records and are reported one by one."""
 
 _BINS: Final = 10
 _TERMS: Final = (
@@ -35,7 +35,7 @@ _SPREAD: Final = (
 
 
 class Group:
-    """What the records of one group add up to."""
+    """The totals of a group of records."""
 
     def __init__(self) -> None:
         self.predictions = 0
@@ -43,12 +43,12 @@ class Group:
         self.predicted_tokens_count = 0
         self.total_time_sec = 0.0
         self.first_token = array("d")
-        self.pace = array("d")
+        self.tokens_per_second = array("d")
         self.stop_reasons: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
 
-    def add(self, record: Recorded) -> None:
-        """Take one record."""
+    def add(self, record: PredictionRecord) -> None:
+        """Add a record."""
         self.predictions += 1
         self.prompt_tokens_count += record.prompt_tokens_count
         self.predicted_tokens_count += record.predicted_tokens_count
@@ -56,20 +56,20 @@ class Group:
         if record.time_to_first_token_sec is not None:
             self.first_token.append(record.time_to_first_token_sec)
         if record.tokens_per_second is not None:
-            self.pace.append(record.tokens_per_second)
+            self.tokens_per_second.append(record.tokens_per_second)
         self.stop_reasons[record.stop_reason] += 1
         if record.error_code is not None:
             self.errors[str(record.error_code)] += 1
 
     def record(self) -> JsonObject:
-        """All of it, for programs."""
+        """The totals as a JSON object."""
         return {
             "predictions": self.predictions,
             "prompt_tokens_count": self.prompt_tokens_count,
             "predicted_tokens_count": self.predicted_tokens_count,
             "total_time_sec": self.total_time_sec,
             "time_to_first_token_sec": percentiles(self.first_token, *_PERCENTS),
-            "tokens_per_second": percentiles(self.pace, *_PERCENTS, more_is_better=True),
+            "tokens_per_second": percentiles(self.tokens_per_second, *_PERCENTS, more_is_better=True),
             "stop_reasons": dict(self.stop_reasons.most_common()),
             "errors": dict(self.errors.most_common()),
         }
@@ -79,8 +79,8 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     """Read the named files (`-` is stdin) once, and report.
 
     Raises:
-        NoInput: a file cannot be read; the others are in the report.
-        BadInput: some lines were no records; the others are in the report.
+        NoInput: a file cannot be read; the report contains the others.
+        BadInput: some lines are not records; the report contains the others.
     """
     groups: defaultdict[str, Group] = defaultdict(Group)
     skipped = 0
@@ -90,11 +90,11 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
         try:
             with _opened(name, env) as file:
                 for record in read_records(file):
-                    if isinstance(record, Recorded):
+                    if isinstance(record, PredictionRecord):
                         groups[key_of(record)].add(record)
                         continue
                     skipped += 1
-                    if skipped <= _NAMED:
+                    if skipped <= _MAX_REPORTED:
                         messages.warning(f"{quoted(name)}, line {record.number}: not a record")
         except NoInput as error:
             failures.append(error)
@@ -103,7 +103,7 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     records = {name: group.record() for name, group in ordered.items()}
     table = _table(by, records)
     if env.stdout_is_terminal:
-        table = _explained(table, ordered.values(), records.values(), env)
+        table = _with_charts(table, ordered.values(), records.values(), env)
     report(table, {"by": by, "groups": records}, options.output, env)
     if skipped:
         what = "1 line that is not a record" if skipped == 1 else f"{skipped} lines that are not records"
@@ -115,8 +115,8 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     return ExitCode.OK
 
 
-def _key_of(by: Grouping, file: str) -> Callable[[Recorded], str]:
-    """What a record of a file is grouped by."""
+def _key_of(by: Grouping, file: str) -> Callable[[PredictionRecord], str]:
+    """The function that returns the group of a record."""
     return (lambda _: file) if by is Grouping.FILE else attrgetter(str(by))
 
 
@@ -147,17 +147,20 @@ def _table(by: str, records: Mapping[str, JsonObject]) -> Table:
     return Table(headings, rows)
 
 
-def _explained(table: Table, groups: Collection[Group], records: Collection[JsonObject], env: Environment) -> Table:
-    """The table for a terminal: with bars, the distribution of the speed, and what the headings mean."""
-    pictures = {
+def _with_charts(table: Table, groups: Collection[Group], records: Collection[JsonObject], env: Environment) -> Table:
+    """The table for a terminal: with bars, the distribution of the speed, and notes."""
+    charts = {
         "ttft_p50": ["", *bars([record["time_to_first_token_sec"]["p50"] for record in records], env)],
         "tokens/s_p50": ["", *bars([record["tokens_per_second"]["p50"] for record in records], env)],
     }
     notes = [_TERMS, _BARS]
     if has_blocks(env):
-        pictures["tokens/s_p99"] = ["SPREAD", *(sparkline(histogram(group.pace, _BINS), env) for group in groups)]
+        charts["tokens/s_p99"] = [
+            "SPREAD",
+            *(sparkline(histogram(group.tokens_per_second, _BINS), env) for group in groups),
+        ]
         notes.append(_SPREAD)
-    return table._replace(pictures=pictures, notes=notes)
+    return table._replace(charts=charts, notes=notes)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

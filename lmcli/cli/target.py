@@ -1,4 +1,4 @@
-"""Typed options and the environment → a connection to the server that is meant."""
+"""The server and the model that options and environment select."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,54 +29,54 @@ MODEL_SUFFIX: Final = ".gguf"
 def connect(
     options: ServerOptions, env: Environment, messages: Messages, *, interrupts: Interrupts = no_interrupts
 ) -> Iterator[Connection]:
-    """The way to the server, until the block ends; `demo` or a GGUF file starts one in this process for as long.
+    """A connection for the duration of the block; `demo` or a GGUF file starts a server in this process.
 
     Raises:
-        CannotConnect: there is none on this machine.
-        Unavailable: there is no llama.cpp for a GGUF file, or the file is damaged.
-        UsageError, BadSetting, NoInput: what was given is no address, token, file or number of seconds.
+        CannotConnect: no server can be reached.
+        Unavailable: llama.cpp is not installed, or the GGUF file is not valid.
+        UsageError, BadSetting, NoInput: the address, token, file or number of seconds is not valid.
     """
     timeout = timeout_of(options, env)
-    who = credentials(_token(options.token_file, env, messages))
+    auth = credentials(_token(options.token_file, env, messages))
     trace = messages.detail if messages.verbosity is Verbosity.VERBOSE else None
     with (
         _server(options, env, messages) as address,
-        Connection(address, who, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
+        Connection(address, auth, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
     ):
         yield connection
 
 
 def model_key(options: ModelOptions, env: Environment) -> str | None:
-    """The model that was named: by option, by a file that is the host, or by the environment.
+    """The key of the model that an option, a GGUF file as host, or the environment names.
 
     Raises:
-        NoInput, LoadFailed, UsageError: the file is not there, is damaged, or holds no language model.
+        NoInput, LoadFailed, UsageError: the file does not exist, is not valid, or contains no language model.
     """
     return options.model or _key_of_host(options, env) or env.setting(MODEL_VARIABLE)
 
 
 def loaded_model(connection: Connection, messages: Messages) -> str:
-    """The identifier of the model to use when none was named: the one that is loaded, or the last one used.
+    """The identifier of the loaded model, the most recently used one of several.
 
     Raises:
-        ModelNotFound: none is loaded; the hint says which could be.
+        ModelNotFound: none is loaded; a hint lists those that can be loaded.
     """
     instances = list_loaded(connection.session("llm"))
     if not instances:
         keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
-        there_are = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
-        raise ModelNotFound("no model is loaded", "-m KEY loads one", there_are)
+        available = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
+        raise ModelNotFound("no model is loaded", "-m KEY loads one", available)
     latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
-        messages.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")
+        messages.note(f"several models are loaded, using {latest.identifier} (-m KEY chooses another)")
     return latest.identifier
 
 
 def timeout_of(options: ServerOptions, env: Environment) -> float | None:
-    """The longest silence in seconds, from the option or the environment; None waits for ever.
+    """The longest silence in seconds, from the option or the environment; None is unlimited.
 
     Raises:
-        UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
+        UsageError, BadSetting: it is not a number above 0, in the option or in the environment.
     """
     if options.timeout is not None:
         if is_span(options.timeout):
@@ -91,24 +91,26 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
         seconds = 0.0
     if is_span(seconds):
         return seconds
-    raise BadSetting(f"{TIMEOUT_VARIABLE} is no number of seconds above 0: {quoted(text)}")
+    raise BadSetting(f"{TIMEOUT_VARIABLE} is not a number of seconds above 0: {quoted(text)}")
 
 
 @contextmanager
 def _server(options: ServerOptions, env: Environment, messages: Messages) -> Iterator[Address]:
     host = options.host or env.setting(HOST_VARIABLE) or ""
     if host != DEMO_HOST and not _is_model_file(host):
-        yield _found_server(options, env, messages)
+        yield _external_server(options, env, messages)
         return
-    from lmcli.server import background  # noqa: PLC0415  the server is loaded by who asks for it
+    from lmcli.server import background  # noqa: PLC0415  only for a server inside this process
 
     with background.start(None if host == DEMO_HOST else _local_engine(host, messages)) as running:
         yield Address(LOOPBACK, running.port)
 
 
-def _found_server(options: ServerOptions, env: Environment, messages: Messages) -> Address:
-    def note(found: Sequence[Address]) -> None:
-        messages.note(f"several servers answer ({', '.join(map(str, found))}), using {found[0]}; -H chooses another")
+def _external_server(options: ServerOptions, env: Environment, messages: Messages) -> Address:
+    def note(addresses: Sequence[Address]) -> None:
+        messages.note(
+            f"several servers answer ({', '.join(map(str, addresses))}), using {addresses[0]}; -H chooses another"
+        )
 
     try:
         return find_server(options.host, env.variables, on_several=note)
@@ -121,10 +123,10 @@ def _is_model_file(host: str) -> bool:
 
 
 def _local_engine(host: str, messages: Messages) -> "Engine":
-    from lmcli.cli import server_log  # noqa: PLC0415  who names a file pays
+    from lmcli.cli import server_log  # noqa: PLC0415  only for a GGUF file
     from lmcli.server.llama import local_engine  # noqa: PLC0415
 
-    server_log.log_through(messages, server_log.WARNINGS)
+    server_log.log_to(messages, server_log.WARNINGS)
     return local_engine([Path(host)], is_verbose=messages.verbosity is Verbosity.VERBOSE)
 
 
@@ -132,7 +134,7 @@ def _key_of_host(options: ModelOptions, env: Environment) -> str | None:
     host = getattr(options, "host", None) or env.setting(HOST_VARIABLE) or ""
     if not _is_model_file(host):
         return None
-    from lmcli.server.llama.model_files import local_models  # noqa: PLC0415  who names a file pays
+    from lmcli.server.llama.model_files import local_models  # noqa: PLC0415  only for a GGUF file
 
     return local_models([Path(host)])[0].info.model_key
 
@@ -142,5 +144,5 @@ def _token(path: Path | None, env: Environment, messages: Messages) -> str | Non
         return find_token(None, env.variables)
     token = find_token(path, env.variables)
     if is_readable_by_others(path):
-        messages.warning(f"others can read the token file {quoted(path)}: chmod 600 keeps it to yourself")
+        messages.warning(f"the token file {quoted(path)} is readable by others: chmod 600 protects it")
     return token

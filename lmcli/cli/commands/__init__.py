@@ -1,1 +1,1 @@
-"""One module a command, called as the command is; each is loaded when its command runs."""
+"""The commands: one module each, named after the command and loaded when it runs."""

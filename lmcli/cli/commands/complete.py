@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from lmcli.cli import task
 from lmcli.cli.choices import RawOutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import read_text
+from lmcli.cli.invocation import Invocation, run_prediction
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import CompleteOptions
 from lmcli.cli.resolve import make_request
@@ -13,10 +13,10 @@ from lmcli.errors import ExitCode, UsageError
 
 
 def run(options: CompleteOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """Read the text, have it continued, deliver the continuation."""
+    """Read the text, and write its continuation."""
     if options.echo and options.output is not RawOutputForm.TEXT:
         raise UsageError(f"--echo writes text, and -o {options.output} does not")
     text = read_text(words, env, messages, no_stdin=options.no_stdin)
     request = make_request(text, options)
     preface = text if options.echo else ""
-    return task.run(task.Task("complete", request, options, options.output, env, messages, preface))
+    return run_prediction(Invocation("complete", request, options, options.output, env, messages, preface))

@@ -1,19 +1,19 @@
-"""`lm models`: which models there are, which are loaded; `lm models load` and `lm models unload`."""
+"""`lm models`: list models; `lm models load` and `lm models unload`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.cli.jsontext import written
-from lmcli.cli.lifecycle import LoadLife
+from lmcli.cli.json_text import dump_json
+from lmcli.cli.lifecycle import LoadLifecycle
 from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import remember
 from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions
 from lmcli.cli.output.selection import progress_sink
 from lmcli.cli.output.stdout import print_bytes
-from lmcli.cli.output.tables import Cell, Table, drawn
+from lmcli.cli.output.tables import Cell, Table, render_table
 from lmcli.cli.resolve import load_request
-from lmcli.cli.run import Run
+from lmcli.cli.runner import Runner
 from lmcli.cli.target import connect
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
 from lmcli.errors import ExitCode, LmError, UsageError
@@ -29,7 +29,7 @@ _HEADINGS: Final = {
 
 
 def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """List models: a table on a terminal, one name a line in a pipe, a JSON array with `--json`."""
+    """List models: a table on a terminal, one name per line in a pipe, a JSON array with `--json`."""
     with connect(options, env, messages) as connection:
         loaded = list_loaded(connection.session("llm"))
         downloaded = [] if options.loaded else list_downloaded(connection.session("system"))
@@ -37,9 +37,9 @@ def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Me
         remember((model.model_key for model in downloaded if model.type == "llm"), options, env)
     models: Sequence[ModelInfo] = loaded if options.loaded else downloaded
     if options.json:
-        shown = written(_records(models, loaded), is_indented=env.stdout_is_terminal)
+        shown = dump_json(_records(models, loaded), is_indented=env.stdout_is_terminal)
     elif env.stdout_is_terminal:
-        shown = drawn(_table(models, loaded), env).encode()
+        shown = render_table(_table(models, loaded), env).encode()
     else:
         shown = "".join(f"{_name(model)}\n" for model in models).encode(errors="replace")
     print_bytes(shown, env.stdout)
@@ -92,7 +92,7 @@ def _size(size_bytes: int) -> str:
 
 
 def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """Load the model; Ctrl-C has the server stop loading it.
+    """Load the model; Ctrl-C cancels the load on the server.
 
     Raises:
         UsageError: not exactly one model was named.
@@ -101,35 +101,37 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
     if len(words) != 1:
         raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
     request = load_request(words[0], options, identifier=options.identifier)
-    work = Run(options, env, messages)
-    with work.connected(), work.watched():
-        progress = progress_sink(options, env, messages, work.output)
-        load = LoadLife(work, [progress] if progress else [])
+    runner = Runner(options, env, messages)
+    with runner.connected(), runner.watched():
+        progress = progress_sink(options, env, messages, runner.output)
+        load = LoadLifecycle(runner, [progress] if progress else [])
 
-        def carry_out() -> None:
+        def load_and_print() -> None:
             instance = load.load(request)
-            work.output.write(f"{instance.identifier}\n".encode())
-            if _has_wishes(options) and not load.channel.is_new:
-                messages.warning(f"{words[0]} was loaded already, and stays as it is (--identifier NAME loads another)")
+            runner.output.write(f"{instance.identifier}\n".encode())
+            if _has_load_options(options) and not load.channel.is_new:
+                messages.warning(
+                    f"{words[0]} is loaded already, its settings are unchanged (--identifier NAME loads another)"
+                )
 
-        work.attempt(carry_out)
+        runner.attempt(load_and_print)
         load.finish()
-    return work.end()
+    return runner.end()
 
 
-def _has_wishes(options: ModelsLoadOptions) -> bool:
+def _has_load_options(options: ModelsLoadOptions) -> bool:
     return any(value is not None for value in (options.ttl, options.context_length, options.gpu))
 
 
 def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """Unload the named models, or all; one that fails does not keep the others.
+    """Unload the named models, or all; a failure does not affect the others.
 
     Raises:
         UsageError: neither names nor `--all`, or both.
-        LmError: the last failure, after all were tried.
+        LmError: the last failure, after all were attempted.
     """
     if bool(words) == options.all:
-        raise UsageError("name the models to unload, or say --all", "lm models --loaded lists them")
+        raise UsageError("name the models to unload, or use --all", "lm models --loaded lists them")
     failure: LmError | None = None
     with connect(options, env, messages) as connection:
         session = connection.session("llm")

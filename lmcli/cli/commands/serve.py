@@ -1,4 +1,4 @@
-"""`lm serve`: the server in the foreground, until a signal ends it."""
+"""`lm serve`: the server in the foreground, until a signal stops it."""
 
 import asyncio
 import errno
@@ -14,7 +14,7 @@ from typing import Final
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ServeOptions
-from lmcli.cli.server_log import log_through
+from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
 from lmcli.client.address import LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
@@ -23,7 +23,7 @@ from lmcli.server.echo.repeater import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
 
-_API_TOKEN_FORM: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
+_API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
 _WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -31,43 +31,43 @@ _log: Final = logging.getLogger(__name__)
 
 
 def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: Messages) -> ExitCode:
-    """Serve until SIGINT or SIGTERM, and then die of it.
+    """Serve until SIGINT or SIGTERM, then die of that signal.
 
     Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
 
     Raises:
-        UsageError: everybody on the network would be let in.
-        Unavailable: the address cannot be listened on, or the models cannot be run.
+        UsageError: the server would be open to the network without authentication.
+        Unavailable: the server cannot listen on the address, or the models cannot be run.
         NoInput: the token file, or a model, is not there.
-        BadSetting: the token file holds something else.
+        BadSetting: the token file is not valid.
     """
     if options.require_token is None and not _is_loopback(options.host):
         raise UsageError(
-            f"listening on {quoted(options.host)} lets everybody on the network in",
+            f"listening on {quoted(options.host)} opens the server to everyone on the network",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
-    log_through(messages)
+    log_to(messages)
     api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
     files = [Path(word) for word in words]
     engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
     server = Server(engine, api_tokens=api_tokens)
-    ended_by = asyncio.run(_serve(server, LOOPBACK if options.host == _LOOPBACK_NAME else options.host, options.port))
-    die_of(ended_by)
+    signum = asyncio.run(_serve(server, LOOPBACK if options.host == _LOOPBACK_NAME else options.host, options.port))
+    die_of(signum)
 
 
 def read_api_tokens(file: Path) -> Mapping[str, str]:
-    """Read the API tokens that are admitted, one a line, as passkeys by identifier.
+    """Read the API tokens that are accepted, one per line, as passkeys by identifier.
 
     Raises:
         NoInput: the file cannot be read.
-        BadSetting: a line is no API token, or there is none.
+        BadSetting: a line is not an API token, or there is none.
     """
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
         raise NoInput(f"cannot read the token file {quoted(file)}: {reason(error)}") from error
     if is_readable_by_others(file):
-        _log.warning("others can read the token file %s: chmod 600 keeps it to yourself", quoted(file))
+        _log.warning("the token file %s is readable by others: chmod 600 protects it", quoted(file))
     tokens: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         text = line.decode("ascii", "replace").strip()
@@ -75,59 +75,59 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
             continue
         found = TOKEN_FORM.fullmatch(text)
         if found is None:
-            raise BadSetting(f"{quoted(file)}, line {number}: not an API token", f"its form is {_API_TOKEN_FORM}")
+            raise BadSetting(f"{quoted(file)}, line {number}: not an API token", f"its format is {_API_TOKEN_FORMAT}")
         tokens[found[1]] = found[2]
     if not tokens:
-        raise BadSetting(f"{quoted(file)} holds no API token", f"its form is {_API_TOKEN_FORM}")
+        raise BadSetting(f"{quoted(file)} contains no API token", f"its format is {_API_TOKEN_FORMAT}")
     return tokens
 
 
 async def _serve(server: Server, host: str, port: int) -> signal.Signals:
-    ended = _watch_signals()
+    stopped = _watch_signals()
     try:
         bound = await server.start(host, port)
     except OSError as error:
-        raise _refused(error, host, port) from error
+        raise _listen_failure(error, host, port) from error
     try:
         _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}")
-        return await ended
+        return await stopped
     finally:
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+            signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
         await server.close()
 
 
-def _refused(error: OSError, host: str, port: int) -> Unavailable:
-    """Why the system does not let the server listen; asyncio puts a text of its own in place of the system's."""
+def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:
+    """Why the server cannot listen, with the text of the system in place of that of asyncio."""
     is_name = isinstance(error, socket.gaierror)
-    why = reason(error if is_name else OSError(error.errno, os.strerror(error.errno or errno.EADDRNOTAVAIL)))
+    cause = reason(error if is_name else OSError(error.errno, os.strerror(error.errno or errno.EADDRNOTAVAIL)))
     hints = {
         errno.EADDRINUSE: (f"lsof -i :{port} shows which process listens there", "--port 0 picks a free port"),
         errno.EACCES: ("--port 0 picks a free port",),
     }.get(error.errno or 0, ("--host names an address of this machine",))
-    return Unavailable(f"cannot listen on {_address(host, port)}: {why}", *hints)
+    return Unavailable(f"cannot listen on {_address(host, port)}: {cause}", *hints)
 
 
 def _watch_signals() -> asyncio.Future[signal.Signals]:
-    """A future that is done when a signal comes."""
+    """A future that is done when a signal arrives."""
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[signal.Signals] = loop.create_future()
+    stopped: asyncio.Future[signal.Signals] = loop.create_future()
 
-    def end(number: signal.Signals) -> None:
-        if not ended.done():
-            ended.set_result(number)
+    def stop(number: signal.Signals) -> None:
+        if not stopped.done():
+            stopped.set_result(number)
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, end, number)
-    return ended
+        loop.add_signal_handler(number, stop, number)
+    return stopped
 
 
 def _announce(address: str) -> None:
     try:
-        print(address, flush=True)  # noqa: T201  the one line that scripts wait for
+        print(address, flush=True)  # noqa: T201  scripts wait for this line
     except OSError as error:
         raise OutputFailed(f"cannot write the address to stdout: {reason(error)}") from error
-    _log.info("serving, Ctrl-C ends")
+    _log.info("serving, Ctrl-C stops the server")
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""`lm stats`: measure a model with the prompt on stdin, or sum up what was recorded."""
+"""`lm stats`: measure a model with the prompt on stdin, or summarise recorded results."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from lmcli.errors import ExitCode
 
 
 def run(options: StatsOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
-    """Sum up the named files; without any, measure."""
+    """Summarise the named files; without any, measure."""
     if words:
-        from lmcli.cli.summary import summarise  # noqa: PLC0415  one of the two is needed
+        from lmcli.cli.summary import summarise  # noqa: PLC0415  one of the two modules is needed
 
         return summarise(options, words, env, messages)
     from lmcli.cli.measure import measure  # noqa: PLC0415

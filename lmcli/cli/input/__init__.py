@@ -1,1 +1,1 @@
-"""What comes in: stdin, attachments, documents, chat files, schemas, recorded results."""
+"""Input: stdin, attachments, documents, chat files, schemas, recorded results."""

@@ -1,6 +1,6 @@
-"""Chat files: read whole, locked while a turn is in flight, replaced in one step when it is complete.
+"""Chat files: read completely, locked during a turn, replaced atomically when it is complete.
 
-A reader sees the file before a turn or after it, never in between, and a crash at any moment leaves one of the two.
+A reader sees the file as it was before a turn or after it, and so does whoever finds it after a crash.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import IO, Final
 
 from lmcli.cli.input.document import Document, recognize
 from lmcli.cli.input.stdin import decoded
-from lmcli.cli.jsontext import parse_json, written
+from lmcli.cli.json_text import dump_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import output_failure
 from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
@@ -22,41 +22,41 @@ _NEW_FILE_MODE: Final = 0o600
 
 
 class ChatFile:
-    """A conversation in a file. A symbolic link is followed: what it points to is read, locked and replaced.
+    """A conversation in a file. A symbolic link is followed: its target is read, locked and replaced.
 
     Args:
-        path: where it is, or will be.
+        path: the path of the file, which need not exist.
 
     Attributes:
-        path: where it really is.
+        path: the path with symbolic links resolved.
 
     Raises:
-        BadInput: something other than a file is there, such as a folder or a device.
+        BadInput: the path is not a regular file, but a folder or a device, for example.
         OutputFailed: its folder does not exist.
     """
 
     def __init__(self, path: Path) -> None:
-        self._shown = quoted(path)
+        self._name = quoted(path)
         self.path = Path(os.path.realpath(path))
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):
-                raise BadInput(f"{self._shown} is not a regular file")
+                raise BadInput(f"{self._name} is not a regular file")
         except FileNotFoundError:
             for folder in (path.parent, self.path.parent):
-                self._require(folder)
+                self._require_folder(folder)
         except OSError as error:
-            raise output_failure(self._shown, error) from error
+            raise output_failure(self._name, error) from error
 
-    def _require(self, folder: Path) -> None:
+    def _require_folder(self, folder: Path) -> None:
         if not folder.exists():
             hint = f"mkdir -p {shlex.quote(str(folder))} creates it"
-            raise OutputFailed(f"cannot write to {self._shown}: the folder {quoted(folder)} does not exist", hint)
+            raise OutputFailed(f"cannot write to {self._name}: the folder {quoted(folder)} does not exist", hint)
 
     def read(self) -> Document:
-        """The conversation; one in which nothing has been said if the file does not exist, or is empty.
+        """Read the conversation; it is empty if the file does not exist or is empty.
 
         Raises:
-            BadInput: it is not a chat history; with line and column, or the path inside of it.
+            BadInput: the file is not a chat history; with line and column, or the path of the error.
             NoInput: it cannot be read.
         """
         try:
@@ -64,59 +64,59 @@ class ChatFile:
         except FileNotFoundError:
             return Document.new()
         except OSError as error:
-            raise NoInput(f"cannot read {self._shown}: {reason(error)}") from error
+            raise NoInput(f"cannot read {self._name}: {reason(error)}") from error
         if not data.strip():
             return Document.new()
-        value = parse_json(decoded(data, self._shown), self._shown)
+        value = parse_json(decoded(data, self._name), self._name)
         if value == [] or (isinstance(value, dict) and value.get("messages") == []):
             return Document(value)
         document = recognize(value)
         if document is None:
             raise BadInput(
-                f"{self._shown} is not a chat file", "--history expects a JSON file with an array of messages"
+                f"{self._name} is not a chat file", "--history expects a JSON file with an array of messages"
             )
         document.chat()
         return document
 
     def write(self, document: Document) -> None:
-        """Replace the conversation, durably: a temporary file beside it, synchronised, then renamed.
+        """Replace the file atomically and durably: write and sync a temporary file, then rename it.
 
         Raises:
-            OutputFailed: it could not be written; the old file is untouched.
+            OutputFailed: it could not be written; the old file is unchanged.
         """
         temporary = self.path.with_name(f".{self.path.name}.new")
-        data = written(document.raw, is_indented=True)
+        data = dump_json(document.raw, is_indented=True)
         try:
             with _created(temporary, self._mode()) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
-            _synchronise_folder(self.path.parent)
+            _sync_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise output_failure(self._shown, error) from error
+            raise output_failure(self._name, error) from error
 
     @contextmanager
     def locked(self, messages: Messages) -> Iterator[None]:
-        """Keep every other `lm` away from the file until the block ends; waits for those that came first.
+        """Lock the file for the duration of the block; waits for other `lm` processes that have locked it.
 
         Args:
-            messages: says that this one waits.
+            messages: writes a note while waiting.
 
         Raises:
-            OutputFailed: nothing can be written to its folder.
+            OutputFailed: its folder cannot be written to.
         """
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            file = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._shown}"))
+            file = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._name}"))
         except OSError as error:
-            raise OutputFailed(f"cannot lock {self._shown}: {reason(error)}") from error
+            raise OutputFailed(f"cannot lock {self._name}: {reason(error)}") from error
         try:
             yield
         finally:
-            with suppress(OSError):  # it goes away while it is still locked, so that nobody else removes a new one
+            with suppress(OSError):  # removed while still locked, so that another process cannot remove a new one
                 lock.unlink()
             file.close()
 
@@ -128,26 +128,26 @@ class ChatFile:
 
 
 def _created(path: Path, mode: int) -> IO[bytes]:
-    """A new file in place of one that a crash may have left."""
+    """A new file, replacing one left by a crash."""
     with suppress(FileNotFoundError):
         path.unlink()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    path.chmod(mode)  # the umask is for files that programs make on their own
+    path.chmod(mode)  # regardless of the umask
     return os.fdopen(descriptor, "wb")
 
 
-def _locked(path: Path, say_wait: Callable[[], None]) -> IO[bytes]:
-    """An open file that this process alone has locked, and that is still the one of that name."""
+def _locked(path: Path, on_wait: Callable[[], None]) -> IO[bytes]:
+    """Open and lock a file; repeated if the file is no longer the one at this path."""
     while True:
         file = path.open("ab")
         try:
             if not _lock(file, wait=False):
-                say_wait()
+                on_wait()
                 _lock(file, wait=True)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
-            pass  # whoever had it before took it away
+            pass  # removed by the process that had locked it
         except BaseException:
             file.close()
             raise
@@ -155,8 +155,8 @@ def _locked(path: Path, say_wait: Callable[[], None]) -> IO[bytes]:
 
 
 def _lock(file: IO[bytes], *, wait: bool) -> bool:
-    """Lock an open file; False if somebody else has it. The system gives it back however the process ends."""
-    import fcntl  # noqa: PLC0415  only a chat file pays
+    """Lock an open file; False if another process has locked it. The system unlocks it when the process ends."""
+    import fcntl  # noqa: PLC0415  only for a chat file
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,8 +165,8 @@ def _lock(file: IO[bytes], *, wait: bool) -> bool:
     return True
 
 
-def _synchronise_folder(path: Path) -> None:
-    """Make a rename durable; systems without folders that can be opened do it themselves."""
+def _sync_folder(path: Path) -> None:
+    """Make a rename durable, if the system can open folders."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Recorded predictions, read back: results, JSON lines, stats files, chat files; one pass, a record at a time."""
+"""Parsing of recorded predictions: results, JSON lines, stats files, chat files; one pass, a record at a time."""
 
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,13 +9,13 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import orjson
 
 UNKNOWN: Final = "unknown"
-_NOTHING: Final[Mapping[str, Any]] = {}
-_TOO_MUCH: Final = 1 << 40
-"""No prediction has so many tokens or takes so many seconds; whatever is added up stays a number that JSON has."""
+_EMPTY: Final[Mapping[str, Any]] = {}
+_MAX_VALUE: Final = 1 << 40
+"""An upper bound of plausible tokens and seconds, so that sums remain valid in JSON."""
 
 
-class Recorded(NamedTuple):
-    """One prediction as it was recorded; what the record does not say is None or `unknown`."""
+class PredictionRecord(NamedTuple):
+    """One recorded prediction; missing values are None, 0 or `unknown`."""
 
     model: str
     time: Any
@@ -29,43 +29,43 @@ class Recorded(NamedTuple):
 
     @property
     def day(self) -> str:
-        """The day of its time."""
+        """The date of the prediction."""
         return _name(self.time)[:10]
 
 
-class Skipped(NamedTuple):
-    """A line that is no record."""
+class SkippedLine(NamedTuple):
+    """A line that is not a record."""
 
     number: int
 
 
-def read_records(file: BinaryIO) -> Iterator[Recorded | Skipped]:
-    """The predictions in a file: one JSON value a line, or one value over many lines, such as a chat file.
+def read_records(file: BinaryIO) -> Iterator[PredictionRecord | SkippedLine]:
+    """The predictions in a file: one JSON value per line, or one value on several lines, such as a chat file.
 
-    Lines that are part of a record without being one (fragments, progress) are passed over.
+    Events that are not records themselves (fragments, progress) are ignored.
     """
     number, first = next(((number, line) for number, line in enumerate(file, start=1) if line.strip()), (1, b""))
     first = first.removeprefix(BOM_UTF8)
     if _parsed(first) is not None or not first.lstrip().startswith((b"{", b"[")):
-        yield from _of_lines(chain([first], file), number)
+        yield from _parse_lines(chain([first], file), number)
         return
     rest = file.read()
     value = _parsed(first + rest)
     if value is not None:
-        yield from _of_value(value, number)
+        yield from _parse_value(value, number)
     else:
-        yield from _of_lines(chain([first], BytesIO(rest)), number)
+        yield from _parse_lines(chain([first], BytesIO(rest)), number)
 
 
-def _of_lines(lines: Iterable[bytes], start: int) -> Iterator[Recorded | Skipped]:
+def _parse_lines(lines: Iterable[bytes], start: int) -> Iterator[PredictionRecord | SkippedLine]:
     for number, line in enumerate(lines, start):
         value = _parsed(line)
-        if type(value) is dict and "stats" in value:  # nearly every line of a long file takes the short way
-            yield _recorded(value)
+        if type(value) is dict and "stats" in value:  # fast path for long files
+            yield _record(value)
         elif value is not None:
-            yield from _of_value(value, number)
+            yield from _parse_value(value, number)
         elif line.strip():
-            yield Skipped(number)
+            yield SkippedLine(number)
 
 
 def _parsed(text: bytes) -> Any:
@@ -75,37 +75,37 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _of_value(value: Any, number: int) -> Iterator[Recorded | Skipped]:
+def _parse_value(value: Any, number: int) -> Iterator[PredictionRecord | SkippedLine]:
     match value:
         case {"stats": _} | {"error": {"code": _}} | {"type": "error", "code": _}:
-            yield _recorded(value)
+            yield _record(value)
         case {"type": "fragment" | "model_load_progress" | "prompt_processing_progress"}:
             return
         case {"messages": list(messages)} | list(messages) if all(_is_message(m) for m in messages):
-            yield from (_recorded(message) for message in messages if "stats" in message)
+            yield from (_record(message) for message in messages if "stats" in message)
         case _:
-            yield Skipped(number)
+            yield SkippedLine(number)
 
 
 def _is_message(value: Any) -> bool:
     return isinstance(value, dict) and "role" in value
 
 
-def _recorded(record: Mapping[str, Any]) -> Recorded:
-    """Take what is known of a record; a million of them come this way, hence few calls."""
+def _record(record: Mapping[str, Any]) -> PredictionRecord:
+    """Convert a record, with few calls: a file may contain a million."""
     stats, model = record.get("stats"), record.get("model")
-    figure = stats.get if type(stats) is dict else _NOTHING.get
-    name = model.get if type(model) is dict else _NOTHING.get
+    stat = stats.get if type(stats) is dict else _EMPTY.get
+    name = model.get if type(model) is dict else _EMPTY.get
     error = record if record.get("type") == "error" else record.get("error")
-    return Recorded(
+    return PredictionRecord(
         _name(name("model_key") or name("identifier")),
         record.get("time"),
-        _name(figure("stop_reason")),
-        _count(figure("prompt_tokens_count")),
-        _count(figure("predicted_tokens_count")),
-        _figure(figure("time_to_first_token_sec")),
-        _figure(figure("tokens_per_second")),
-        _figure(figure("total_time_sec")),
+        _name(stat("stop_reason")),
+        _count(stat("prompt_tokens_count")),
+        _count(stat("predicted_tokens_count")),
+        _number(stat("time_to_first_token_sec")),
+        _number(stat("tokens_per_second")),
+        _number(stat("total_time_sec")),
         None if error is None else _code(error),
     )
 
@@ -115,11 +115,11 @@ def _name(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < _TOO_MUCH else 0
+    return value if type(value) is int and 0 <= value < _MAX_VALUE else 0
 
 
-def _figure(value: Any) -> float | None:
-    return value if (type(value) is float or type(value) is int) and 0 <= value < _TOO_MUCH else None
+def _number(value: Any) -> float | None:
+    return value if (type(value) is float or type(value) is int) and 0 <= value < _MAX_VALUE else None
 
 
 def _code(error: Any) -> int | None:

@@ -1,7 +1,7 @@
-"""`--schema`: the form that an answer is to have, sent to the server and checked here.
+"""`--schema`: a JSON schema for the answer, sent to the server and checked locally.
 
-Nothing that a schema refers to is fetched, patterns are matched in linear time, and `format` is checked where the
-draft that `$schema` names says so.
+References to other resources are not fetched, patterns are matched in linear time, and `format` is checked if the
+draft named by `$schema` requires it.
 """
 
 import json
@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from lmcli.cli.input.stdin import read_file
-from lmcli.cli.jsontext import parse_json, read_json
+from lmcli.cli.json_text import load_json, parse_json
 from lmcli.errors import BadInput, LmError, Unusable, quoted
 from lmcli.values import JsonObject
 
 if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
 
-_EXPLAIN_SECONDS: Final = 5.0
+_EXPLAIN_TIMEOUT: Final = 5.0
 _REGEX_HINT: Final = "patterns are matched in linear time, without look-around and back-references"
 _REFERENCE_HINT: Final = "put it into the schema, below $defs, and refer to #/$defs/NAME"
 
 
 class Schema:
-    """A JSON schema and the judgement of answers by it.
+    """A JSON schema that validates answers.
 
     Args:
-        typed: the schema itself, or the name of the file that it is in.
+        option: the schema as JSON, or the name of its file.
 
     Raises:
-        NoInput: the file is not there.
-        BadInput: it is not a valid JSON schema, or refers to something outside of it.
+        NoInput: the file does not exist.
+        BadInput: it is not a valid JSON schema, or refers to another resource.
     """
 
-    def __init__(self, typed: str) -> None:
-        is_inline = typed.lstrip().startswith("{")
-        name = "the schema" if is_inline else quoted(typed)
-        self._text = typed if is_inline else read_file(Path(typed))
+    def __init__(self, option: str) -> None:
+        is_inline = option.lstrip().startswith("{")
+        name = "the schema" if is_inline else quoted(option)
+        self._text = option if is_inline else read_file(Path(option))
         value = parse_json(self._text, name)
         if not isinstance(value, dict):
             raise BadInput(f"{name} is not a valid JSON schema: it must be an object")
@@ -49,11 +49,11 @@ class Schema:
 
     @property
     def setting(self) -> JsonObject:
-        """What the server is asked for."""
+        """The value of the server's config field."""
         return {"type": "json", "jsonSchema": self.value}
 
     def violation(self, text: str) -> LmError | None:
-        """What is wrong with an answer: the first violation, by JSON path; None if it has the form."""
+        """The first violation of the schema by an answer, with its JSON path; None if the answer is valid."""
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError as error:
@@ -64,11 +64,11 @@ class Schema:
         return Unusable(f"the answer does not meet the schema: {_explained(self._text, text)}")
 
     def recovered(self, reasoning: str) -> str | None:
-        """The last object in a model's reasoning that has the form: where some models leave their answer."""
-        found = [text for text in _objects(reasoning) if self._is_met_by(text)]
+        """The last valid object in the reasoning, where some models put their answer."""
+        found = [text for text in _objects(reasoning) if self._accepts(text)]
         return found[-1] if found else None
 
-    def _is_met_by(self, text: str) -> bool:
+    def _accepts(self, text: str) -> bool:
         try:
             return self._validator.is_valid(orjson.loads(text))
         except orjson.JSONDecodeError:
@@ -83,11 +83,11 @@ def _validator(schema: JsonObject, name: str) -> "Validator":
     except ValidationError as error:
         raise _unusable(error, name) from error
     except ValueError as error:  # deeper than the validator goes
-        raise BadInput(f"{name} cannot be used: {_beginning(str(error))}") from error
+        raise BadInput(f"{name} cannot be used: {_first_sentence(str(error))}") from error
 
 
 def _unusable(error: "ValidationError", name: str) -> BadInput:
-    """What is wrong with a schema."""
+    """The error for an invalid schema."""
     from jsonschema_rs import ValidationErrorKind  # noqa: PLC0415  loaded already
 
     outside = re.match(r"Resource '(.*?)' is not present", error.message)
@@ -95,58 +95,58 @@ def _unusable(error: "ValidationError", name: str) -> BadInput:
         case ValidationErrorKind.Referencing() if outside:
             return BadInput(f"{name} refers to {quoted(outside[1])}, which is not fetched", _REFERENCE_HINT)
         case ValidationErrorKind.Referencing():
-            return BadInput(f"{name} cannot be used: {_beginning(error.message)}")
+            return BadInput(f"{name} cannot be used: {_first_sentence(error.message)}")
         case ValidationErrorKind.Format(format="regex"):
             return BadInput(f"{name} is not a valid JSON schema: {_violation(error)}", _REGEX_HINT)
     return BadInput(f"{name} is not a valid JSON schema: {_violation(error)}")
 
 
 def _explained(schema: str, answer: str) -> str:
-    """The first violation, found by a process of its own.
+    """The first violation, computed by a separate process.
 
-    Whether an answer has the form is known at once. To say where it has not, the validator collects what each branch of
-    an `anyOf` objects to; for a schema that refers to itself this can need more time and more stack than there is.
+    Whether an answer is valid is computed quickly. To locate a violation, the validator collects the errors of each
+    branch of an `anyOf`; for a recursive schema this can exceed any time limit and the stack.
     """
-    import subprocess  # noqa: PLC0415  only an answer without the form pays for it
+    import subprocess  # noqa: PLC0415  only for an invalid answer
 
     command = [sys.executable, "-P", "-m", __name__]
     try:
         ran = subprocess.run(  # noqa: S603  ourselves
-            command, input=orjson.dumps([schema, answer]), capture_output=True, timeout=_EXPLAIN_SECONDS, check=True
+            command, input=orjson.dumps([schema, answer]), capture_output=True, timeout=_EXPLAIN_TIMEOUT, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return "it is too complex to say where"
+        return "the schema is too complex to locate the violation"
     return ran.stdout.decode()
 
 
 def _explain() -> None:
-    """Read a schema and an answer that violates it, and write the first violation: the process of `_explained`."""
+    """Read a schema and an invalid answer, and write the first violation: the process of `_explained`."""
     schema, answer = orjson.loads(sys.stdin.buffer.read())
-    first = next(_validator(read_json(schema), "the schema").iter_errors(orjson.loads(answer)))
+    first = next(_validator(load_json(schema), "the schema").iter_errors(orjson.loads(answer)))
     sys.stdout.buffer.write(_violation(first).encode(errors="replace"))
 
 
 def _violation(error: "ValidationError") -> str:
-    return f"{_cut(_path(error.instance_path))}: {_cut(error.message)}"
+    return f"{_truncated(_path(error.instance_path))}: {_truncated(error.message)}"
 
 
 def _path(steps: Iterable[str | int]) -> str:
-    """A JSON path, such as $.a[0]['b c']."""
+    """A JSON path such as $.a[0]['b c']."""
     return "$" + "".join(f".{step}" if str(step).isidentifier() else f"[{step!r}]" for step in steps)
 
 
-def _beginning(text: str) -> str:
-    """The first sentence, as it stands in the middle of another one."""
+def _first_sentence(text: str) -> str:
+    """The first sentence, for use inside another one."""
     first = text.partition(". ")[0]
-    return _cut(first[:1].lower() + first[1:])
+    return _truncated(first[:1].lower() + first[1:])
 
 
-def _cut(text: str, limit: int = 200) -> str:
+def _truncated(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 def _objects(text: str) -> Iterator[str]:
-    """The JSON objects in a text, outermost only, in order."""
+    """The outermost JSON objects in a text, in order."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:

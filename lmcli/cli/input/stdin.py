@@ -1,4 +1,4 @@
-"""Typed words and stdin → what the model is asked. The rules of input are all here."""
+"""Input from stdin, files and arguments: the conversation or text to continue. All rules of input are here."""
 
 import codecs
 import os
@@ -12,7 +12,7 @@ import orjson
 from lmcli.cli.choices import InputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document, recognize
-from lmcli.cli.jsontext import parse_json, read_json
+from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.client.images import data_url, is_image
@@ -20,90 +20,90 @@ from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
 from lmcli.values import JsonObject
 
-TurnInput = RespondOptions | ChatOptions | StatsOptions
+InputOptions = RespondOptions | ChatOptions | StatsOptions
 
-_PATIENCE: Final = 2.0
-_BLOCK: Final = 1 << 20
-_NONE_MEANT: Final = " (-n if none was meant)"
-_STDIN: Final = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-_DESCRIPTORS: Final = ("/dev/fd/*", "/proc/*/fd/*")
+_NOTE_AFTER: Final = 2.0
+_BLOCK_BYTES: Final = 1 << 20
+_SKIP_ADVICE: Final = " (-n skips it)"
+_STDIN_NAMES: Final = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+_DESCRIPTOR_PATHS: Final = ("/dev/fd/*", "/proc/*/fd/*")
 
 
-def read_turn(options: TurnInput, words: Sequence[str], env: Environment, messages: Messages) -> Document:
-    """The conversation to continue: stdin as a history or a text, then the files, the words as the question at its end.
+def read_document(options: InputOptions, words: Sequence[str], env: Environment, messages: Messages) -> Document:
+    """Read the conversation to continue: stdin as a history or a text, then files, then the words as the question.
 
     Raises:
-        NoInput: there is nothing to ask.
-        BadInput: stdin or a file is not UTF-8, or a history has a flaw.
+        NoInput: the input is empty.
+        BadInput: stdin or a file is not UTF-8, or the history is not valid.
     """
-    asked = read_asked(options, words, env, messages)
-    document = asked.document if asked.document is not None else Document.new()
+    turn = read_turn(options, words, env, messages)
+    document = turn.history if turn.history is not None else Document.new()
     system = system_prompt(options)
     document = document if system is None else document.with_system(system)
-    if asked.entry is not None:
-        document = document.with_entry(asked.entry)
-    document.chat()  # a flaw is reported before anything is sent
+    if turn.message is not None:
+        document = document.with_entry(turn.message)
+    document.chat()  # raises BadInput before anything is sent
     return document
 
 
-class Asked(NamedTuple):
-    """What was asked: a history, if stdin holds one, and the next user message, if there is one."""
+class Turn(NamedTuple):
+    """The input of a turn: the history, if stdin holds one, and the next user message, if there is one."""
 
-    document: Document | None
-    entry: JsonObject | None
+    history: Document | None
+    message: JsonObject | None
 
 
-def read_asked(options: TurnInput, words: Sequence[str], env: Environment, messages: Messages) -> Asked:
-    """What stdin, files and words ask together.
+def read_turn(options: InputOptions, words: Sequence[str], env: Environment, messages: Messages) -> Turn:
+    """Read the input of a turn from stdin, files and words.
 
     Raises:
-        NoInput: nothing at all.
-        BadInput: see `read_turn`.
+        NoInput: the input is empty.
+        BadInput: see `read_document`.
     """
     attached = Attachments.read(options.file or (), env, messages)
-    question = attached.before(joined(words))
-    is_taken = options.no_stdin or any(map(_is_stdin, options.file or ()))
-    text = None if is_taken else read_stdin(env, messages, has_words=bool(words))
+    question = attached.prepend_to(join_words(words))
+    skips_stdin = options.no_stdin or any(map(_is_stdin, options.file or ()))
+    text = None if skips_stdin else read_stdin(env, messages, has_words=bool(words))
     history = None if text is None else _history(text, options.input)
     if history is None:
-        told = None if text is None else _without_newline(text)
-        asked = _asked(told or "", question, is_enough=bool(attached.images))
-        _warn_if_empty(told, env, messages, _NONE_MEANT)
-        return Asked(None, attached.entry(asked))
+        stdin = None if text is None else _without_newline(text)
+        prompt = _prompt(stdin or "", question, may_be_empty=bool(attached.images))
+        _warn_if_empty(stdin, env, messages, _SKIP_ADVICE)
+        return Turn(None, attached.message(prompt))
     if question or attached.images:
-        return Asked(history, attached.entry(question))
+        return Turn(history, attached.message(question))
     if history.entries[-1].get("role") == "assistant":
         raise BadInput("the history ends with an answer", "give the next question as an argument")
-    return Asked(history, None)
+    return Turn(history, None)
 
 
 class Attachments(NamedTuple):
-    """Files that go with a question: texts, each under its name, and the parts that stand for images."""
+    """Files attached to a question: texts, each under its name, and images as message parts."""
 
     texts: tuple[str, ...] = ()
     images: tuple[JsonObject, ...] = ()
 
     @classmethod
     def read(cls, paths: Sequence[Path], env: Environment, messages: Messages) -> "Attachments":
-        """Read files by their content, each once; stdin is one of them under the name `-`.
+        """Read files, recognised by their content; `-` is stdin.
 
         Raises:
-            UsageError: stdin is named twice.
-            NoInput: one cannot be read.
-            BadInput: one is neither text nor an image that LM Studio takes.
+            UsageError: stdin is named more than once.
+            NoInput: a file cannot be read.
+            BadInput: a file is neither text nor an image that LM Studio accepts.
         """
         if sum(map(_is_stdin, paths)) > 1:
-            raise UsageError("-f names stdin twice, and it can be read only once")
+            raise UsageError("-f names stdin twice, but it can be read only once")
         read = [_attachment(path, env, messages) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
 
-    def before(self, question: str) -> str:
-        """The texts and the question after them, one blank line between."""
+    def prepend_to(self, question: str) -> str:
+        """The texts and then the question, separated by blank lines."""
         texts = [text if text.endswith("\n") else f"{text}\n" for text in self.texts]
         return "\n".join([*texts, question] if question else texts)
 
-    def entry(self, text: str) -> JsonObject:
-        """A user message: a bare text, or with images an array of parts, the text first."""
+    def message(self, text: str) -> JsonObject:
+        """A user message: a string, or with images an array of parts, the text first."""
         parts = [{"type": "text", "text": text}] if text else []
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
@@ -128,58 +128,58 @@ def _content(path: Path, env: Environment, messages: Messages) -> bytes:
         _warn_if_empty(data, env, messages)
         return data
     if path.parts[:1] in (("http:",), ("https:",)) and not path.exists():
-        url = str(path).replace("/", "//", 1)  # a path has lost one of the two
+        url = str(path).replace("/", "//", 1)  # a path keeps only one of two slashes
         hint = "curl -sL URL | lm respond -f - attaches what it fetches"
-        raise NoInput(f"cannot read {quoted(url)}: nothing is fetched from elsewhere", hint)
+        raise NoInput(f"cannot read {quoted(url)}: URLs are not fetched", hint)
     return read_bytes(path)
 
 
 def _is_stdin(path: Path) -> bool:
-    return str(path) in _STDIN
+    return str(path) in _STDIN_NAMES
 
 
 def _source(path: Path, data: bytes) -> str:
-    """Where a history finds an image again: its path, or the image itself where there will be nothing to find.
+    """The source of an image in a history: its path, or a data URL if the path cannot be read again.
 
-    That is so of a pipe, of an open file that is named by its descriptor, and of a path that JSON cannot hold.
+    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8.
     """
     source = path.absolute()
-    is_fleeting = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTORS))
+    is_transient = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
     try:
-        return data_url(data) if is_fleeting else os.fsencode(source).decode()
+        return data_url(data) if is_transient else os.fsencode(source).decode()
     except UnicodeDecodeError:
         return data_url(data)
 
 
 def read_text(words: Sequence[str], env: Environment, messages: Messages, *, no_stdin: bool) -> str:
-    """The text to continue: stdin exactly as it is, then the words.
+    """Read the text to continue: stdin unchanged, then the words.
 
     Raises:
-        NoInput: there is nothing to continue.
+        NoInput: the input is empty.
         BadInput: stdin is not UTF-8.
     """
     text = None if no_stdin else read_stdin(env, messages, has_words=bool(words))
-    asked = _asked(text or "", joined(words))
-    _warn_if_empty(text, env, messages, _NONE_MEANT)
-    return asked
+    prompt = _prompt(text or "", join_words(words))
+    _warn_if_empty(text, env, messages, _SKIP_ADVICE)
+    return prompt
 
 
 def read_stdin(env: Environment, messages: Messages, *, has_words: bool) -> str | None:
-    """All of stdin; None where it is a terminal.
+    """Read all of stdin; None if it is a terminal.
 
     Raises:
-        BadInput: it is not UTF-8; the message names the byte.
+        BadInput: it is not UTF-8; with the offset of the byte.
         NoInput: it cannot be read.
     """
     if env.stdin_is_terminal:
         return None
-    if has_words and env.stderr_is_terminal and wait(env.stdin, timeout=_PATIENCE) is Woken.TIMED_OUT:
+    if has_words and env.stderr_is_terminal and wait(env.stdin, timeout=_NOTE_AFTER) is Woken.TIMED_OUT:
         messages.note("waiting for stdin (-n to skip)")
     return decoded(_stdin_bytes(env), "stdin")
 
 
 def _stdin_bytes(env: Environment) -> bytes:
-    """What is left of stdin.
+    """Read the rest of stdin.
 
     Raises:
         NoInput: it cannot be read.
@@ -189,23 +189,23 @@ def _stdin_bytes(env: Environment) -> bytes:
         while block := _read_block(env.stdin):
             blocks.append(block)
     except OSError as error:
-        raise NoInput(f"cannot read stdin: {reason(error)}", "-n does not read it") from error
+        raise NoInput(f"cannot read stdin: {reason(error)}", "-n skips it") from error
     return b"".join(blocks)
 
 
 def _read_block(descriptor: int) -> bytes:
     while True:
         try:
-            return os.read(descriptor, _BLOCK)
-        except BlockingIOError:  # whoever shares the pipe made it non-blocking
+            return os.read(descriptor, _BLOCK_BYTES)
+        except BlockingIOError:  # another process made the shared pipe non-blocking
             wait(descriptor)
 
 
 def decoded(data: bytes, name: str) -> str:
-    """Bytes as text, a byte order mark dropped.
+    """Decode UTF-8, without a byte order mark.
 
     Raises:
-        BadInput: they are not UTF-8.
+        BadInput: the text is not UTF-8.
     """
     try:
         return data.decode().removeprefix("\ufeff")
@@ -214,11 +214,11 @@ def decoded(data: bytes, name: str) -> str:
         raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", hint) from error
 
 
-def joined(words: Sequence[str]) -> str:
-    """The words of the argument as one text.
+def join_words(words: Sequence[str]) -> str:
+    """Join the words of the argument.
 
     Raises:
-        BadInput: they are not UTF-8.
+        BadInput: the text is not UTF-8.
     """
     text = " ".join(words)
     try:
@@ -229,21 +229,21 @@ def joined(words: Sequence[str]) -> str:
 
 
 def system_prompt(options: SystemOptions) -> str | None:
-    """The system prompt that was given, as text or as a file.
+    """The system prompt of the options, given as text or as a file.
 
     Raises:
-        UsageError: both were.
+        UsageError: both were given.
         NoInput, BadInput: the file cannot be read.
     """
     if options.system_file is None:
-        return None if options.system is None else joined([options.system])
+        return None if options.system is None else join_words([options.system])
     if options.system is not None:
         raise UsageError("--system and --system-file exclude each other")
     return _without_newline(read_file(options.system_file))
 
 
 def read_file(path: Path) -> str:
-    """A file as text.
+    """Read a text file.
 
     Raises:
         NoInput: it cannot be read.
@@ -253,7 +253,7 @@ def read_file(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file as it is.
+    """Read a file.
 
     Raises:
         NoInput: it cannot be read.
@@ -268,34 +268,34 @@ def _history(text: str, form: InputForm) -> Document | None:
     if form is InputForm.TEXT:
         return None
     if form is InputForm.JSON:
-        return _must_be_history(parse_json(text, "stdin"))
+        return _require_history(parse_json(text, "stdin"))
     try:
-        value = read_json(text)
+        value = load_json(text)
     except orjson.JSONDecodeError:
         return None
     return recognize(value)
 
 
-def _must_be_history(value: Any) -> Document:
+def _require_history(value: Any) -> Document:
     document = recognize(value)
     if document is None:
         raise BadInput(
-            "stdin is no chat history", 'a chat history looks like {"messages": [{"role": "user", "content": "hi"}]}'
+            "stdin is not a chat history", 'a chat history looks like {"messages": [{"role": "user", "content": "hi"}]}'
         )
     return document
 
 
-def _asked(text: str, question: str, *, is_enough: bool = False) -> str:
-    """A document and a question about it, one blank line between them; `is_enough`: neither is needed."""
-    if not (text or question or is_enough):
-        raise NoInput("nothing to ask: the input is empty", "give the prompt on stdin or as an argument")
+def _prompt(text: str, question: str, *, may_be_empty: bool = False) -> str:
+    """A document and a question about it, separated by a blank line."""
+    if not (text or question or may_be_empty):
+        raise NoInput("the input is empty", "give the prompt on stdin or as an argument")
     if not (text and question):
         return text or question
     return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
 
 
 def _warn_if_empty(content: str | bytes | None, env: Environment, messages: Messages, advice: str = "") -> None:
-    """Say that the document is missing where a pipe or a file promised one; the null device says that none is meant."""
+    """Warn if stdin is a pipe or a file and was empty; the null device is empty on purpose."""
     mode = os.fstat(env.stdin).st_mode
     if content is not None and not content and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
         messages.warning(f"stdin was empty{advice}")

@@ -1,1 +1,1 @@
-"""What goes out: stdout, sinks, tables, progress, records."""
+"""Output: stdout, sinks, tables, progress, records."""

@@ -1,7 +1,7 @@
 """Progress on stderr while it lasts: a line on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.output.sinks import Outcome
@@ -9,7 +9,6 @@ from lmcli.values import Fragment, LoadProgress, Value
 
 if TYPE_CHECKING:
     from rich.live import Live
-from collections.abc import Callable
 
 _TICK: Final = 0.1
 _SHOWN_AFTER: Final = 0.3
@@ -17,19 +16,19 @@ _BAR_COLUMNS: Final = 30
 
 
 class TerminalSink:
-    """A line that appears when something takes long, and is erased before anything else is written to the terminal.
+    """A line that appears when something takes long, and is erased before other output goes to the terminal.
 
     Args:
-        has_color: whether it may be coloured.
-        yields_to: the phases of which something else is shown on this terminal.
+        has_color: whether it may have colour.
+        hidden_phases: the phases in which something else is shown on this terminal.
     """
 
     tick: float | None = _TICK
 
-    def __init__(self, *, has_color: bool, yields_to: Sequence[str]) -> None:
+    def __init__(self, *, has_color: bool, hidden_phases: Sequence[str]) -> None:
         self._has_color = has_color
-        self._yields_to = yields_to
-        self._has_left = False
+        self._hidden_phases = hidden_phases
+        self._is_closed = False
         self._began = time.monotonic()
         self._phase_began = self._began
         self._phase = "waiting"
@@ -39,40 +38,40 @@ class TerminalSink:
         self._live: Live | None = None
 
     def burst(self, values: list[Value]) -> None:
-        """Take note, and draw if it is time to."""
+        """Update the state, and draw if a tick has passed."""
         for value in values:
-            self._note(value)
+            self._update(value)
         now = time.monotonic()
-        if self._has_left or self._phase in self._yields_to:
+        if self._is_closed or self._phase in self._hidden_phases:
             self.erase()
         elif now - self._began >= _SHOWN_AFTER and now - self._drawn_at >= _TICK:
             self._drawn_at = now
             self._draw(now - self._phase_began)
 
-    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  nothing of it is left to see
-        """Leave the terminal as it was."""
+    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  for every outcome
+        """Erase the line."""
         self.erase()
 
     def erase(self) -> None:
-        """Take the line away; it comes back with the next thing that takes long."""
+        """Erase the line; it appears again with the next update."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def leave(self) -> None:
-        """Take the line away for good: from now on the terminal is somebody else's."""
-        self._has_left = True
+    def close(self) -> None:
+        """Erase the line and never draw it again: other output follows on the terminal."""
+        self._is_closed = True
         self.erase()
 
-    def _note(self, value: Value) -> None:
+    def _update(self, value: Value) -> None:
         if isinstance(value, Fragment):
-            self._enter("answering" if value.reasoning_type == "none" else "thinking")
+            self._set_phase("answering" if value.reasoning_type == "none" else "thinking")
             self._tokens_count += value.tokens_count
         else:
-            self._enter("loading" if isinstance(value, LoadProgress) else "reading")
+            self._set_phase("loading" if isinstance(value, LoadProgress) else "reading")
             self._progress = value.progress
 
-    def _enter(self, phase: str) -> None:
+    def _set_phase(self, phase: str) -> None:
         if phase != self._phase:
             self._phase, self._phase_began = phase, time.monotonic()
             self._progress, self._tokens_count = None, 0
@@ -80,12 +79,12 @@ class TerminalSink:
     def _draw(self, seconds: float) -> None:
         if self._live is None:
             self._live = _new_line(has_color=self._has_color)
-        self._live.update(self._picture(seconds), refresh=True)
+        self._live.update(self._renderable(seconds), refresh=True)
 
-    def _picture(self, seconds: float) -> Any:
+    def _renderable(self, seconds: float) -> Any:
         if self._tokens_count:
-            pace = self._tokens_count / max(seconds, _TICK)
-            return f"{self._phase} {self._tokens_count} tokens, {pace:.1f} tokens/s"
+            speed = self._tokens_count / max(seconds, _TICK)
+            return f"{self._phase} {self._tokens_count} tokens, {speed:.1f} tokens/s"
         if self._progress is None:
             return f"{self._phase} {seconds:.0f} s"
         from rich.progress_bar import ProgressBar  # noqa: PLC0415  loaded with the first bar
@@ -98,38 +97,38 @@ class TerminalSink:
 
 
 def _new_line(*, has_color: bool) -> "Live":
-    from rich.console import Console  # noqa: PLC0415  50 ms, paid by who waits long enough to see a line
+    from rich.console import Console  # noqa: PLC0415  50 ms, only when a line is shown
     from rich.live import Live  # noqa: PLC0415
 
     console = Console(stderr=True, no_color=not has_color, highlight=False)
     live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
     live.start()
-    console.show_cursor(True)  # who kills or suspends this process must not have to bring it back
+    console.show_cursor(True)  # it must be visible if the process is killed or suspended
     return live
 
 
 class LinesSink:
-    """Says how far it is, each tenth once.
+    """Writes plain lines, one for each tenth of the progress.
 
     Args:
-        say: told each line.
+        write_line: writes a line to stderr.
     """
 
     tick: float | None = None
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._write_line = write_line
         self._last = ("", -1)
 
     def burst(self, values: list[Value]) -> None:
-        """Say how far it is."""
+        """Write a line for each new tenth."""
         for value in values:
             if not isinstance(value, Fragment):
                 label = "loading" if isinstance(value, LoadProgress) else "reading"
                 step = (label, int(value.progress * 10))
                 if step != self._last:
                     self._last = step
-                    self._say(f"{label} {value.progress:.0%}")
+                    self._write_line(f"{label} {value.progress:.0%}")
 
     def finish(self, outcome: Outcome) -> None:
-        """Nothing is left to say."""
+        """Do nothing: each line was complete."""

@@ -10,23 +10,23 @@ from lmcli.values import Fragment, Value
 
 
 class ReasoningSink:
-    """Shows reasoning as it comes, and ends its line before the answer begins.
+    """Shows reasoning as it arrives, and ends its line before the answer starts.
 
-    On a terminal without colour it has a heading and an indent, and a blank line sets it off from the answer.
+    On a terminal without colour it has a heading and an indent, and a blank line separates it from the answer.
 
     Args:
-        messages: says it.
-        is_terminal: show escaped what is shown escaped in an answer.
-        make_room: called before anything is shown, to take away what stands there.
+        messages: writes it to stderr.
+        is_terminal: escape the same characters as in an answer.
+        erase_progress: called before anything is shown.
     """
 
     tick: float | None = None
 
-    def __init__(self, messages: Messages, *, is_terminal: bool, make_room: Callable[[], None]) -> None:
+    def __init__(self, messages: Messages, *, is_terminal: bool, erase_progress: Callable[[], None]) -> None:
         self._messages = messages
         self._is_terminal = is_terminal
         self._is_indented = is_terminal and not messages.has_color
-        self._make_room = make_room
+        self._erase_progress = erase_progress
         self._last = ""
 
     def burst(self, values: list[Value]) -> None:
@@ -36,15 +36,15 @@ class ReasoningSink:
         if self._is_indented and not self._last:
             text = text.lstrip("\n")
         if text:
-            self._make_room()
+            self._erase_progress()
             shown = escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text
-            self._messages.aside(self._indented(shown) if self._is_indented else shown)
+            self._messages.dim(self._indented(shown) if self._is_indented else shown)
             self._last = text[-1]
         answer = "".join(f.content for f in fragments if f.reasoning_type == "none")
         if answer:
             self._end_line(gap="\n" if self._is_indented and not answer.startswith("\n") else "")
 
-    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  the line ends however it ended
+    def finish(self, outcome: Outcome) -> None:  # noqa: ARG002  for every outcome
         """End the line."""
         self._end_line()
 

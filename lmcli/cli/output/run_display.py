@@ -1,4 +1,4 @@
-"""The runs of a measurement as they go: which one it is, how fast, and a block for each that has ended."""
+"""Progress of a measurement: the current run, its speed, and a block for each finished run."""
 
 import time
 from collections.abc import Callable
@@ -18,118 +18,118 @@ _ERASE: Final = "\r\x1b[K"
 
 
 class RunDisplay:
-    """Shows nothing, for those who want to see nothing; a sink of the values of each run."""
+    """Shows nothing; the base of the displays, and a sink of the values of each run."""
 
     tick: float | None = None
 
     def start_run(self, model: str, number: int, total: int, *, is_warmup: bool = False) -> None:
-        """A run begins; that of number 1 is the first of its kind and model."""
+        """Start a run; number 1 is the first of its kind and model."""
 
     def burst(self, values: list[Value]) -> None:
-        """Something has come, or a tick has passed."""
+        """Process values, or a tick."""
 
     def finish(self, outcome: Outcome) -> None:
-        """The values of a run have come to an end."""
+        """End the values of a run."""
 
     def finish_run(self, tokens_per_second: float | None) -> None:
-        """A run was as fast as this; None if the server does not say."""
+        """End a run with its speed; None if the server does not report it."""
 
     def erase(self) -> None:
-        """Leave the terminal as it was."""
+        """Erase what is shown."""
 
 
 class RunLines(RunDisplay):
-    """Says in lines which run it is, and how fast it was.
+    """Writes plain lines: the number of the run, its progress and its speed.
 
     Args:
-        say: told each line.
+        write_line: writes a line to stderr.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._progress = LinesSink(say)
-        self._say = say
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        self._progress = LinesSink(write_line)
+        self._write_line = write_line
         self._title = ""
 
     def start_run(self, model: str, number: int, total: int, *, is_warmup: bool = False) -> None:
-        """Say which one it is."""
+        """Write the number of the run and its model."""
         self._title = _title(number, total, is_warmup=is_warmup)
-        self._say(f"{self._title}: {model}")
+        self._write_line(f"{self._title}: {model}")
 
     def burst(self, values: list[Value]) -> None:
-        """Say how far it is."""
+        """Write the progress."""
         self._progress.burst(values)
 
     def finish_run(self, tokens_per_second: float | None) -> None:
-        """Say how fast it was."""
-        self._say(f"{self._title}: {_shown(tokens_per_second)}")
+        """Write the speed."""
+        self._write_line(f"{self._title}: {_shown(tokens_per_second)}")
 
 
 class RunLine(RunDisplay):
-    """One line of a terminal, drawn again and again, without the weight of a library beside what is measured.
+    """A live line on a terminal, drawn without a library, whose load would disturb the measurement.
 
     Args:
-        env: the process.
-        messages: to write with.
-        steps_aside: leave the terminal to the answers, because they are shown there, too.
+        env: the environment.
+        messages: writes to stderr.
+        hides_during_answers: erase the line while an answer is shown on stderr.
     """
 
     tick = _TICK
 
-    def __init__(self, env: Environment, messages: Messages, *, steps_aside: bool) -> None:
+    def __init__(self, env: Environment, messages: Messages, *, hides_during_answers: bool) -> None:
         self._env = env
         self._messages = messages
-        self._steps_aside = steps_aside
+        self._hides_during_answers = hides_during_answers
         self._title = ""
         self._is_warmup = False
-        self._pace = _Pace()
+        self._throughput = _Throughput()
         self._progress: float | None = None
         self._finished: list[float | None] = []
         self._drawn_at: float | None = None
 
     def start_run(self, model: str, number: int, total: int, *, is_warmup: bool = False) -> None:
-        """Show which one it is; the blocks of the model before go."""
+        """Show the number of the run; remove the blocks of the previous model."""
         if number == 1:
             self._finished = []
         self._title = f"{_title(number, total, is_warmup=is_warmup)}{_GAP}{escaped(model)}"
         self._is_warmup = is_warmup
-        self._pace = _Pace()
+        self._throughput = _Throughput()
         self._progress = None
         self.burst([])
 
     def burst(self, values: list[Value]) -> None:
-        """Show how far or how fast it is, if it is time to."""
+        """Show the progress or the speed, if a tick has passed."""
         now = time.monotonic()
         for value in values:
             if isinstance(value, Fragment):
-                self._pace.add(value.tokens_count, now)
+                self._throughput.add(value.tokens_count, now)
             elif isinstance(value, PromptProgress):
                 self._progress = value.progress
-        if self._steps_aside and self._pace.has_begun:
+        if self._hides_during_answers and self._throughput.has_begun:
             self.erase()
         elif self._drawn_at is None or now - self._drawn_at >= _TICK:
             self._draw(self._state(now), now)
 
     def finish_run(self, tokens_per_second: float | None) -> None:
-        """Show how fast it was, and add its block if it counts."""
+        """Show the speed, and add a block unless it is a warm-up run."""
         if not self._is_warmup:
             self._finished.append(tokens_per_second)
         self._draw(_shown(tokens_per_second), time.monotonic())
 
     def erase(self) -> None:
-        """Leave the terminal as it was."""
+        """Erase what is shown."""
         if self._drawn_at is not None:
             self._messages.raw(_ERASE)
             self._drawn_at = None
 
     def _state(self, now: float) -> str:
-        if (pace := self._pace.tokens_per_second(now)) is not None:
-            return _shown(pace)
+        if (speed := self._throughput.tokens_per_second(now)) is not None:
+            return _shown(speed)
         return "waiting" if self._progress is None else f"reading {self._progress:.0%}"
 
     def _draw(self, state: str, now: float) -> None:
-        room = self._env.stderr_width - 1  # the last column would move the cursor to the next line
-        line = clipped(f"{self._title}{_GAP}{state}{_GAP}", room)
-        blocks = max(room - columns_of(line), 0)
+        width = self._env.stderr_width - 1  # a character in the last column would wrap the line
+        line = clipped(f"{self._title}{_GAP}{state}{_GAP}", width)
+        blocks = max(width - columns_of(line), 0)
         self._messages.raw(f"{_ERASE}{line}{sparkline(self._finished[-blocks:], self._env) if blocks else ''}")
         self._drawn_at = now
 
@@ -137,23 +137,23 @@ class RunLine(RunDisplay):
 def run_display(
     progress: StderrSink | None, env: Environment, messages: Messages, *, is_echoed: bool = False
 ) -> RunDisplay:
-    """What shows the runs, where progress is shown at all: a line on a terminal, else lines.
+    """The display of the runs: a live line on a terminal, else plain lines; nothing if progress is not shown.
 
     Args:
-        progress: what would show one prediction; None if nothing is to be seen.
-        env: the process.
-        messages: to write with.
-        is_echoed: the answers are shown on stderr, too.
+        progress: the sink for the progress of one prediction; None if progress is not shown.
+        env: the environment.
+        messages: writes to stderr.
+        is_echoed: the answers are shown on stderr.
     """
     if progress is None:
         return RunDisplay()
-    if progress.tick is None or messages.verbosity is Verbosity.VERBOSE:  # a line that others write behind is no line
+    if progress.tick is None or messages.verbosity is Verbosity.VERBOSE:  # other messages would break the live line
         return RunLines(messages.report)
-    return RunLine(env, messages, steps_aside=is_echoed)
+    return RunLine(env, messages, hides_during_answers=is_echoed)
 
 
-class _Pace:
-    """Tokens per second from the first burst on, whose own tokens came before the clock was started."""
+class _Throughput:
+    """Tokens per second since the first burst, whose own tokens are not counted."""
 
     def __init__(self) -> None:
         self._began: float | None = None

@@ -1,4 +1,4 @@
-"""Which sinks a prediction feeds: progress on stderr, the answer on stdout. Only those that are used are loaded."""
+"""Selection of the sinks of a prediction: progress on stderr, the answer on stdout. Only those in use are loaded."""
 
 # ruff: noqa: PLC0415
 
@@ -40,39 +40,39 @@ def answer_sink(
 
 
 def stderr_sinks(options: PredictionOptions, env: Environment, messages: Messages, output: Output) -> list[StderrSink]:
-    """The sinks for stderr: reasoning and progress, where they are to be seen."""
+    """The sinks for stderr: reasoning and progress, if they are shown."""
     is_shown = Reasoning.parse(options.reasoning or ()).is_shown
     shows_reasoning = env.stderr_is_terminal if is_shown is None else is_shown
-    progress = progress_sink(options, env, messages, output, yields_to=("thinking",) if shows_reasoning else ())
+    progress = progress_sink(options, env, messages, output, hidden_phases=("thinking",) if shows_reasoning else ())
     if not shows_reasoning:
         return [progress] if progress else []
     from lmcli.cli.output.reasoning import ReasoningSink
 
-    make_room = getattr(progress, "erase", lambda: None)
-    reasoning = ReasoningSink(messages, is_terminal=env.stderr_is_terminal, make_room=make_room)
+    erase_progress = getattr(progress, "erase", lambda: None)
+    reasoning = ReasoningSink(messages, is_terminal=env.stderr_is_terminal, erase_progress=erase_progress)
     return [reasoning, progress] if progress else [reasoning]
 
 
 def progress_sink(
-    options: ProgressOptions, env: Environment, messages: Messages, output: Output, *, yields_to: Sequence[str] = ()
+    options: ProgressOptions, env: Environment, messages: Messages, output: Output, *, hidden_phases: Sequence[str] = ()
 ) -> StderrSink | None:
-    """The sink for progress, if it is to be seen: a line on a terminal, lines where they are asked for elsewhere.
+    """The sink for progress, if it is shown: a live line on a terminal; elsewhere plain lines, if requested.
 
     Args:
         options: the options.
-        env: the process.
-        messages: for the lines.
-        output: stdout. What goes to a terminal or into a pipe may come out where the line is, so that is gone before.
-        yields_to: the phases of which something else is shown on stderr.
+        env: the environment.
+        messages: writes plain lines.
+        output: stdout. If it may lead to the same terminal, the live line is erased before the first byte is written.
+        hidden_phases: the phases in which something else is shown on stderr.
     """
     is_dumb = env.setting("TERM") == "dumb"
-    is_wanted = not options.quiet if options.progress is None else options.progress
-    if env.stderr_is_terminal and not is_dumb and is_wanted:
+    is_enabled = not options.quiet if options.progress is None else options.progress
+    if env.stderr_is_terminal and not is_dumb and is_enabled:
         from lmcli.cli.output.progress import TerminalSink
 
-        sink = TerminalSink(has_color=messages.has_color, yields_to=yields_to)
+        sink = TerminalSink(has_color=messages.has_color, hidden_phases=hidden_phases)
         if env.stdout_is_terminal or output.has_reader:
-            output.before_first = sink.leave
+            output.before_first = sink.close
         return sink
     if options.progress:
         from lmcli.cli.output.progress import LinesSink

@@ -1,4 +1,4 @@
-"""Where values go: one sink for each form of output, all fed by the one loop in `delivery`."""
+"""Sinks: one for each form of output, all fed by the loop in `delivery`."""
 
 from typing import NamedTuple, Protocol
 
@@ -11,10 +11,10 @@ class Outcome(NamedTuple):
     """How a prediction ended.
 
     Attributes:
-        end: the server's last word; None if it never came.
-        error: what makes the answer less than complete, if anything.
+        end: the end of the prediction; None if it did not arrive.
+        error: why the answer is not complete, if it is not.
         signum: the signal that stopped it, if one did.
-        recovered: an answer that was not where it should be; it takes the place of the empty one.
+        recovered: an answer found in the reasoning, in place of an empty one.
     """
 
     end: PredictionEnd | None = None
@@ -30,20 +30,20 @@ class Outcome(NamedTuple):
 
 
 class Sink(Protocol):
-    """Takes bursts of values as they come, then the outcome, once."""
+    """Receives bursts of values as they arrive, then the outcome, once."""
 
     def burst(self, values: list[Value]) -> None:
-        """Take what has arrived together."""
+        """Process the values that arrived together."""
 
     def finish(self, outcome: Outcome) -> None:
         """Complete the output."""
 
 
 class StderrSink(Sink, Protocol):
-    """Shows what is not the answer.
+    """Shows progress or reasoning on stderr.
 
     Attributes:
-        tick: how often it wants a burst, be it empty, in seconds; None: never.
+        tick: the longest time between bursts, which may be empty, in seconds; None: unlimited.
     """
 
     tick: float | None
@@ -53,11 +53,11 @@ class TextSink:
     """Writes the text of fragments, reasoning left out; one write for those that arrived together.
 
     Args:
-        output: where to.
-        is_terminal: show control characters and overrides of the direction of writing escaped, so that a model cannot
-            drive the terminal.
+        output: stdout.
+        is_terminal: escape control characters and bidirectional overrides, so that a model cannot control the
+            terminal.
         ends_line: end with a newline, if the text does not.
-        preface: a text to write first, at the latest when it is known that nothing follows it.
+        preface: text to write first: with the first text of the answer, or at the end.
     """
 
     def __init__(self, output: Output, *, is_terminal: bool, ends_line: bool, preface: str = "") -> None:
@@ -67,7 +67,7 @@ class TextSink:
         self._ends_line = ends_line or is_terminal
 
     def burst(self, values: list[Value]) -> None:
-        """Write the text that has arrived together."""
+        """Write the text of the fragments that arrived together."""
         text = "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
         if text:
             self._write(text)

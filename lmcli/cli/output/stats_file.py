@@ -1,11 +1,11 @@
-"""The stats of a prediction, for a person and for a file."""
+"""The stats of a prediction, as text and as lines of a file."""
 
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lmcli.cli.jsontext import written
+from lmcli.cli.json_text import dump_json
 from lmcli.cli.output.results import SIGNALLED, error_record, model_record, stats_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import output_failure
@@ -14,7 +14,7 @@ from lmcli.values import JsonObject, PredictionEnd
 
 
 def stats_text(end: PredictionEnd) -> str:
-    """The stats for a person, one a line."""
+    """The stats as text, one per line."""
     stats = end.stats
     rows = {
         "Model used": end.model_info.display_name,
@@ -30,7 +30,7 @@ def stats_text(end: PredictionEnd) -> str:
 def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: str | None) -> JsonObject:
     """The record of one prediction in a stats file; never the prompt or the answer.
 
-    Where no model answered, its entry holds the key that was asked for.
+    If no model answered, the entry of the model holds the requested key.
     """
     end, error, signum = outcome.end, outcome.error, outcome.signum
     status = SIGNALLED + signum if signum is not None else error.exit_code if error else ExitCode.OK
@@ -45,12 +45,12 @@ def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: s
 
 
 def append_line(path: Path, record: JsonObject) -> None:
-    """Append one record to a file in one write, so that processes that do it at once do not tear lines.
+    """Append one record to a file in one write, so that concurrent processes do not interleave lines.
 
     Raises:
-        OutputFailed: it could not be written whole.
+        OutputFailed: it could not be written completely.
     """
-    line = written({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
+    line = dump_json({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -62,11 +62,11 @@ def append_line(path: Path, record: JsonObject) -> None:
 
 
 def _append(descriptor: int, line: bytes) -> None:
-    """Write a line; where there is no room for all of it, see to it that the next one begins a line."""
-    begun = os.write(descriptor, line)
+    """Write a line; if only a part of it fits, try to end that part, so that the next record starts a new line."""
+    written = os.write(descriptor, line)
     try:
-        while begun < len(line):
-            begun += os.write(descriptor, line[begun:])
+        while written < len(line):
+            written += os.write(descriptor, line[written:])
     except OSError:
         with suppress(OSError):
             os.write(descriptor, b"\n")

@@ -1,4 +1,4 @@
-"""stdout, written so that a reader who leaves, a full disk and a signal are all noticed."""
+"""stdout, written so that a closed pipe, a full disk and a signal are all detected."""
 
 import io
 import os
@@ -12,24 +12,24 @@ from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
 from lmcli.errors import LmError, OutputFailed, reason
 
 _PIPE_BYTES: Final = 4096
-"""A pipe that is ready takes this much without blocking. Source: POSIX, PIPE_BUF, its value on Linux."""
+"""A pipe that is ready accepts this many bytes without blocking. Source: POSIX, PIPE_BUF, its value on Linux."""
 
 
 class ReaderLeft(Exception):
-    """The reader of stdout is gone; not an error of anybody."""
+    """The reader of stdout has closed it; not an error."""
 
 
 class Output:
-    """Writes bytes to a descriptor at once and whole.
+    """Writes bytes to a descriptor, immediately and completely.
 
     Args:
-        descriptor: where to.
-        signals: the signals to obey.
+        descriptor: the descriptor of stdout.
+        signals: the signals that interrupt a write.
 
     Attributes:
-        is_broken: nothing can be written any more.
-        deadline: after a signal, the moment (on the monotonic clock) after which a slow reader is no longer waited for.
-        last: the last byte that was written; empty before the first.
+        is_broken: writing has failed and is not tried again.
+        deadline: after a signal, the time (on the monotonic clock) until which a write may wait for the reader.
+        last: the last byte written; empty before the first.
         before_first: called before the first byte is written.
     """
 
@@ -39,32 +39,32 @@ class Output:
         self.last = b""
         self.before_first: Callable[[], None] = lambda: None
         self._descriptor = descriptor
-        self._stops = signals
+        self._signals = signals
         self._unsent = b""
 
     def begin(self) -> None:
-        """Begin with a new answer."""
+        """Start a new answer."""
         self.deadline, self.last, self.before_first = None, b"", lambda: None
 
     def interrupts(self) -> Sequence[Interrupt]:
-        """What ends a wait for the server: a signal, or the reader of a pipe leaving; while signals are watched."""
-        is_watched = self.has_reader and not self.is_broken and self._stops.is_watching
+        """What interrupts a wait for the server while signals are watched: a signal, or a closed pipe."""
+        is_watched = self.has_reader and not self.is_broken and self._signals.is_watching
         breaks = (Interrupt(self._descriptor, on_break_only=True),) if is_watched else ()
-        return (*self._stops.interrupts, *breaks)
+        return (*self._signals.interrupts, *breaks)
 
     @property
     def has_reader(self) -> bool:
-        """Whether another process reads what is written: it is a pipe or a socket."""
+        """Whether another process reads stdout: it is a pipe or a socket."""
         mode = os.fstat(self._descriptor).st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     def write(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all bytes.
 
         Raises:
-            ReaderLeft: there is nobody to read it.
-            Interrupted: a signal came; what is left is written by the next call.
-            OutputFailed: the disk is full, or the like.
+            ReaderLeft: the pipe has no reader.
+            Interrupted: a signal came; the next call writes the rest.
+            OutputFailed: the bytes cannot be written, for example because the disk is full.
         """
         if self.is_broken:
             return
@@ -75,15 +75,15 @@ class Output:
         try:
             while rest:
                 self._wait()
-                rest = rest[self._written(rest[:_PIPE_BYTES]) :]
+                rest = rest[self._write_some(rest[:_PIPE_BYTES]) :]
         finally:
             self._unsent = bytes(rest)
 
-    def _written(self, data: memoryview) -> int:
-        """Write what there is room for; how much it was."""
+    def _write_some(self, data: memoryview) -> int:
+        """Write as much as is accepted; return the number of bytes."""
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # whoever shares the pipe made it non-blocking, and filled it first
+        except BlockingIOError:  # another process made the shared pipe non-blocking, and filled it
             return 0
         except OSError as error:
             self.is_broken = True
@@ -92,29 +92,29 @@ class Output:
             raise output_failure("standard output", error) from error
 
     def check(self) -> None:
-        """Notice a reader who left while there was nothing to write.
+        """Detect that the reader has left while there was nothing to write.
 
         Raises:
-            ReaderLeft: nobody will read any more.
+            ReaderLeft: the pipe has no reader.
         """
         if not self.is_broken and is_broken(self._descriptor):
             self.is_broken = True
             raise ReaderLeft
 
     def _wait(self) -> None:
-        interrupts = self._stops.interrupts
-        left = None if self.deadline is None else self.deadline - time.monotonic()
-        if left is None and self._stops.is_obeyed:  # write only what can be written now
-            left = 0
-        woken = wait(self._descriptor, to_read=False, to_write=True, interrupts=interrupts, timeout=left)
+        interrupts = self._signals.interrupts
+        timeout = None if self.deadline is None else self.deadline - time.monotonic()
+        if timeout is None and self._signals.is_acknowledged:  # write only what is accepted at once
+            timeout = 0
+        woken = wait(self._descriptor, to_read=False, to_write=True, interrupts=interrupts, timeout=timeout)
         if woken is not Woken.READY:
             self.is_broken = woken is Woken.TIMED_OUT and self.deadline is not None
-            self._stops.check()
+            self._signals.check()
             raise Interrupted
 
 
 def print_bytes(data: bytes, descriptor: int) -> None:
-    """Write to stdout what is complete already; dies of a broken pipe, and of a signal where nobody watches for it.
+    """Write complete output to stdout; dies of a broken pipe, and of a signal.
 
     Raises:
         OutputFailed: it could not be written.
@@ -125,20 +125,20 @@ def print_bytes(data: bytes, descriptor: int) -> None:
         die_of_broken_pipe()
 
 
-class Printed(io.TextIOWrapper):
-    """Stands in for `sys.stdout`, so that what others print (help, an address) fails as our own output does."""
+class UnbufferedStdout(io.TextIOWrapper):
+    """Replaces `sys.stdout`, so that what libraries print (help, an address) fails as our own output does."""
 
     def __init__(self, descriptor: int) -> None:
-        never_filled = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
-        super().__init__(never_filled, encoding="utf-8", errors="replace")
+        unused = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False))
+        super().__init__(unused, encoding="utf-8", errors="replace")
         self._descriptor = descriptor
 
     def write(self, text: str) -> int:
-        """Write at once."""
+        """Write immediately."""
         print_bytes(text.encode(errors="replace"), self._descriptor)
         return len(text)
 
 
 def output_failure(what: str, error: OSError) -> LmError:
-    """The error for what could not be written."""
+    """The error for a failed write."""
     return OutputFailed(f"cannot write to {what}: {reason(error)}")

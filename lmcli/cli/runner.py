@@ -1,10 +1,10 @@
-"""The work of one command on one connection, which signals, a reader who leaves and errors can end early."""
+"""Running a command on one connection, which signals, a closed stdout and errors can end early."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from lmcli.cli.delivery import Fed, deliver
+from lmcli.cli.delivery import Consumer, deliver
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import add
@@ -20,22 +20,22 @@ from lmcli.errors import ExitCode, LmError
 _NAMESPACE: Final = "llm"
 
 
-class Run:
-    """Keeps what went wrong first, step by step, until the work is wound up; then the process ends with it.
+class Runner:
+    """Runs the steps of a command, keeps their first error, and ends the process with it.
 
     Args:
-        options: which server.
-        env: the process.
-        messages: says what is not the answer.
+        options: name the server.
+        env: the environment.
+        messages: writes messages to stderr.
 
     Attributes:
-        signals: watched for inside of `watched`.
+        signals: watched inside `watched`.
         output: stdout.
-        connection: the way to the server, inside of `connected`.
-        uploads: puts images on the server.
+        connection: the connection, inside `connected`.
+        uploads: uploads images to the server.
         error: the first error.
-        messages: says what is not the answer.
-        remember: keeps the key of a model for completion.
+        messages: writes messages to stderr.
+        cache_model_key: stores the key of a model for completion.
     """
 
     connection: Connection
@@ -46,17 +46,17 @@ class Run:
         self.output = Output(env.stdout, self.signals)
         self.error: LmError | None = None
         self.messages = messages
-        self._has_lost_its_reader = False
+        self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
         self._connect = lambda: connect(options, env, messages, interrupts=self.output.interrupts)
-        self.remember: Callable[[str], None] = lambda key: add(key, options, env)
+        self.cache_model_key: Callable[[str], None] = lambda key: add(key, options, env)
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Have a connection until the block ends.
+        """Open a connection for the duration of the block.
 
         Raises:
-            LmError: there is no server; before signals are watched, so that they still end the process at once.
+            LmError: no server can be reached. Signals are not watched yet, so they end the process at once.
         """
         with self._connect() as connection:
             self.connection = connection
@@ -66,44 +66,44 @@ class Run:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Have a signal and a reader who leaves end the work, not the process, until the block ends."""
-        self.error, self._has_lost_its_reader = None, False
+        """For the duration of the block, let signals and a closed stdout end the step, not the process."""
+        self.error, self._has_lost_reader = None, False
         self.output.begin()
         with self.signals:
             yield
 
     @property
     def session(self) -> Session:
-        """The socket for the next prediction or load."""
+        """The session for the next prediction or load."""
         return self.connection.session(_NAMESPACE)
 
     @property
     def signum(self) -> int | None:
-        """The signal to die of, if there is one; a reader who left counts as SIGPIPE."""
-        return self.signals.signum or (BROKEN_PIPE if self._has_lost_its_reader else None)
+        """The signal that the process is to die of, if any; SIGPIPE if the reader of stdout has left."""
+        return self.signals.signum or (BROKEN_PIPE if self._has_lost_reader else None)
 
     def attempt(self, step: Callable[..., None], *arguments: object) -> None:
-        """Take one step; what ends it early is kept."""
+        """Run one step; keep what ends it early."""
         try:
             step(*arguments)
         except Interrupted:
-            pass  # `signals` knows which
+            pass  # `signals` has the number
         except ReaderLeft:
-            self._has_lost_its_reader = True
+            self._has_lost_reader = True
         except LmError as error:
             self.error = self.error or error
         finally:
             self.signals.acknowledge()
 
-    def deliver(self, session: Session, running: Sequence[Fed], *, tick: float | None = None) -> None:
-        """Feed what runs on a session until all of it is over, see `delivery`."""
-        deliver(session, running, self.output, self.signals, tick=tick)
+    def deliver(self, session: Session, consumers: Sequence[Consumer], *, tick: float | None = None) -> None:
+        """Deliver the values of a session's channels until all are closed, see `delivery`."""
+        deliver(session, consumers, self.output, self.signals, tick=tick)
 
     def end(self) -> ExitCode:
-        """End the process as the work ended; the status where nothing went wrong.
+        """Die of the signal that came, if any; else return the status of success.
 
         Raises:
-            LmError: the first error, where no signal comes before it.
+            LmError: the first error, if no signal came.
         """
         if self.signum is not None:
             die_of(self.signum)
