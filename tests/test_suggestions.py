@@ -84,7 +84,7 @@ def test_a_command_is_answered_with_a_line_to_type(typed: str, meant: str) -> No
         ("respond -np 'hello world'", "lm respond PROMPT"),
         ("chat -m echo --prompt=hello -t 0", "lm chat -m echo hello -t 0"),
         ("respond --version", "lm --version"),
-        ("respond --top 1 hi", "--top-p 1 or --top-k 1"),
+        ("respond --top 1 hi", "--top-k 1 or --top-p 1"),
         ("respond --verbos hi", "--verbose"),
         ("respond --temprature 1 hi", "--temperature 1"),
         ("models --loded", "--loaded"),

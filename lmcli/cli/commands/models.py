@@ -110,9 +110,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
             instance = load.load(request)
             runner.output.write(f"{instance.identifier}\n".encode())
             if _has_load_options(options) and not load.channel.is_new:
-                messages.warning(
-                    f"{words[0]} is loaded already, its settings are unchanged (--identifier NAME loads another)"
-                )
+                messages.warning(f"{words[0]} was loaded already and is unchanged (--identifier NAME loads another)")
 
         runner.attempt(load_and_print)
         load.finish()
