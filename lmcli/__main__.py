@@ -29,7 +29,7 @@ def main() -> None:
     from lmcli.cli.main import main as run
 
     startup.after_imports()
-    startup.leave(run(sys.argv[1:]))
+    startup.exit_now(run(sys.argv[1:]))
 
 
 if __name__ == "__main__":

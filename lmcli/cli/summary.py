@@ -107,7 +107,7 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     report(table, {"by": by, "groups": records}, options.output, env)
     if skipped:
         what = "1 line that is not a record" if skipped == 1 else f"{skipped} lines that are not records"
-        failures.append(BadInput(f"skipped {what}", "lm help stats says what records are"))
+        failures.append(BadInput(f"skipped {what}", "lm help stats describes records"))
     for failure in failures[:-1]:
         messages.error(failure)
     if failures:

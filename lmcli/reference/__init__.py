@@ -1,1 +1,1 @@
-"""Man pages, completions and the tables of the README, made from the commands; no command imports it."""
+"""Man pages, completions and the tables of the README, generated from the commands; no command imports it."""

@@ -1,4 +1,4 @@
-"""`python -m lmcli.reference [--check]`: write what is generated, or say what is not up to date."""
+"""`python -m lmcli.reference [--check]`: write the generated files, or list those that are out of date."""
 
 import argparse
 import sys
@@ -15,27 +15,31 @@ SHELLS: Final = {"lm.bash": bash, "_lm": zsh, "lm.fish": fish}
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """Every generated file below the root of the sources, and what it should hold."""
-    known = commands()
-    pages = {Path("man", f"{name}.1"): manual.page(name, known, manual.prose_of(name, root)) for name in manual.PAGES}
-    completions = {Path("completions", name): shell.completion(known) for name, shell in SHELLS.items()}
+    """The generated files by path below the root of the sources, with their contents."""
+    all_commands = commands()
+    pages = {
+        Path("man", f"{name}.1"): manual.page(name, all_commands, manual.prose_of(name, root)) for name in manual.PAGES
+    }
+    completions = {Path("completions", name): shell.completion(all_commands) for name, shell in SHELLS.items()}
     readme = Path("README.md")
     return pages | completions | {readme: filled((root / readme).read_text(encoding="utf-8"))}
 
 
 def stale(files: Mapping[Path, str], root: Path) -> list[Path]:
-    """Those that hold something else, or are not there."""
-    return [path for path, text in files.items() if not _holds(root / path, text)]
+    """The files that are missing or have other contents."""
+    return [path for path, text in files.items() if not _has_text(root / path, text)]
 
 
-def _holds(path: Path, text: str) -> bool:
+def _has_text(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def main() -> int:
-    """Write, or check; gives the exit status."""
+    """Write or check the files; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m lmcli.reference")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 and names if something is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; list files that are out of date, and exit with status 1"
+    )
     is_check = parser.parse_args().check
     files = generated(ROOT)
     changed = stale(files, ROOT)

@@ -1,4 +1,4 @@
-"""The man pages, in mdoc: prose from `man/prose`, everything that is a table from the commands."""
+"""The man pages, in mdoc: prose from `man/prose`, all lists generated from the commands."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ _FIELDS_PAGE: Final = "lm-respond"
 _FIELDS_INTRODUCTION: Final = r"""
 .Ss Fields of \-\-set
 .Ar KEY
-is one of these, or any other that the server knows; the prefix
+is one of these, or any other that the server supports; the prefix
 .Ql llm.prediction.
-may stand before it.
+may be added.
 A field with a switch takes an object:
 .Ql {\(dqchecked\(dq: true, \(dqvalue\(dq: 40}
 sets it, and with
 .Ql false
-the server leaves it off.
+the server does not apply it.
 """
 _TYPES: Final[Mapping[Types, str]] = {
     NUMBER: "number",
@@ -46,7 +46,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
     Args:
         name: of the page.
         commands: all commands by path.
-        prose: its date line and sections by hand; between .Bd -literal and .Ed stands shell as it is typed.
+        prose: its date line and the sections written by hand; shell between .Bd -literal and .Ed is not escaped.
     """
     date, sections = _sections(prose)
     shown = _of_page(name, commands)
@@ -70,21 +70,21 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
 
 
 def examples(prose: str) -> Iterator[str]:
-    """The shell blocks of a page's examples, as they are typed."""
+    """The shell code of the examples of a page."""
     inside = prose.partition("\n.Sh EXAMPLES\n")[2].split(_LITERAL[0] + "\n")[1:]
     for block in inside:
         yield block.partition(_LITERAL[1])[0]
 
 
 def prose_of(name: str, root: Path) -> str:
-    """What was written by hand for a page."""
+    """The prose of a page."""
     return (root / "man" / "prose" / f"{name}.mdoc").read_text(encoding="utf-8")
 
 
 def _of_page(name: str, commands: Mapping[str, Command]) -> list[Command]:
-    """The command that a page is about, and those below it; `lm` has its own pages for these."""
+    """The command of a page and its subcommands; those of `lm` have pages of their own."""
     path = name.removeprefix("lm").removeprefix("-")
-    return [commands[path], *(commands[below] for below in commands[path].below if path)]
+    return [commands[path], *(commands[name] for name in commands[path].subcommands if path)]
 
 
 def _sections(prose: str) -> tuple[str, dict[str, list[str]]]:
@@ -101,13 +101,13 @@ def _literals_escaped(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _literal(text: str) -> str:
-    r"""Text that is shown, and copied, character by character; a full stop at its beginning is no request."""
+    r"""Literal text, which can be copied from the page; a full stop at its beginning is not a request."""
     escaped = "".join(_ESCAPES.get(char, char) for char in text)
     return rf"\&{escaped}" if escaped.startswith(".") else escaped
 
 
 def _text(text: str) -> list[str]:
-    """Sentences, one a line; the hyphens of options are those that can be typed."""
+    """Sentences, one per line; the hyphens of options are ASCII, so that they can be copied."""
     plain = "".join(_PLAIN.get(char, char) for char in text)
     plain = re.sub(r"(?<!\w)--?(?=\w)[\w-]*", lambda found: found[0].replace("-", r"\-"), plain)
     return [rf"\&{line}" if line[0] in ".'" else line for line in re.split(r"(?<=[.!?]) +(?=[A-Z])", plain)]
@@ -152,7 +152,7 @@ def _typed(option: Option) -> str:
 
 
 def _fields() -> Iterator[str]:
-    """The fields that `--set` knows: their names after the prefix, types and ranges."""
+    """The known fields of `--set`: their names after the prefix, types and ranges."""
     yield from _FIELDS_INTRODUCTION.strip().split("\n")
     yield ".Bl -tag -width Ds -compact"
     for field in sorted((*OPTIONS.values(), *UNNAMED), key=lambda field: field.key):

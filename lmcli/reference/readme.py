@@ -1,4 +1,4 @@
-"""The tables of the README: what stands between `<!-- generated: NAME -->` and `<!-- end -->`."""
+"""The tables of the README, between `<!-- generated: NAME -->` and `<!-- end -->`."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,17 +16,17 @@ _WIDTH: Final = 78  # of a terminal of 80 columns, and of a pipe
 
 
 def filled(text: str) -> str:
-    """The README with its tables as they should be."""
+    """The README with its tables generated."""
     return _BLOCK.sub(lambda found: found[1] + _table(found[2]) + found[3], text)
 
 
 def help_of(name: str) -> str:
     """What `lm NAME --help` prints in a pipe."""
     root: Any = get_command(build(Environment.of_process()))
-    context = typer.Context(root, info_name="lm", **root.context_settings)
+    parent = typer.Context(root, info_name="lm", **root.context_settings)
     command = root.commands[name]
-    below = typer.Context(command, info_name=name, parent=context, terminal_width=_WIDTH)
-    return f"{command.get_help(below)}\n"
+    context = typer.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH)
+    return f"{command.get_help(context)}\n"
 
 
 def _table(name: str) -> str:
@@ -40,7 +40,7 @@ def _rows(titles: tuple[str, str], rows: Iterable[tuple[object, str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Options and files as code, and no bar that would end a cell."""
+    """Options and files as code, and bars escaped, which would end a cell."""
     return re.sub(r"(?<![\w`])(--?[a-z][\w-]*|~/[\w./]+)", r"`\1`", text).replace("|", r"\|")
 
 

@@ -1,4 +1,4 @@
-"""Typer's command tree as plain records."""
+"""The command tree of Typer as plain records."""
 
 import re
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ ANY_FILE: Final = "*"
 
 
 class Values(NamedTuple):
-    """What a TAB offers for a value.
+    """The completions of a value.
 
     Attributes:
-        words: these.
-        files: files whose names match this pattern, and folders on the way.
-        has_keys: the keys of models that are known here.
+        words: fixed words.
+        files: a pattern of file names; folders are completed, too.
+        has_keys: whether to complete the model keys in the cache.
     """
 
     words: tuple[str, ...] = ()
@@ -31,10 +31,10 @@ class Option(NamedTuple):
     """One option.
 
     Attributes:
-        names: as they are typed, short ones first; those that negate it last.
-        metavar: what its value is called; empty if it has none.
-        values: what its value may be.
-        help: what it does, in sentences.
+        names: the spellings, short ones first; those that negate it last.
+        metavar: the name of its value; empty if it has none.
+        values: the completions of its value.
+        help: its help, in sentences.
         notes: environment and default, `env: LM_MODEL; default: the loaded one`.
         is_repeatable: whether it may be given several times.
     """
@@ -48,12 +48,12 @@ class Option(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What it does, for a line in a list."""
+        """Its help for a list, without the period."""
         return self.help.rstrip(".")
 
 
 class Command(NamedTuple):
-    """One command; `path` is what is typed after `lm`, empty for `lm` itself."""
+    """One command; `path` is its name with those of its parents, empty for `lm` itself."""
 
     path: str
     summary: str
@@ -61,7 +61,7 @@ class Command(NamedTuple):
     options: tuple[Option, ...]
     argument: str
     argument_values: Values
-    below: tuple[str, ...]
+    subcommands: tuple[str, ...]
 
 
 _BY_NAME: Final = {
@@ -79,13 +79,13 @@ _BY_METAVAR: Final = {
     "[IDENTIFIER]...": Values(has_keys=True),
     "[COMMAND]...": Values(words=tuple(name for name in COMMANDS if " " not in name)),
 }
-"""What a value may be, where its type does not say."""
+"""The completions of values that do not follow from their types."""
 
 _HELP: Final = re.compile(r"(?P<text>.*?)(?:  \[(?P<notes>.*?)\])?(?P<more>  .*)?")
 
 
 def commands() -> dict[str, Command]:
-    """`lm` and all its commands by path, those below another right after it."""
+    """`lm` and all its commands by path; subcommands follow their parent."""
     root = get_command(build(Environment.of_process()))
     return {command.path: command for command in _walk(root, "", None)}
 
@@ -96,17 +96,17 @@ def _walk(command: Any, path: str, parent: typer.Context | None) -> Iterator[Com
     arguments = [p.make_metavar(context) for p in command.get_params(context) if p.param_type_name == "argument"]
     argument = arguments[0] if arguments else ""
     summary, _, example = command.help.partition("\n\nExample: ")
-    paths = [known for known in COMMANDS if known.rpartition(" ")[0] == path]
+    paths = [name for name in COMMANDS if name.rpartition(" ")[0] == path]
     values = _BY_METAVAR.get(argument, Values())
     yield Command(path, summary, example, tuple(options), argument, values, tuple(paths))
-    for below in paths:
-        yield from _walk(command.commands[below.rpartition(" ")[2]], below, context)
+    for name in paths:
+        yield from _walk(command.commands[name.rpartition(" ")[2]], name, context)
 
 
 def _option(parameter: Any, context: typer.Context) -> Option:
     found = _HELP.fullmatch(parameter.get_help_record(context)[1])
     if found is None:
-        raise ValueError(f"the help of {parameter.opts[0]} is more than a line")
+        raise ValueError(f"the help of {parameter.opts[0]} has more than one line")
     return Option(
         names=(*sorted(parameter.opts, key=len), *parameter.secondary_opts),
         metavar="" if parameter.is_flag else parameter.make_metavar(context),
