@@ -84,24 +84,24 @@ def test_a_name_loads_its_own_floor(statement: str, absent: set[str]) -> None:
     assert loaded_by(statement) & absent == set()
 
 
-DOOR = """
+ENTRY_POINT = """
 import sys
 from lmcli import __main__
 from lmcli import startup
-def leave(status):
+def exit_now(status):
     sys.stdout.flush()
     import json
     print(json.dumps([status, sorted(sys.modules)]), file=sys.stderr)
-startup.leave = leave
+startup.exit_now = exit_now
 sys.argv = ["lm", *sys.argv[1:]]
 __main__.main()
 """
-"""`lm`, saying what was loaded where it would leave."""
+"""`lm`, which reports the loaded modules instead of exiting."""
 
 
 def lm(*arguments: str) -> tuple[str, int, set[str]]:
     """Run a command: its output, its status and what it loaded."""
-    ran = python(DOOR, *arguments)
+    ran = python(ENTRY_POINT, *arguments)
     *said, last = ran.stderr.splitlines()
     assert said == []
     status, modules = json.loads(last)
@@ -117,8 +117,8 @@ print(*sys.modules, file=sys.stderr)
 """
 
 
-def test_version_is_answered_by_the_door() -> None:
-    """`lm --version` loads nothing of `lm` but the door."""
+def test_version_is_printed_by_the_entry_point() -> None:
+    """`lm --version` loads no module of `lm` but the entry point."""
     ran = python(VERSION)
     assert ran.stdout == f"lm {lmcli.__version__}\n"
     modules = set(ran.stderr.split())

@@ -170,7 +170,7 @@ def test_token_file_that_everybody_can_read_is_warned_about(tmp_path: Path, capl
     file.write_text(TOKEN)
     file.chmod(0o644)
     assert read_api_tokens(file)
-    assert "others can read" in caplog.text
+    assert "is readable by others" in caplog.text
 
 
 def test_strangers_leave_no_traceback(serve: Serve, connect: Connect) -> None:

@@ -296,7 +296,7 @@ def test_colour_is_for_who_wants_it(wish: Wish, tmp_path: Path, server: Running)
     with start(*line, folder=tmp_path, variables=everything, stderr=stderr) as child:
         assert child.end() == 0
     assert (COLOR.search(child["stderr"]) is not None) is wish.is_colored
-    assert COLOR.sub(b"", child["stderr"]).startswith(b"lm: warning: others can read the token file 'token'")
+    assert COLOR.sub(b"", child["stderr"]).startswith(b"lm: warning: the token file 'token' is readable by others")
 
 
 @pytest.mark.parametrize(
