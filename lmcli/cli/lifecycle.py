@@ -56,7 +56,7 @@ class _Lifecycle(Generic[AnyChannel]):
         return Outcome(error=self._runner.error or self.error, signum=self._runner.signum)
 
     def finish(self) -> None:
-        """Have every sink complete its output, with the outcome as it is by then."""
+        """Let every sink complete its output, with the outcome at that time."""
         for sink in self._sinks:
             self._runner.attempt(sink.finish, self.outcome)
 

@@ -1,6 +1,6 @@
 """Chat files: read completely, locked during a turn, replaced atomically when it is complete.
 
-A reader sees the file before a turn or after it, never a partial one; so it is after a crash, too.
+Readers see the file as it was before a turn or after it, even if the process crashes.
 """
 
 import os

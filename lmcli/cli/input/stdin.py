@@ -112,7 +112,7 @@ def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonO
     data = _content(path, env, messages)
     name = "stdin" if _is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
-        # The keys are those of the wire, so that other programs can read the history; `path` is what `lm` goes by.
+        # The keys are those of the wire, so that other programs can read the history; `lm` itself uses `path`.
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
         return {**named, "fileType": "image", "path": _source(path, data)}
     try:
