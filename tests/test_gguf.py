@@ -51,11 +51,11 @@ def test_every_truncation_is_noticed(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("at", "value", "said"),
     [
-        (0, b"GGML", "no GGUF"),
+        (0, b"GGML", "not a GGUF"),
         (4, struct.pack("<I", 9), "version 9"),
-        (8, struct.pack("<Q", 2**60), "promises more"),
-        (16, struct.pack("<Q", 2**60), "promises more"),
-        (24, struct.pack("<Q", 2**62), "promises more"),
+        (8, struct.pack("<Q", 2**60), "exceeds its size"),
+        (16, struct.pack("<Q", 2**60), "exceeds its size"),
+        (24, struct.pack("<Q", 2**62), "exceeds its size"),
     ],
 )
 def test_lies_are_noticed(model: Path, tmp_path: Path, at: int, value: bytes, said: str) -> None:
@@ -96,7 +96,7 @@ def test_model_in_parts(tmp_path: Path) -> None:
     (found,) = local_models([first])
     assert found.info.model_key == "tiny"
     assert found.info.size_bytes == 2 * first.stat().st_size
-    with pytest.raises(UsageError, match="later part"):
+    with pytest.raises(UsageError, match="not the first part"):
         local_models([second])
 
 
@@ -106,7 +106,7 @@ def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
         local_models([tmp_path])
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
-    with pytest.raises(NoInput, match="no ordinary file"):
+    with pytest.raises(NoInput, match="not a regular file"):
         local_models([pipe])
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         local_models([tmp_path / "nothing.gguf"])
     text = tmp_path / "text.gguf"
     text.write_text("I am a text")
-    with pytest.raises(LoadFailed, match="no GGUF file"):
+    with pytest.raises(LoadFailed, match="not a GGUF file"):
         local_models([text])
     writer = gguf.GGUFWriter(tmp_path / "eyes.gguf", "clip")
     writer.write_header_to_file()

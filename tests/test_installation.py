@@ -50,7 +50,9 @@ def hint(python: Path) -> str:
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False)
     error, told = ran.stderr.splitlines()
     assert (ran.returncode, ran.stdout) == (69, "")
-    assert error == "lm: error: running GGUF files takes llama.cpp, which cannot be loaded: No module named xllamacpp"
+    assert (
+        error == "lm: error: running GGUF files requires llama.cpp, which cannot be imported: No module named xllamacpp"
+    )
     return told.removeprefix("lm: hint: ").removesuffix(" installs it")
 
 

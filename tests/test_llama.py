@@ -19,11 +19,11 @@ from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama.backend import LlamaEngine
-from lmcli.server.llama.generator import Prediction
+from lmcli.server.llama.llama_engine import LlamaEngine
+from lmcli.server.llama.parameters import exceeded_limits
+from lmcli.server.llama.prediction import Prediction
 from lmcli.server.llama.preflight import preflight
-from lmcli.server.llama.runtime import LoadSettings, Runtime
-from lmcli.server.llama.sampling import excess
+from lmcli.server.llama.runtime import LoadOptions, Runtime
 from lmcli.values import PredictionConfig, Stats
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
@@ -250,8 +250,8 @@ def test_grammar_that_is_too_much(wire: Wire, grammar: str) -> None:
 def test_form_within_its_limits() -> None:
     """What is at the limits is not refused; words that look like limits are no limits."""
     for schema in ({"maxLength": 2000}, {"pattern": "(a{2000}|b{,7}|c{3,})"}, {"properties": {"minItems": nested(90)}}):
-        assert not list(excess({"json_schema": schema}))
-    assert not list(excess({"grammar": "root ::= " + "(" * 500 + '"a"{1999}' + ")" * 500}))
+        assert not list(exceeded_limits({"json_schema": schema}))
+    assert not list(exceeded_limits({"grammar": "root ::= " + "(" * 500 + '"a"{1999}' + ")" * 500}))
 
 
 @pytest.mark.parametrize(
@@ -476,8 +476,8 @@ def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
     """The engine is left as soon as everything is computed, read or not."""
 
     async def compute() -> None:
-        runtime = Runtime(files["one"], LoadSettings(CONTEXT, 1, 0, 1, {}))
-        has_left = asyncio.Event()
+        runtime = Runtime(files["one"], LoadOptions(CONTEXT, 1, 0, 1, {}))
+        is_released = asyncio.Event()
         request = PredictionRequest(
             messages=(),
             raw_prompt="a",
@@ -488,18 +488,18 @@ def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
         )
         loop = asyncio.get_running_loop()
 
-        def leave() -> None:
-            loop.call_soon_threadsafe(has_left.set)
+        def release() -> None:
+            loop.call_soon_threadsafe(is_released.set)
 
         prediction = Prediction(
             runtime=runtime,
             request=request,
             context_length=CONTEXT,
             warn=lambda *_: None,
-            leave=leave,
+            release=release,
         )
         prediction.start()
-        await has_left.wait()
+        await is_released.wait()
         events = [event async for event in prediction.events()]
         assert isinstance(events[-1], Stats)
         assert events[-1].predicted_tokens_count == 200
@@ -561,7 +561,7 @@ def test_what_is_not_met_is_said_once(wire: Wire, caplog: pytest.LogCaptureFixtu
     config = options(**{"llama.cpuThreads": 3, "tools": {"type": "none"}, "speculativeDecoding.draftModel": ""})
     for _ in range(2):
         complete(wire, "a", config)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.backend"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.llama_engine"]
     assert len(warnings) == 1
     assert "llama.cpuThreads" in warnings[0]
 
@@ -613,13 +613,13 @@ def test_damaged_file_is_refused(connect: Connect, tmp_path: Path) -> None:
     with background.start(LlamaEngine([cut, odd, fatal])) as running:
         cut.write_bytes(cut.read_bytes()[:200_000])
         wire = connect(running)
-        assert "cut short" in load(wire, "cut")[-1]["title"]
+        assert "truncated" in load(wire, "cut")[-1]["title"]
         answer = load(wire, "odd")[-1]
         assert "Cannot load odd" in answer["title"]
         assert "'output_norm.weight' not found" in answer["title"]
-        assert answer["suggestion"] == "lm serve --verbose shows what llama.cpp says"
+        assert answer["suggestion"] == "lm serve --verbose shows the log of llama.cpp"
         aborted = load(wire, "fatal")[-1]["title"]
-        assert "damaged" in aborted
+        assert "invalid" in aborted
         assert "GGML_ASSERT" in aborted, "llama.cpp aborts on this one"
         assert wire.result("listLoaded") == []
 

@@ -13,7 +13,7 @@ from conftest import Serve
 from tiny_model import make_model
 
 from lmcli.server import background
-from lmcli.server.llama.backend import LlamaEngine
+from lmcli.server.llama.llama_engine import LlamaEngine
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_files_that_will_not_do(file: Path, tmp_path: Path) -> None:
     for words in (("serve", file, cut), ("respond", "--host", cut, "hi")):
         done = lm(*words)
         assert (done.returncode, done.stdout) == (69, "")
-        assert "cut.gguf' is cut short" in done.stderr
+        assert "cut.gguf' is truncated" in done.stderr
     gone = lm("respond", "--host", tmp_path / "gone.gguf", "hi")
     assert gone.returncode == 66
     assert "gone.gguf" in gone.stderr

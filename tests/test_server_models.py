@@ -134,7 +134,7 @@ def test_slow_load_is_never_silent(
     start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that hears nothing for long gives up: the progress is told again and again."""
-    monkeypatch.setattr("lmcli.server.load_tasks.NEWS_SECONDS", 0.01)
+    monkeypatch.setattr("lmcli.server.load_tasks.REPEAT_SECONDS", 0.01)
     wire = connect(start_server(load_seconds=1000))
     wire.open("getOrLoad", getting())
     told = [wire.receive()["message"] for _ in range(4)]
@@ -390,7 +390,7 @@ def test_upload_is_decoded_in_pieces(
     server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Wherever a large upload is cut, it is the same file; a cut does not hide a fault."""
-    monkeypatch.setattr("lmcli.server.files.PIECE", 4)
+    monkeypatch.setattr("lmcli.server.file_endpoints.PIECE_SIZE", 4)
     files = connect(server, "/files")
     text = "aé€zzzzzzzz"[:size]
     answer = files.result("uploadFileBase64", {"name": "x", "contentBase64": base64.b64encode(text.encode()).decode()})
@@ -401,7 +401,7 @@ def test_upload_is_decoded_in_pieces(
 
 def test_uploads_are_bounded(server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """All files of a client together may have a size; beyond it a file is refused, those before stay."""
-    monkeypatch.setattr("lmcli.server.identities.MAX_UPLOADED_BYTES", 8)
+    monkeypatch.setattr("lmcli.server.authentication.MAX_UPLOADED_BYTES", 8)
     asked = {"name": "x", "contentBase64": base64.b64encode(b"1234").decode()}
     first, second = connect(server, "/files"), connect(server, "/files")
     assert first.result("uploadFileBase64", asked)["sizeBytes"] == 4

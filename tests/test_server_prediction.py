@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lmcli.server.background import Running
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import PredictionEvent, PredictionRequest
 from lmcli.values import Fragment, ModelInfo, Stats
 from lmcli.wire.config import RAW_TEMPLATE

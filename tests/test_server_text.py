@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmcli.server.echo.repeater import count, tokens
+from lmcli.server.echo.echo_engine import count, tokens
 from lmcli.server.echo.schema_example import NoExample, schema_example
-from lmcli.server.text_stream import Outlet, ReasoningTags, StopSearch
+from lmcli.server.text_processing import ReasoningTags, StopStringMatcher, TextProcessor
 
 CROWDED = st.text(alphabet="ab<>/ \n")
 
@@ -34,7 +34,7 @@ def test_token_is_a_word_with_the_space_before_it(text: str, pieces: list[str]) 
 @given(pieces=st.lists(CROWDED), signals=st.lists(CROWDED.filter(bool), max_size=3))
 def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], signals: list[str]) -> None:
     """What comes out holds no stop string, and is the text up to the first of them."""
-    search = StopSearch(signals)
+    search = StopStringMatcher(signals)
     found = ""
     for piece in pieces:
         found += search.feed(piece)
@@ -74,7 +74,7 @@ def test_tags_are_fragments_of_their_own() -> None:
 @given(st.lists(CROWDED.filter(bool)))
 def test_token_counts_add_up(pieces: list[str]) -> None:
     """However tokens are held back and cut up, each is counted once."""
-    outlet = Outlet(["<b>"], ReasoningTags("<a>", "</a>"))
+    outlet = TextProcessor(["<b>"], ReasoningTags("<a>", "</a>"))
     fed = 0
     counted = 0
     for piece in pieces:
@@ -87,7 +87,7 @@ def test_token_counts_add_up(pieces: list[str]) -> None:
 
 
 def _through(pieces: list[str], tags: ReasoningTags) -> list[tuple[str, str]]:
-    outlet = Outlet((), tags)
+    outlet = TextProcessor((), tags)
     fragments = [fragment for piece in pieces for fragment in outlet.feed(piece)] + list(outlet.flush())
     return [(fragment.content, fragment.reasoning_type) for fragment in fragments]
 

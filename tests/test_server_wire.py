@@ -20,14 +20,14 @@ import lmcli
 from lmcli.server.background import Running
 from lmcli.server.dispatch import (
     MAX_CALLS,
-    MAX_CALLS_AT_ONCE,
     MAX_CHANNELS,
+    MAX_CONCURRENT_CALLS,
     MAX_CREDENTIALS_BYTES,
     MAX_WARNINGS,
     can_raise_limit,
 )
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
-from lmcli.server.engine import LARGE, LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.engine import LARGE_TEXT, LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.server.listener import NAMESPACES
 from lmcli.values import LoadProgress, ModelInfo
 from lmcli.wire.envelopes import KINDS
@@ -109,8 +109,8 @@ def test_stranger_may_not_send_much(server: Running, connect: Connect) -> None:
         stranger.receive()
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 1009
-    asked = {"specifier": query(), "inputString": "a " * LARGE}
-    assert connect(server).result("countTokens", asked) == {"tokenCount": LARGE + 1}
+    asked = {"specifier": query(), "inputString": "a " * LARGE_TEXT}
+    assert connect(server).result("countTokens", asked) == {"tokenCount": LARGE_TEXT + 1}
 
 
 def test_stranger_may_not_send_much_whatever_the_websockets(
@@ -120,7 +120,7 @@ def test_stranger_may_not_send_much_whatever_the_websockets(
     monkeypatch.setattr("lmcli.server.dispatch.MAX_CREDENTIALS_BYTES", 10)
     stranger = connect(server, identity=None)
     stranger.send(" " * 11)
-    assert stranger.receive() == {"success": False, "error": "This is too large for an authentication"}
+    assert stranger.receive() == {"success": False, "error": "The authentication is too large"}
 
 
 def test_longest_credentials_are_let_in(server: Running, connect: Connect) -> None:
@@ -236,7 +236,7 @@ def test_keep_alive_is_acknowledged(wire: Wire) -> None:
     ],
 )
 def test_what_needs_no_answer_gets_none(wire: Wire, text: Any) -> None:
-    """Malformed envelopes, acknowledgements and warnings are passed over in silence."""
+    """Malformed envelopes, acknowledgements and warnings are ignored without an answer."""
     wire.send(text)
     wire.send({"type": "keepAlive"})
     assert wire.receive() == {"type": "keepAliveAck"}
@@ -326,7 +326,7 @@ def test_bad_requests_do_not_fill_the_log(wire: Wire, caplog: pytest.LogCaptureF
     while wire.receive()["type"] != "keepAliveAck":
         pass
     messages = [record.getMessage() for record in caplog.records]
-    for beginning in ("warned a client", "passed over"):
+    for beginning in ("warned a client", "ignored a text"):
         assert len([message for message in messages if message.startswith(beginning)]) == MAX_WARNINGS
 
 
@@ -396,11 +396,11 @@ def test_slow_calls_do_not_stop_the_rest(start_server: StartServer, connect: Con
     """However many calls wait, a connection is read; beyond a number they are refused, and the others answered."""
     server = start_server(SlowEngine())
     wire = connect(server)
-    for _ in range(MAX_CALLS_AT_ONCE + 1):
+    for _ in range(MAX_CONCURRENT_CALLS + 1):
         wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
     wire.send({"type": "keepAlive"})
     assert wire.receive() == {"type": "keepAliveAck"}
-    for _ in range(MAX_CALLS - MAX_CALLS_AT_ONCE):
+    for _ in range(MAX_CALLS - MAX_CONCURRENT_CALLS):
         wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
     assert "Too many calls" in wire.receive()["error"]["title"]
     connect(server).result("countTokens", {"specifier": query(), "inputString": "go"})
@@ -430,7 +430,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-ENDPOINTS = sorted({name for namespace in NAMESPACES.values() for name in (*namespace.calls, *namespace.streams)})
+ENDPOINTS = sorted({name for namespace in NAMESPACES.values() for name in (*namespace.calls, *namespace.channels)})
 PARAMETERS: st.SearchStrategy[Packet] = st.fixed_dictionaries(
     {},
     optional={
