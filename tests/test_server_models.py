@@ -134,7 +134,7 @@ def test_slow_load_is_never_silent(
     start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that hears nothing for long gives up: the progress is told again and again."""
-    monkeypatch.setattr("lmcli.server.load_tasks.REPEAT_SECONDS", 0.01)
+    monkeypatch.setattr("lmcli.server.model_load.REPEAT_SECONDS", 0.01)
     wire = connect(start_server(load_seconds=1000))
     wire.open("getOrLoad", getting())
     told = [wire.receive()["message"] for _ in range(4)]

@@ -22,8 +22,8 @@ from lmcli.server.endpoints import (
     Field,
     Shape,
 )
-from lmcli.server.load_tasks import LoadParameters, LoadTask
 from lmcli.server.model_instance import Instance
+from lmcli.server.model_load import LoadParameters, ModelLoad
 from lmcli.server.request_errors import (
     RequestFailed,
     domain_mismatch,
@@ -132,25 +132,25 @@ async def embed_string(context: Context, parameter: JsonObject) -> Any:
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Load a new instance of a downloaded model."""
     model = _downloaded_model(context, parameter["modelKey"])
-    task = context.registry.load(_load_parameters(context, parameter, model), parameter.get("identifier"))
-    with task.subscribed():
+    load = context.registry.load(_load_parameters(context, parameter, model), parameter.get("identifier"))
+    with load.subscribed():
         await channel.send({"type": "resolved", "info": write(model)})
-        instance = await _send_progress(channel, task, progress_type="progress")
+        instance = await _send_progress(channel, load, progress_type="progress")
     await channel.send({"type": "success", "info": write(instance.describe())})
 
 
 async def get_or_load(context: Context, channel: Channel, parameter: JsonObject) -> None:
-    """Return a loaded instance, or load the model; concurrent requests for one model share one load task."""
+    """Return a loaded instance, or load the model; concurrent requests for one model share one load."""
     instance = _loaded(context, parameter["identifier"])
     if instance is not None:
         context.registry.restart_ttl(instance)
         await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
         return
     model = _downloaded_model(context, parameter["identifier"])
-    task = context.registry.load_once(_load_parameters(context, parameter, model))
-    with task.subscribed():
-        await channel.send({"type": "startLoading", "identifier": task.identifier, "info": write(model)})
-        instance = await _send_progress(channel, task, progress_type="loadProgress")
+    load = context.registry.load_once(_load_parameters(context, parameter, model))
+    with load.subscribed():
+        await channel.send({"type": "startLoading", "identifier": load.identifier, "info": write(model)})
+        instance = await _send_progress(channel, load, progress_type="loadProgress")
     await channel.send({"type": "loadSuccess", "info": write(instance.describe())})
 
 
@@ -168,18 +168,18 @@ def _load_parameters(context: Context, parameter: JsonObject, model: ModelInfo) 
     return LoadParameters(context.engine, model, read_stack(parameter["loadConfigStack"]), ttl_ms)
 
 
-async def _send_progress(channel: Channel, task: LoadTask, *, progress_type: str) -> Instance:
-    """Send the progress of a load task to the client; returns the loaded instance.
+async def _send_progress(channel: Channel, load: ModelLoad, *, progress_type: str) -> Instance:
+    """Send the progress of a load to the client; returns the loaded instance.
 
     Raises:
         RequestFailed: the model cannot be loaded, or the client cancelled.
     """
-    async with aclosing(task.progress(channel.cancelled)) as steps:
+    async with aclosing(load.progress(channel.cancelled)) as steps:
         async for progress in steps:
             await channel.send({"type": progress_type, "progress": progress})
-    if not task.task.done():
+    if not load.task.done():
         raise RequestFailed("Model loading was cancelled")
-    return task.task.result()
+    return load.task.result()
 
 
 def _optional(context: Context, parameter: JsonObject) -> Instance | None:

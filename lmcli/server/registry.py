@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from lmcli.server.load_tasks import LoadParameters, LoadTask
 from lmcli.server.model_instance import ActivePrediction, Instance
+from lmcli.server.model_load import LoadParameters, ModelLoad
 from lmcli.server.request_errors import RequestFailed, model_unloaded, no_model_matching
 from lmcli.values import ModelInfo
 
@@ -23,7 +23,7 @@ class ModelRegistry:
     def __init__(self) -> None:
         self._instances: dict[str, Instance] = {}
         self._reserved: set[str] = set()
-        self._shared_loads: dict[str, LoadTask] = {}
+        self._shared_loads: dict[str, ModelLoad] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __iter__(self) -> Iterator[Instance]:
@@ -53,18 +53,18 @@ class ModelRegistry:
         """End the reservation of an identifier."""
         self._reserved.discard(identifier)
 
-    def load(self, parameters: LoadParameters, identifier: str | None, after: LoadTask | None = None) -> LoadTask:
+    def load(self, parameters: LoadParameters, identifier: str | None, after: ModelLoad | None = None) -> ModelLoad:
         """Start to load a model.
 
         Args:
             parameters: which model, and how.
             identifier: of the instance; None chooses one.
-            after: a task that has to finish first.
+            after: a load that has to finish first.
 
         Raises:
             RequestFailed: the identifier is in use.
         """
-        load = LoadTask(self.reserve(parameters.model_info, identifier), self.release)
+        load = ModelLoad(self.reserve(parameters.model_info, identifier), self.release)
 
         async def run() -> Instance:
             try:
@@ -78,8 +78,8 @@ class ModelRegistry:
         load.task.add_done_callback(load.on_done)
         return load
 
-    def load_once(self, parameters: LoadParameters) -> LoadTask:
-        """Start to load a model, or return the active task that does."""
+    def load_once(self, parameters: LoadParameters) -> ModelLoad:
+        """Start to load a model, or return the active load of it."""
         key = parameters.model_info.model_key
         last = self._shared_loads.get(key)
         if last is not None and last.is_active:
@@ -154,7 +154,7 @@ class ModelRegistry:
             await instance.model.unload()
 
     async def close(self) -> None:
-        """Wait for the load tasks, then unload all models."""
+        """Wait for the loads, then unload all models."""
         if self._tasks:
             await asyncio.wait(self._tasks)
         for instance in self:

@@ -130,31 +130,31 @@ class EchoModel:
         size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
         async for progress in self._read_prompt(size, request.cancelled):
             yield progress
-        run = _Run(request.options, free_context=self.context_length - size)
+        state = _PredictionState(request.options, free_context=self.context_length - size)
         rate_limit = _RateLimit(self._pace.tokens_per_second)
         for token in tokens(answer):
             if rate_limit.is_exceeded:
                 await rate_limit.wait(request.cancelled)
-            if not run.count_token(cancelled=request.cancelled.is_set()):
+            if not state.count_token(cancelled=request.cancelled.is_set()):
                 break
-            for fragment in run.processor.feed(token):
+            for fragment in state.processor.feed(token):
                 yield fragment
-            if run.processor.stop_string is not None:
-                run.stop_reason = "stopStringFound"
+            if state.processor.stop_string is not None:
+                state.stop_reason = "stopStringFound"
                 break
             rate_limit.tick()
         else:
-            run.stop_reason = "userStopped" if request.cancelled.is_set() else "eosFound"
-        for fragment in run.processor.flush():
+            state.stop_reason = "userStopped" if request.cancelled.is_set() else "eosFound"
+        for fragment in state.processor.flush():
             yield fragment
-        yield run.stats(size)
+        yield state.stats(size)
 
     async def tokenize(self, text: str) -> Sequence[int]:
-        """The same number for the same word."""
+        """The token numbers of a text: equal for equal words."""
         return await off_loop(_numbers, text)
 
     async def count_tokens(self, text: str) -> int:
-        """How many words with their white space."""
+        """The number of tokens of a text."""
         return await off_loop(count, text)
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
@@ -176,7 +176,7 @@ class EchoModel:
 
 
 @dataclass(slots=True)
-class _Run:
+class _PredictionState:
     """The state of a prediction.
 
     Args:
@@ -274,9 +274,8 @@ def _formatted(messages: Sequence[Message], values: Mapping[str, Any]) -> str:
     """Format a conversation, with the manual template of the config if there is one."""
     match values.get(PROMPT_TEMPLATE_KEY):
         case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
-            return "".join(_with_affixes(message, affixes) for message in messages) + str(
-                affixes.get("beforeAssistant", "")
-            )
+            text = "".join(_with_affixes(message, affixes) for message in messages)
+            return f"{text}{affixes.get('beforeAssistant', '')}"
     return "".join(f"[{message.role}]\n{message.text}\n" for message in messages) + "[assistant]\n"
 
 

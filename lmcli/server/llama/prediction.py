@@ -89,7 +89,7 @@ class Prediction:
             RequestFailed: llama.cpp rejected the request, or failed during the prediction.
         """
         watch = asyncio.create_task(self._close_when_cancelled())
-        state = _State(self.request, self.context_length)
+        state = _PredictionState(self.request, self.context_length)
         try:
             async for step in self._queue:
                 for event in state.add(step, self._prompt):
@@ -183,10 +183,10 @@ class Prediction:
 
 def cancelled_events(request: PredictionRequest, context_length: int) -> Iterator[PredictionEvent]:
     """The events of a prediction that was cancelled before it started."""
-    yield from _State(request, context_length).end(is_cancelled=True)
+    yield from _PredictionState(request, context_length).end(is_cancelled=True)
 
 
-class _State:
+class _PredictionState:
     """The state of a prediction: steps in, events out."""
 
     def __init__(self, request: PredictionRequest, context_length: int) -> None:

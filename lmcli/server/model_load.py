@@ -1,4 +1,4 @@
-"""Load tasks: each loads one model, for all clients that requested it."""
+"""One load of a model, shared by all clients that requested it."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ class LoadParameters(NamedTuple):
     ttl_ms: int | None
 
 
-class LoadTask:
+class ModelLoad:
     """The loading of a model.
 
     It belongs to no client: its subscribers read the progress, each at its own speed, and it is cancelled when the
@@ -35,7 +35,7 @@ class LoadTask:
 
     Attributes:
         identifier: of the instance that will be loaded.
-        task: its result.
+        task: the task that runs it.
     """
 
     task: asyncio.Task[Instance]
@@ -55,7 +55,7 @@ class LoadTask:
 
     @contextmanager
     def subscribed(self) -> Iterator[None]:
-        """Subscribe; after the last subscriber the task is cancelled and its identifier released."""
+        """Subscribe; after the last subscriber the load is cancelled and its identifier released."""
         self._subscribers += 1
         try:
             yield
@@ -66,7 +66,7 @@ class LoadTask:
                 self.release()
 
     async def progress(self, cancelled: asyncio.Event) -> AsyncGenerator[float, None]:
-        """The progress from the last step on, until the task is done or the subscriber's `cancelled` is set."""
+        """The progress from the last step on, until the load is done or the subscriber's `cancelled` is set."""
         position = max(0, len(self._steps) - 1)
         while not cancelled.is_set():
             if position < len(self._steps):
@@ -81,7 +81,7 @@ class LoadTask:
         """Load the model.
 
         Raises:
-            RequestFailed: it cannot be loaded, or the task is cancelled.
+            RequestFailed: it cannot be loaded, or the load is cancelled.
         """
         if not self._cancelled.is_set():
             load = parameters.engine.load(parameters.model_info, parameters.values, self._cancelled)
@@ -109,7 +109,7 @@ class LoadTask:
             _log.error("loading %s failed", self.identifier, exc_info=error)
 
     def release(self) -> None:
-        """Release the reserved identifier, once: another task may have reserved it since."""
+        """Release the reserved identifier, once: another load may have reserved it since."""
         if self._release is not None:
             self._release(self.identifier)
             self._release = None
