@@ -1,4 +1,4 @@
-"""What happens to text on its way out: tokens, stop strings, reasoning; and instances of schemas."""
+"""The processing of generated text: tokens, stop strings, reasoning; and the examples of JSON schemas."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ def test_tokens_joined_are_the_text(text: str) -> None:
     [("one two", ["one", " two"]), ("  a\n\nb \n", ["  a", "\n\nb", " \n"]), ("", []), (" ", [" "])],
 )
 def test_token_is_a_word_with_the_space_before_it(text: str, pieces: list[str]) -> None:
-    """White space belongs to the word behind it; at the end it is a token of its own."""
+    """White space belongs to the word after it; at the end it is a token of its own."""
     assert list(tokens(text)) == pieces
 
 
 @given(pieces=st.lists(CROWDED), signals=st.lists(CROWDED.filter(bool), max_size=3))
-def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], signals: list[str]) -> None:
-    """What comes out holds no stop string, and is the text up to the first of them."""
+def test_stop_string_is_found_across_pieces(pieces: list[str], signals: list[str]) -> None:
+    """The output contains no stop string, and is the text before the first one."""
     search = StopStringMatcher(signals)
     found = ""
     for piece in pieces:
@@ -51,8 +51,8 @@ def test_stop_string_ends_the_text_wherever_the_cuts_are(pieces: list[str], sign
 
 
 @given(st.lists(CROWDED))
-def test_reasoning_is_told_apart_wherever_the_cuts_are(pieces: list[str]) -> None:
-    """Fragments joined are the text; their kinds do not depend on how the text was cut."""
+def test_reasoning_is_found_across_pieces(pieces: list[str]) -> None:
+    """The joined fragments are the text; their types do not depend on how the text is split."""
     text = "".join(pieces)
     fragments = _through(pieces, ReasoningTags("<a>", "</a>"))
     assert "".join(content for content, _ in fragments) == text
@@ -60,7 +60,7 @@ def test_reasoning_is_told_apart_wherever_the_cuts_are(pieces: list[str]) -> Non
 
 
 def test_tags_are_fragments_of_their_own() -> None:
-    """A tag is cut out of the middle of a token, with its kind."""
+    """A tag inside a token is a fragment with its own type."""
     assert _through(["a<think>b", " c</think>d"], ReasoningTags()) == [
         ("a", "none"),
         ("<think>", "reasoningStartTag"),
@@ -73,7 +73,7 @@ def test_tags_are_fragments_of_their_own() -> None:
 
 @given(st.lists(CROWDED.filter(bool)))
 def test_token_counts_add_up(pieces: list[str]) -> None:
-    """However tokens are held back and cut up, each is counted once."""
+    """Each token is counted once, however its text is held back or split."""
     outlet = TextProcessor(["<b>"], ReasoningTags("<a>", "</a>"))
     fed = 0
     counted = 0

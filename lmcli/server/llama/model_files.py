@@ -65,7 +65,7 @@ def checked_header(file: Path) -> Header:
     except OSError as error:
         raise NoInput(f"cannot read {quoted(file)}: {reason(error)}") from error
     except InvalidGGUF as problem:
-        raise LoadFailed(f"{quoted(file)} {problem}", "download or convert it again") from problem
+        raise LoadFailed(f"{quoted(file)} {problem}", "download it again, or convert it again") from problem
 
 
 def _describe(file: Path, used: set[str]) -> LocalModel:
