@@ -24,7 +24,8 @@ from lmcli.server.llama.parameters import exceeded_limits
 from lmcli.server.llama.prediction import Prediction
 from lmcli.server.llama.preflight import preflight
 from lmcli.server.llama.runtime import LoadOptions, Runtime
-from lmcli.values import PredictionConfig, Stats
+from lmcli.values import Stats
+from lmcli.wire.prediction_config import PredictionConfig
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 CONTEXT = 256

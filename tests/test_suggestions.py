@@ -109,9 +109,7 @@ def test_an_option_that_is_not_needed_here(typed: str, hint: str) -> None:
     assert hints(typed) == [hint]
 
 
-@pytest.mark.parametrize(
-    "options", ["respond --frobnicate hi", "models whatever", "stats -p x", "models load --json5 x"]
-)
+@pytest.mark.parametrize("typed", ["respond --frobnicate hi", "models whatever", "stats -p x", "models load --json5 x"])
 def test_nothing_is_suggested_that_is_not_near(typed: str) -> None:
     """A wrong suggestion is worse than none."""
     assert hints(typed) == []

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from lmcli.chat import Message
-from lmcli.values import Fragment, LoadProgress, ModelInfo, PredictionConfig, Stats
+from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
+from lmcli.wire.prediction_config import PredictionConfig
 
 # From this size on, in characters, the processing of a text would delay other clients noticeably.
 LARGE_TEXT: Final = 1_000_000

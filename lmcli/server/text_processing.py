@@ -6,7 +6,8 @@ Pure. However the text is split, the joined fragments are the text up to the sto
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lmcli.values import Fragment, PredictionConfig
+from lmcli.values import Fragment
+from lmcli.wire.prediction_config import PredictionConfig
 
 
 def _overlap(text: str, target: str) -> int:

@@ -19,8 +19,9 @@ from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import LoadProgress, ModelInfo, PredictionConfig, Stats
+from lmcli.values import LoadProgress, ModelInfo, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
+from lmcli.wire.prediction_config import PredictionConfig
 
 NAME: Final = "echo"
 VERSION: Final = "1.0"
