@@ -22,7 +22,7 @@ from lmcli.client.address import Address
 from lmcli.client.session import Session
 from lmcli.client.waiting import Interrupt
 from lmcli.server import background
-from lmcli.server.echo.repeater import EchoEngine, Pace
+from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import Engine
 from lmcli.wire.protocol import Credentials
 

@@ -23,7 +23,7 @@ from processes import Hand, Puppet, environment, run
 from lmcli import Client
 from lmcli.chat import Message, TextPart
 from lmcli.server.background import Running
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.values import ModelInfo
 

@@ -13,9 +13,9 @@ from processes import environment, run
 from lmcli.cli.app import COMMANDS
 from lmcli.client.discovery import candidate_ports, greetings
 from lmcli.errors import ExitCode
-from lmcli.server.echo.repeater import EchoEngine, Pace
+from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
-from lmcli.server.failures import Refused
+from lmcli.server.request_errors import RequestFailed
 from lmcli.values import LoadProgress, ModelInfo
 
 TOKENS = {"abcd1234": "abcdefghij0123456789"}
@@ -158,7 +158,7 @@ class Overfull(EchoEngine):
     ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
         """Begin, and fail."""
         yield LoadProgress(0.0)
-        raise Refused("Not enough memory")
+        raise RequestFailed("Not enough memory")
 
 
 def test_a_load_that_fails(tmp_path: Path, start_server: StartServer) -> None:

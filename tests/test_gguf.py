@@ -1,4 +1,4 @@
-"""The reader of GGUF headers: what it finds, and every way in which a file can be damaged."""
+"""The headers of GGUF files, and the descriptions of models."""
 
 import os
 import struct
@@ -15,12 +15,12 @@ from lmcli.server.llama.model_files import local_models, size_label
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole file."""
+    """A valid file."""
     return make_model(tmp_path_factory.mktemp("models") / "Tiny-F32.gguf")
 
 
 def test_header(model: Path) -> None:
-    """Single values are read, arrays are counted, weights are added up."""
+    """Metadata is read, arrays are measured, weights are added up."""
     header = read_header(model)
     assert header.architecture == "llama"
     assert header.text("general.name") == "Tiny"
@@ -32,14 +32,14 @@ def test_header(model: Path) -> None:
 
 
 def test_tables_are_those_of_ggml() -> None:
-    """The sizes of blocks and the names of file types are what the reference implementation says."""
+    """The block sizes and the names of file types equal those of the reference implementation."""
     assert {kind.value: size for kind, size in gguf.GGML_QUANT_SIZES.items() if kind.value in BLOCKS} == dict(BLOCKS)
     known = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf.LlamaFileType}
     assert {number: known[number] for number in FILE_TYPES} == dict(FILE_TYPES)
 
 
-def test_every_truncation_is_noticed(model: Path, tmp_path: Path) -> None:
-    """Wherever a file is cut, it is damaged: in the header byte by byte, in the data anywhere."""
+def test_truncation_is_detected(model: Path, tmp_path: Path) -> None:
+    """A file that is truncated anywhere in its header or its data is invalid."""
     content = model.read_bytes()
     short = tmp_path / "short.gguf"
     for size in (*range(0, 12_000, 61), *range(12_000, len(content), 50_000), len(content) - 1):
@@ -49,27 +49,27 @@ def test_every_truncation_is_noticed(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("at", "value", "said"),
+    ("at", "value", "message"),
     [
-        (0, b"GGML", "no GGUF"),
+        (0, b"GGML", "not a GGUF"),
         (4, struct.pack("<I", 9), "version 9"),
-        (8, struct.pack("<Q", 2**60), "promises more"),
-        (16, struct.pack("<Q", 2**60), "promises more"),
-        (24, struct.pack("<Q", 2**62), "promises more"),
+        (8, struct.pack("<Q", 2**60), "exceeds its size"),
+        (16, struct.pack("<Q", 2**60), "exceeds its size"),
+        (24, struct.pack("<Q", 2**62), "exceeds its size"),
     ],
 )
-def test_lies_are_noticed(model: Path, tmp_path: Path, at: int, value: bytes, said: str) -> None:
-    """A header that promises what cannot be is refused at once, however large its numbers."""
+def test_invalid_header_is_detected(model: Path, tmp_path: Path, at: int, value: bytes, message: str) -> None:
+    """A count that exceeds the file is detected without being read."""
     content = bytearray(model.read_bytes())
     content[at : at + len(value)] = value
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(content)
-    with pytest.raises(InvalidGGUF, match=said):
+    with pytest.raises(InvalidGGUF, match=message):
         read_header(broken)
 
 
 def test_description(model: Path) -> None:
-    """A model is described by its name and header; the key leaves the quantisation out."""
+    """A model is described by its name and header; its key omits the quantization."""
     (found,) = local_models([model])
     info = found.info
     assert (info.model_key, info.display_name, info.architecture) == ("tiny", "Tiny", "llama")
@@ -79,15 +79,15 @@ def test_description(model: Path) -> None:
     assert found.layers == 2
 
 
-def test_keys_are_different(model: Path, tmp_path: Path) -> None:
-    """Two files of one name get two keys."""
+def test_keys_are_unique(model: Path, tmp_path: Path) -> None:
+    """Files with the same name have different keys."""
     other = make_model(tmp_path / "Tiny-F32.gguf", Shape(layers=1))
     third = make_model(tmp_path / "tiny.gguf", Shape(layers=1))
     assert [m.info.model_key for m in local_models([model, other, third])] == ["tiny", "tiny-f32", "tiny-2"]
 
 
 def test_model_in_parts(tmp_path: Path) -> None:
-    """A model in several files is named by its first; all must be there."""
+    """A model in several files is referred to by the first; all have to exist."""
     first = make_model(tmp_path / "Tiny-F32-00001-of-00002.gguf", Shape(layers=1))
     second = tmp_path / "Tiny-F32-00002-of-00002.gguf"
     with pytest.raises(NoInput, match="00002-of-00002"):
@@ -96,27 +96,27 @@ def test_model_in_parts(tmp_path: Path) -> None:
     (found,) = local_models([first])
     assert found.info.model_key == "tiny"
     assert found.info.size_bytes == 2 * first.stat().st_size
-    with pytest.raises(UsageError, match="later part"):
+    with pytest.raises(UsageError, match="not the first part"):
         local_models([second])
 
 
-def test_what_is_no_ordinary_file(tmp_path: Path) -> None:
-    """A pipe is refused without being opened, which would wait for ever; a folder cannot be read, either."""
+def test_file_that_is_not_regular(tmp_path: Path) -> None:
+    """A pipe is rejected without being opened, which would block; a folder cannot be read."""
     with pytest.raises(NoInput, match="cannot read"):
         local_models([tmp_path])
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
-    with pytest.raises(NoInput, match="no ordinary file"):
+    with pytest.raises(NoInput, match="not a regular file"):
         local_models([pipe])
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
-    """A file that is not there, is something else, or speaks not, is an error of its own kind."""
+def test_file_that_is_not_a_model(tmp_path: Path) -> None:
+    """A file that is missing, is not a GGUF file, or does not generate text is an error of its own type."""
     with pytest.raises(NoInput, match="no such file"):
         local_models([tmp_path / "nothing.gguf"])
     text = tmp_path / "text.gguf"
-    text.write_text("I am a text")
-    with pytest.raises(LoadFailed, match="no GGUF file"):
+    text.write_text("a text")
+    with pytest.raises(LoadFailed, match="not a GGUF file"):
         local_models([text])
     writer = gguf.GGUFWriter(tmp_path / "eyes.gguf", "clip")
     writer.write_header_to_file()
@@ -130,5 +130,5 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     ("weights", "label"), [(7_615_616_512, "7.6B"), (70_000_000_000, "70B"), (134_515_008, "134.5M"), (999, "999")]
 )
 def test_size_label(weights: int, label: str) -> None:
-    """Counts of weights are written as people say them."""
+    """The number of weights is abbreviated."""
     assert size_label(weights) == label

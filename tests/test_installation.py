@@ -1,4 +1,4 @@
-"""What is said where llama.cpp is missing: what to type for the way in which this copy was installed.
+"""The hint of how to install llama.cpp, which depends on how this copy of `lm` was installed.
 
 The environments are made by `python -m venv`; the files by which pipx and uv know theirs are put into them.
 """
@@ -25,7 +25,7 @@ UV: Final = "uv-receipt.toml"
 
 
 def made(prefix: Path, *, has_pip: bool = True, origin: dict[str, Any] | None = None) -> Path:
-    """An environment with `lm`, what `lm` depends on and no llama.cpp; gives its Python."""
+    """Make an environment with `lm` and its dependencies except llama.cpp; returns its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True, timeout=PATIENCE)
     paths = {"base": str(prefix), "platbase": str(prefix)}
     packages = Path(sysconfig.get_path("purelib", "venv", paths))
@@ -44,18 +44,20 @@ def made(prefix: Path, *, has_pip: bool = True, origin: dict[str, Any] | None = 
 
 
 def hint(python: Path) -> str:
-    """What `lm serve FILE` says there about how to install what is missing."""
+    """The command in the hint of `lm serve FILE`."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), "-m", "lmcli", "serve", "model.gguf"]
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    error, told = ran.stderr.splitlines()
+    error, hint_line = ran.stderr.splitlines()
     assert (ran.returncode, ran.stdout) == (69, "")
-    assert error == "lm: error: running GGUF files takes llama.cpp, which cannot be loaded: No module named xllamacpp"
-    return told.removeprefix("lm: hint: ").removesuffix(" installs it")
+    assert (
+        error == "lm: error: running GGUF files requires llama.cpp, which cannot be imported: No module named xllamacpp"
+    )
+    return hint_line.removeprefix("lm: hint: ").removesuffix(" installs it")
 
 
 def test_pip_of_the_own_interpreter(tmp_path: Path) -> None:
-    """In an environment like any other its own pip is named, in the version that `lm` requires."""
+    """In a virtual environment its own pip is used, with the version that `lm` requires."""
     python = made(tmp_path / "with space")
     assert hint(python) == f"'{python}' -m pip install {REQUIREMENT}"
 
@@ -83,7 +85,7 @@ def test_pipx_injects(tmp_path: Path) -> None:
     ids=["index", "folder", "editable", "repository", "revision", "file"],
 )
 def test_uv_installs_the_tool_again(tmp_path: Path, origin: dict[str, Any] | None, source: str) -> None:
-    """In an environment of `uv tool`, from where this copy came."""
+    """In an environment of `uv tool`, from the source of this copy."""
     python = made(tmp_path / "lmcli", origin=origin)
     (tmp_path / "lmcli" / UV).write_text("[tool]\n")
     assert hint(python) == f"uv tool install --with {REQUIREMENT} {source}"
@@ -94,8 +96,8 @@ def test_the_readme_names_the_version_that_is_required() -> None:
     assert f"`pipx inject lmcli {REQUIREMENT}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_uv_where_there_is_no_pip(tmp_path: Path) -> None:
-    """An environment that uv made has no pip: its Python is named to uv. Without metadata the name has to do."""
+def test_uv_without_pip(tmp_path: Path) -> None:
+    """An environment of uv has no pip: uv is given its Python. Without metadata no version is required."""
     prefix = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(prefix)], check=True, timeout=PATIENCE)
     python = prefix / "bin" / "python"

@@ -1,4 +1,4 @@
-"""Real predictions by llama.cpp, through the socket, on a tiny model: every option does what it says."""
+"""Predictions by llama.cpp on a tiny model, through the socket: the effect of every option."""
 
 import asyncio
 import json
@@ -19,11 +19,11 @@ from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama.backend import LlamaEngine
-from lmcli.server.llama.generator import Prediction
+from lmcli.server.llama.llama_engine import LlamaEngine
+from lmcli.server.llama.parameters import exceeded_limits
+from lmcli.server.llama.prediction import Prediction
 from lmcli.server.llama.preflight import preflight
-from lmcli.server.llama.runtime import LoadSettings, Runtime
-from lmcli.server.llama.sampling import excess
+from lmcli.server.llama.runtime import LoadOptions, Runtime
 from lmcli.values import Stats
 from lmcli.wire.prediction_config import PredictionConfig
 
@@ -35,7 +35,7 @@ NO_END = {"llama.logitBias": [[2, "-inf"]]}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two tiny models, one with a template, one without; and one whose prompts take a while."""
+    """Two tiny models, with and without a template, and one with slow prompts."""
     folder = tmp_path_factory.mktemp("models")
     return {
         "one": make_model(folder / "one.gguf"),
@@ -46,13 +46,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def llama(files: dict[str, Path]) -> Iterator[background.Running]:
-    """A server with the models, kept for all tests here."""
+    """A server with the models, for all tests of this module."""
     with background.start(LlamaEngine(list(files.values()))) as running:
         yield running
 
 
 def load(wire: Wire, key: str, **values: Any) -> list[Packet]:
-    """Have a model loaded."""
+    """Load a model."""
     values = {"llama.cpuThreadPoolSize": 1} | values  # threads that wait for each other are slow on a busy machine
     fields = [{"key": f"llm.load.{name}", "value": value} for name, value in values.items()]
     layers = [{"layerName": "apiOverride", "config": {"fields": fields}}]
@@ -68,18 +68,18 @@ def wire(llama: background.Running, connect: Connect) -> Wire:
 
 
 def options(**values: Any) -> Packet:
-    """Prediction options that leave nothing to chance but what a test asks for."""
+    """Deterministic prediction options, and those of a test."""
     return stack(**{"seed": checked(7), "maxPredictedTokens": checked(20), "reasoning.parsing": RAW} | values)
 
 
 def complete(wire: Wire, text: str, config: Packet, identifier: str = "one") -> list[Packet]:
-    """Continue a text as it is."""
+    """Continue a raw text."""
     parameter = {"modelSpecifier": query(identifier), "rawPrompt": text, "predictionConfigStack": config}
     return wire.stream("completeRawText", parameter)
 
 
 def only(*texts: str) -> Packet:
-    """A grammar that admits these texts and nothing else."""
+    """A grammar that permits only these texts."""
     return {
         "type": "gbnf",
         "gbnfGrammar": "root ::= " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts),
@@ -87,7 +87,7 @@ def only(*texts: str) -> Packet:
 
 
 def test_load_on_first_use(llama: background.Running, connect: Connect) -> None:
-    """A model is loaded when it is asked for, with progress from 0 to 1, and is there from then on."""
+    """A model is loaded on request, with progress from 0 to 1, and stays loaded."""
     wire = connect(llama)
     packets = load(wire, "two", contextLength=100)
     assert [packet["type"] for packet in packets[:2]] == ["startLoading", "loadProgress"]
@@ -103,7 +103,7 @@ def test_load_on_first_use(llama: background.Running, connect: Connect) -> None:
 
 
 def test_same_seed_same_text(wire: Wire) -> None:
-    """A seed decides the text, another one another; so does temperature 0 without any."""
+    """The same seed gives the same text, and so does temperature 0."""
     texts = [text_of(wire.predict("hello", options(seed=checked(s)), identifier="one")) for s in (1, 2, 1)]
     assert texts[0] == texts[2] != texts[1]
     greedy = options(temperature=0, seed={"checked": False, "value": -1})
@@ -111,12 +111,12 @@ def test_same_seed_same_text(wire: Wire) -> None:
 
 
 def test_stats_are_the_engines(wire: Wire) -> None:
-    """Tokens are counted one by one, and the figures add up."""
+    """The stats are those of llama.cpp, and add up."""
     packets = complete(wire, "abc", options())
     stats = stats_of(packets)
     assert stats["stopReason"] == "maxPredictedTokensReached"
     assert stats["predictedTokensCount"] == 20
-    assert stats["promptTokensCount"] == 4, "three bytes, and the mark for the beginning"
+    assert stats["promptTokensCount"] == 4, "three bytes, and the token for the beginning"
     assert stats["totalTokensCount"] == 24
     assert stats["tokensPerSecond"] > 0
     counts = [packet["fragment"]["tokensCount"] for packet in packets if packet["type"] == "fragment"]
@@ -125,7 +125,7 @@ def test_stats_are_the_engines(wire: Wire) -> None:
 
 
 def test_prompt_progress(wire: Wire) -> None:
-    """The reading of the prompt is shown up to its end, before the first fragment."""
+    """The progress of the prompt is reported up to 1, before the first fragment."""
     packets = complete(wire, "never seen before", options())
     kinds = [packet["type"] for packet in packets]
     read = [packet for packet in packets if packet["type"] == "promptProcessingProgress"]
@@ -138,7 +138,7 @@ def test_prompt_progress(wire: Wire) -> None:
 
 
 def test_characters_are_whole(wire: Wire) -> None:
-    """A character of several tokens arrives whole, in a fragment that counts them all."""
+    """A character of several tokens is not split, and its fragment counts all of them."""
     packets = complete(wire, "a", options(structured=only("aé€😀b")))
     fragments = [packet["fragment"] for packet in packets if packet["type"] == "fragment"]
     assert [(f["content"], f["tokensCount"]) for f in fragments] == [
@@ -149,7 +149,7 @@ def test_characters_are_whole(wire: Wire) -> None:
 
 
 def test_stop_strings(wire: Wire) -> None:
-    """The text ends before a stop string, also where it spans tokens, and the stats name it."""
+    """The text ends before a stop string, also across tokens, and the stats contain it."""
     config = options(structured=only("one two three"), stopStrings=["zzz", "o th"])
     packets = complete(wire, "a", config)
     assert text_of(packets) == "one tw"
@@ -169,21 +169,21 @@ def test_stop_strings(wire: Wire) -> None:
     ],
 )
 def test_sampling_reaches_the_engine(wire: Wire, values: Packet, expected: str | None) -> None:
-    """What is to be sampled is."""
+    """Sampling options have an effect."""
     text = text_of(complete(wire, "a", options(maxPredictedTokens=checked(4), **values)))
     assert text == expected if expected else "x" not in text
 
 
 def test_penalty_reaches_the_engine(wire: Wire) -> None:
-    """A penalty keeps a token from coming again."""
+    """A penalty prevents repetition."""
     bias = {"llama.logitBias": [[token_of(ord("x")), 20]], "temperature": 0}
     free = {"repeatPenalty": {"checked": False, "value": 1.1}}
     assert text_of(complete(wire, "a", options(**bias, **free))) == "x" * 20
-    punished = {"repeatPenalty": checked(1.0), "llama.presencePenalty": checked(100.0)}
-    assert text_of(complete(wire, "a", options(**bias, **punished))).count("x") == 1
+    penalized = {"repeatPenalty": checked(1.0), "llama.presencePenalty": checked(100.0)}
+    assert text_of(complete(wire, "a", options(**bias, **penalized))).count("x") == 1
 
 
-def test_schema_is_kept_to(wire: Wire) -> None:
+def test_schema_is_enforced(wire: Wire) -> None:
     """Every answer is an instance of the schema."""
     schema = {
         "type": "object",
@@ -196,20 +196,20 @@ def test_schema_is_kept_to(wire: Wire) -> None:
         packets = complete(wire, text, config)
         if stats_of(packets)["stopReason"] == "eosFound":
             assert json.loads(text_of(packets))["n"] in (1, 23)
-        else:  # white space is JSON, too
+        else:  # leading white space is valid JSON
             assert text_of(packets).lstrip().startswith("{")
 
 
 @pytest.mark.parametrize("schema", [{"type": "nope"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
-def test_schema_that_cannot_be_kept_to(wire: Wire, schema: Packet) -> None:
-    """What llama.cpp does not understand, and would pass over, is refused."""
+def test_unsupported_schema_is_rejected(wire: Wire, schema: Packet) -> None:
+    """A schema that llama.cpp does not support, and would ignore, is an error."""
     packets = complete(wire, "a", options(structured={"type": "json", "jsonSchema": schema}))
     assert packets[-1]["displayData"]["code"] == "generic.engineDoesNotSupportFeature"
     assert text_of(packets) == ""
 
 
 def nested(depth: int) -> Packet:
-    """A schema of arrays in arrays."""
+    """A schema of nested arrays."""
     schema: Packet = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
@@ -227,8 +227,8 @@ def nested(depth: int) -> Packet:
         nested(400),
     ],
 )
-def test_schema_that_is_too_much(wire: Wire, schema: Packet) -> None:
-    """What would take all memory, or the process, is refused before llama.cpp sees it."""
+def test_schema_beyond_the_limits_is_rejected(wire: Wire, schema: Packet) -> None:
+    """A schema that could exhaust the memory or overflow the stack is not passed to llama.cpp."""
     packets = complete(wire, "a", options(structured={"type": "json", "jsonSchema": schema}))
     assert packets[-1]["displayData"]["code"] == "generic.engineDoesNotSupportFeature"
 
@@ -242,17 +242,17 @@ def test_schema_that_is_too_much(wire: Wire, schema: Packet) -> None:
         'root ::= "' + "a" * 90_000 + '"{2000}',
     ],
 )
-def test_grammar_that_is_too_much(wire: Wire, grammar: str) -> None:
-    """What would take all memory, or the process, is refused before llama.cpp sees it."""
+def test_grammar_beyond_the_limits_is_rejected(wire: Wire, grammar: str) -> None:
+    """A grammar that could exhaust the memory or overflow the stack is not passed to llama.cpp."""
     packets = complete(wire, "a", options(structured={"type": "gbnf", "gbnfGrammar": grammar}))
     assert packets[-1]["displayData"]["code"] == "generic.engineDoesNotSupportFeature"
 
 
-def test_form_within_its_limits() -> None:
-    """What is at the limits is not refused; words that look like limits are no limits."""
+def test_limits_are_inclusive() -> None:
+    """Values at the limits are accepted; the names of keywords are not taken for keywords elsewhere."""
     for schema in ({"maxLength": 2000}, {"pattern": "(a{2000}|b{,7}|c{3,})"}, {"properties": {"minItems": nested(90)}}):
-        assert not list(excess({"json_schema": schema}))
-    assert not list(excess({"grammar": "root ::= " + "(" * 500 + '"a"{1999}' + ")" * 500}))
+        assert not list(exceeded_limits({"json_schema": schema}))
+    assert not list(exceeded_limits({"grammar": "root ::= " + "(" * 500 + '"a"{1999}' + ")" * 500}))
 
 
 @pytest.mark.parametrize(
@@ -268,26 +268,26 @@ def test_form_within_its_limits() -> None:
         },
     ],
 )
-def test_half_a_pair_of_surrogates(wire: Wire, values: Packet) -> None:
-    """Half of a surrogate pair is replaced, wherever it stands."""
+def test_lone_surrogates(wire: Wire, values: Packet) -> None:
+    """A lone surrogate is replaced, wherever it occurs."""
     assert stats_of(complete(wire, "a", options(**values)))["stopReason"] in ("maxPredictedTokensReached", "eosFound")
 
 
 @pytest.mark.parametrize("bias", [5, {"a": 1}, [[1]], [[nested(400), 1]]])
-def test_bias_that_cannot_be(wire: Wire, bias: Any) -> None:
-    """A value that the engine cannot even read is an error, and no failed prediction."""
+def test_invalid_bias(wire: Wire, bias: Any) -> None:
+    """An invalid value is an error of the request, not a failed prediction."""
     assert complete(wire, "a", options(**{"llama.logitBias": bias}))[-1]["type"] == "error"
 
 
-def test_bad_grammar_is_refused(wire: Wire) -> None:
-    """A grammar with a mistake is an error, and the server lives on."""
+def test_invalid_grammar_is_rejected(wire: Wire) -> None:
+    """An invalid grammar is an error, and the server stays up."""
     packets = complete(wire, "a", options(structured={"type": "gbnf", "gbnfGrammar": "root := nope"}))
     assert "grammar" in packets[-1]["title"]
     assert text_of(complete(wire, "a", options(structured=only("fine")))) == "fine"
 
 
 def test_template_and_raw(wire: Wire) -> None:
-    """`respond` goes through the model's template, `complete` through none."""
+    """`respond` applies the model's template, `complete` does not."""
     shown = wire.result(
         "applyPromptTemplate",
         {"specifier": query("one"), "history": user("hi"), "predictionConfigStack": stack(), "opts": {}},
@@ -299,7 +299,7 @@ def test_template_and_raw(wire: Wire) -> None:
 
 
 def test_system_prompt_and_manual_template(wire: Wire) -> None:
-    """A system prompt and a template of the configuration are heeded."""
+    """A system prompt and a manual template of the config are applied."""
     manual = {
         "type": "manual",
         "stopStrings": [],
@@ -314,7 +314,7 @@ def test_system_prompt_and_manual_template(wire: Wire) -> None:
 
 
 def test_tokens(wire: Wire) -> None:
-    """Tokens are the model's own; half a surrogate pair breaks nothing."""
+    """Tokens are the model's own; lone surrogates are replaced."""
     text = {"specifier": query("one"), "inputString": "ab<think>"}
     assert wire.result("tokenize", text) == {"tokens": [token_of(97), token_of(98), 259]}
     assert wire.result("countTokens", text) == {"tokenCount": 3}
@@ -323,7 +323,7 @@ def test_tokens(wire: Wire) -> None:
 
 
 def kinds(packets: list[Packet]) -> list[tuple[str, str]]:
-    """Reasoning type and text, with neighbours of one type joined."""
+    """Reasoning types and texts, with adjacent texts of the same type joined."""
     joined: list[tuple[str, str]] = []
     for packet in packets:
         if packet["type"] == "fragment":
@@ -334,8 +334,8 @@ def kinds(packets: list[Packet]) -> list[tuple[str, str]]:
     return joined
 
 
-def test_reasoning_is_told_apart(wire: Wire) -> None:
-    """What is between the tags is reasoning, and so are the tags."""
+def test_reasoning_is_separated(wire: Wire) -> None:
+    """The text between the tags is reasoning, and the tags have their own types."""
     parsing = {**RAW, "enabled": True}
     packets = complete(wire, "a", options(structured=only("<think>hm</think>yes"), **{"reasoning.parsing": parsing}))
     assert kinds(packets) == [
@@ -346,8 +346,8 @@ def test_reasoning_is_told_apart(wire: Wire) -> None:
     ]
 
 
-def test_reasoning_that_the_template_begins(wire: Wire) -> None:
-    """Where the template opens the reasoning, the answer begins in the middle of it; the tag is made good."""
+def test_reasoning_that_the_template_starts(wire: Wire) -> None:
+    """The start tag that ends the prompt is added before the answer."""
     thinking = {"reasoning.enableThinking": True, "reasoning.parsing": {**RAW, "enabled": True}}
     bias = {"llama.logitBias": [[token_of(ord("x")), 100]]}
     packets = wire.predict("hi", options(**thinking, **bias), identifier="one")
@@ -359,7 +359,7 @@ def test_reasoning_that_the_template_begins(wire: Wire) -> None:
 
 
 def test_reasoning_budget(wire: Wire) -> None:
-    """The engine ends the reasoning when its budget is spent."""
+    """llama.cpp ends the reasoning when the budget is used up."""
     values = {
         "llama.logitBias": [[259, 30]],
         "reasoning.budgetTokens": checked(3),
@@ -370,7 +370,7 @@ def test_reasoning_budget(wire: Wire) -> None:
 
 
 def test_context_overflow(wire: Wire) -> None:
-    """`stopAtLimit` ends at the last token that fits; the other policies go on."""
+    """`stopAtLimit` ends at the last token that fits; the other policies continue."""
     bias = {"llama.logitBias": [[token_of(ord("x")), 100]], "maxPredictedTokens": {"checked": False, "value": 1}}
     packets = complete(wire, "abc", options(contextOverflowPolicy="stopAtLimit", **bias))
     assert stats_of(packets)["stopReason"] == "contextLengthReached"
@@ -382,7 +382,7 @@ def test_context_overflow(wire: Wire) -> None:
 
 
 def test_prompt_that_is_too_long(wire: Wire) -> None:
-    """`stopAtLimit` says so, the other policies cut the prompt and answer."""
+    """`stopAtLimit` ends at once; the other policies truncate the prompt."""
     text = "word " * 100
     stats = stats_of(complete(wire, text, options(contextOverflowPolicy="stopAtLimit")))
     assert (stats["stopReason"], stats["promptTokensCount"]) == ("contextLengthReached", 501)
@@ -393,8 +393,8 @@ def test_prompt_that_is_too_long(wire: Wire) -> None:
         assert (stats["promptTokensCount"], stats["predictedTokensCount"]) == (192, 20)
 
 
-def test_predictions_at_once(wire: Wire) -> None:
-    """More predictions than there are sessions run on one connection, and none is mixed up with another."""
+def test_concurrent_predictions(wire: Wire) -> None:
+    """More predictions than sessions run on one connection, each with its own text."""
     words = [f"answer {number}" for number in range(9)]
     channels = {
         wire.open("predict", predicting("hi", options(structured=only(word)), identifier="one")): word for word in words
@@ -411,7 +411,7 @@ def test_predictions_at_once(wire: Wire) -> None:
 
 
 def test_cancel_stops_the_engine(wire: Wire) -> None:
-    """A cancelled prediction ends at once, and the engine does nothing more for it."""
+    """A cancelled prediction ends at once, and its thread ends."""
     endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens={"checked": False, "value": 1})
     bias = {"llama.logitBias": [[2, "-inf"]]}
     endless["layers"][0]["config"]["fields"] += stack(**bias)["layers"][0]["config"]["fields"]
@@ -424,20 +424,20 @@ def test_cancel_stops_the_engine(wire: Wire) -> None:
 
 
 def running_predictions() -> list[str]:
-    """The threads that are inside of llama.cpp for a prediction."""
+    """The threads of predictions."""
     return [thread.name for thread in threading.enumerate() if thread.name == "llama.cpp prediction"]
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something that is about to happen."""
+    """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not is_so():
-        assert time.monotonic() < deadline, "it does not happen"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.002)
 
 
-def test_client_that_leaves_stops_the_engine(llama: background.Running, wire: Wire, connect: Connect) -> None:
-    """A closed socket is a cancel, also in the middle of a prompt."""
+def test_disconnecting_stops_the_engine(llama: background.Running, wire: Wire, connect: Connect) -> None:
+    """A closed socket cancels the prediction, also during the prompt."""
     load(wire, "slow", contextLength=8192)
     leaving = connect(llama)
     leaving.open("predict", predicting("word " * 1000, options(), identifier="slow"))
@@ -447,8 +447,8 @@ def test_client_that_leaves_stops_the_engine(llama: background.Running, wire: Wi
     wait_until(lambda: not running_predictions())
 
 
-def test_others_wait_outside(wire: Wire) -> None:
-    """No more threads than sessions, and one, are inside of the engine; who waits is cancelled at once."""
+def test_predictions_wait_for_a_slot(wire: Wire) -> None:
+    """One more prediction than sessions has a thread; the others can be cancelled at once."""
     load(wire, "two", numParallelSessions=1)
     endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens=checked(60_000), **NO_END)
     channels = [wire.open("predict", predicting("hi", endless, identifier="two")) for _ in range(20)]
@@ -465,7 +465,7 @@ def test_others_wait_outside(wire: Wire) -> None:
 
 
 def end_of(wire: Wire, channel: int) -> Packet:
-    """The last packet of a channel, and its close; what others say is passed over."""
+    """The last packet of a channel before its close; envelopes of other channels are skipped."""
     last: Packet = {}
     while (envelope := wire.receive())["type"] != "channelClose" or envelope["channelId"] != channel:
         if envelope.get("channelId") == channel:
@@ -473,12 +473,12 @@ def end_of(wire: Wire, channel: int) -> Packet:
     return last
 
 
-def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
-    """The engine is left as soon as everything is computed, read or not."""
+def test_slow_readers_do_not_occupy_sessions(files: dict[str, Path]) -> None:
+    """The slot is released when the prediction is computed, whether or not it is read."""
 
     async def compute() -> None:
-        runtime = Runtime(files["one"], LoadSettings(CONTEXT, 1, 0, 1, {}))
-        has_left = asyncio.Event()
+        runtime = Runtime(files["one"], LoadOptions(CONTEXT, 1, 0, 1, {}))
+        is_released = asyncio.Event()
         request = PredictionRequest(
             messages=(),
             raw_prompt="a",
@@ -489,18 +489,18 @@ def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
         )
         loop = asyncio.get_running_loop()
 
-        def leave() -> None:
-            loop.call_soon_threadsafe(has_left.set)
+        def release() -> None:
+            loop.call_soon_threadsafe(is_released.set)
 
         prediction = Prediction(
             runtime=runtime,
             request=request,
             context_length=CONTEXT,
             warn=lambda *_: None,
-            leave=leave,
+            release=release,
         )
         prediction.start()
-        await has_left.wait()
+        await is_released.wait()
         events = [event async for event in prediction.events()]
         assert isinstance(events[-1], Stats)
         assert events[-1].predicted_tokens_count == 200
@@ -510,7 +510,7 @@ def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
 
 
 def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
-    """The answer to a cancel does not wait for the prompt: it comes before a third of it could have been read."""
+    """A cancel is answered before a third of the prompt could have been processed."""
     load(wire, "slow", contextLength=8192)
     began = time.monotonic()
     wire.predict("third " * 333, options(maxPredictedTokens=checked(1)), identifier="slow")
@@ -525,8 +525,8 @@ def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
     assert text_of(packets) == ""
 
 
-def test_unload_in_the_middle(wire: Wire) -> None:
-    """A model that is unloaded ends its predictions with what they have, and another goes on."""
+def test_unload_during_a_prediction(wire: Wire) -> None:
+    """The predictions of an unloaded model end with what they have; other models continue."""
     load(wire, "two")
     endless = options(contextOverflowPolicy="rollingWindow", maxPredictedTokens=checked(60_000), **NO_END)
     channel = wire.open("predict", predicting("hi", endless, identifier="two"))
@@ -547,8 +547,8 @@ def test_unload_in_the_middle(wire: Wire) -> None:
     assert text_of(complete(wire, "a", options(structured=only("fine")))) == "fine"
 
 
-def test_image_is_refused(llama: background.Running, wire: Wire, connect: Connect) -> None:
-    """A model without a vision part says so."""
+def test_image_is_rejected(llama: background.Running, wire: Wire, connect: Connect) -> None:
+    """A model without a vision part does not support images."""
     files = connect(llama, "/files")
     image = files.result("uploadFileBase64", {"name": "pixel.png", "contentBase64": IMAGE})
     part = {"type": "file", "name": "pixel.png", **image}
@@ -557,18 +557,18 @@ def test_image_is_refused(llama: background.Running, wire: Wire, connect: Connec
     assert "vision" in packets[-1]["title"]
 
 
-def test_what_is_not_met_is_said_once(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    """A setting without an equivalent is a warning on the log, the first time."""
+def test_unsupported_option_is_warned_about_once(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """An option that llama.cpp does not support is logged as a warning, the first time."""
     config = options(**{"llama.cpuThreads": 3, "tools": {"type": "none"}, "speculativeDecoding.draftModel": ""})
     for _ in range(2):
         complete(wire, "a", config)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.backend"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.llama_engine"]
     assert len(warnings) == 1
     assert "llama.cpuThreads" in warnings[0]
 
 
 def test_warnings_are_bounded(llama: background.Running, files: dict[str, Path]) -> None:
-    """Keys that a client makes up fill neither memory nor log."""
+    """The keys that were warned about are bounded in number and length."""
     engine = LlamaEngine([files["one"]])
     for number in range(1000):
         engine.warn(f"{number}{'x' * 3000}", "there")
@@ -586,26 +586,26 @@ def test_warnings_are_bounded(llama: background.Running, files: dict[str, Path])
     ],
 )
 def test_load_values_have_bounds(wire: Wire, key: str, values: tuple[Any, ...]) -> None:
-    """A number that llama.cpp does not survive is refused by name."""
+    """A number on which llama.cpp would abort is an error that names the option."""
     for value in values:
         assert f"Invalid load config: llm.load.{key} must be" in load(wire, "two", **{key: value})[-1]["title"]
 
 
-def test_more_sessions_than_a_batch_has_room_for(wire: Wire) -> None:
-    """The batch grows with the sessions: llama.cpp aborts where it does not."""
+def test_more_sessions_than_the_batch_size(wire: Wire) -> None:
+    """The batch is enlarged for the sessions: llama.cpp aborts otherwise."""
     assert load(wire, "two", numParallelSessions=64, **{"llama.evalBatchSize": 32})[-1]["type"] == "loadSuccess"
     assert stats_of(wire.predict("hi", options(), identifier="two"))["stopReason"]
     wire.call("unloadModel", {"identifier": "two"})
 
 
-def test_value_that_the_engine_refuses(wire: Wire) -> None:
-    """A value out of the engine's range is an error in its words."""
+def test_value_that_llama_cpp_rejects(wire: Wire) -> None:
+    """The error has the message of llama.cpp."""
     packets = complete(wire, "a", options(repeatPenalty=checked(-1)))
     assert "penalty_repeat" in packets[-1]["title"]
 
 
-def test_damaged_file_is_refused(connect: Connect, tmp_path: Path) -> None:
-    """A file that was damaged after the start, or that only llama.cpp sees through, is an error by name."""
+def test_invalid_file_is_rejected(connect: Connect, tmp_path: Path) -> None:
+    """A file that became invalid after the start, or that only llama.cpp detects, is an error."""
     cut, odd, fatal = (make_model(tmp_path / f"{name}.gguf") for name in ("cut", "odd", "fatal"))
     odd.write_bytes(odd.read_bytes().replace(b"output_norm.weight", b"output_nope.weight"))
     layers = b"llama.block_count" + struct.pack("<I", 4)
@@ -614,19 +614,21 @@ def test_damaged_file_is_refused(connect: Connect, tmp_path: Path) -> None:
     with background.start(LlamaEngine([cut, odd, fatal])) as running:
         cut.write_bytes(cut.read_bytes()[:200_000])
         wire = connect(running)
-        assert "cut short" in load(wire, "cut")[-1]["title"]
+        assert "truncated" in load(wire, "cut")[-1]["title"]
         answer = load(wire, "odd")[-1]
         assert "Cannot load odd" in answer["title"]
         assert "'output_norm.weight' not found" in answer["title"]
-        assert answer["suggestion"] == "lm serve --verbose shows what llama.cpp says"
+        assert answer["suggestion"] == "lm serve --verbose shows the log of llama.cpp"
         aborted = load(wire, "fatal")[-1]["title"]
-        assert "damaged" in aborted
+        assert "invalid" in aborted
         assert "GGML_ASSERT" in aborted, "llama.cpp aborts on this one"
         assert wire.result("listLoaded") == []
 
 
-def test_verbose_shows_what_the_trial_says(connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With --verbose, llama.cpp's own words about a file are on stderr."""
+def test_verbose_shows_the_log_of_the_preflight(
+    connect: Connect, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With --verbose, the log of llama.cpp is on stderr."""
     odd = make_model(tmp_path / "odd.gguf")
     odd.write_bytes(odd.read_bytes().replace(b"output_norm.weight", b"output_nope.weight"))
     with background.start(LlamaEngine([odd], is_verbose=True)) as running:
@@ -636,29 +638,31 @@ def test_verbose_shows_what_the_trial_says(connect: Connect, tmp_path: Path, cap
 
 @pytest.fixture
 def endless(tmp_path: Path) -> Path:
-    """A file that llama.cpp never comes to the end of; it can be opened for writing once llama.cpp reads it."""
+    """A file that never ends; it can be opened for writing once llama.cpp reads it."""
     os.mkfifo(tmp_path / "endless.gguf")
     return tmp_path / "endless.gguf"
 
 
-def test_trial_ends_with_a_cancel(endless: Path) -> None:
-    """A cancel does not wait for the end of the trial."""
+def test_preflight_is_cancelled(endless: Path) -> None:
+    """A cancel ends the preflight."""
 
     async def cancel() -> bool:
         cancelled = asyncio.Event()
-        trial = asyncio.create_task(preflight(endless, cancelled))
+        task = asyncio.create_task(preflight(endless, cancelled))
         pipe = await asyncio.to_thread(os.open, endless, os.O_WRONLY)
         cancelled.set()
-        is_proven = await trial
+        is_passed = await task
         os.close(pipe)
-        return is_proven
+        return is_passed
 
     assert not asyncio.run(cancel())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the trial's end waits for llama.cpp")
-def test_trial_ends_with_its_parent(endless: Path) -> None:
-    """A trial does not outlive a parent that is killed."""
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the subprocess ends only after llama.cpp has loaded the file"
+)
+def test_preflight_ends_with_its_parent(endless: Path) -> None:
+    """The subprocess ends when its parent is killed."""
     code = (
         "import asyncio, pathlib, sys; from lmcli.server.llama.preflight import preflight; "
         "asyncio.run(preflight(pathlib.Path(sys.argv[1]), asyncio.Event()))"
@@ -668,13 +672,13 @@ def test_trial_ends_with_its_parent(endless: Path) -> None:
         parent.kill()
     poll = select.poll()
     poll.register(pipe, 0)
-    assert poll.poll(10_000), "somebody still reads"
+    assert poll.poll(10_000), "the subprocess still reads"
     os.close(pipe)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
-def test_memory_stays(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
-    """Predictions leave nothing behind in the server: 300 of them, not even 5 KiB each."""
+def test_memory_does_not_grow(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
+    """300 predictions leave less than 5 KiB each in memory."""
     process = serve(str(files["one"]), quiet=True)
     wire = connect(process.port)
     load(wire, "one")

@@ -1,4 +1,4 @@
-"""GGUF files from the command line, and under the official SDK."""
+"""GGUF files on the command line, and with the official SDK."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from conftest import Serve
 from tiny_model import make_model
 
 from lmcli.server import background
-from lmcli.server.llama.backend import LlamaEngine
+from lmcli.server.llama.llama_engine import LlamaEngine
 
 
 @pytest.fixture(scope="module")
@@ -32,59 +32,59 @@ def lm(*arguments: str | Path, stdin: str | None = None, python: str = "pass") -
 
 
 def test_file_as_host(file: Path) -> None:
-    """A file is loaded and asked inside the command; nothing but the answer is said."""
+    """A model runs inside the command, which prints only the answer."""
     words = ("respond", "--host", file, "--seed", "3", "-l", "9", "hello")
     one, two = lm(*words), lm(*words)
     assert (one.returncode, one.stderr) == (0, "")
     assert one.stdout == two.stdout != ""
 
 
-def test_schema_and_grammar(file: Path) -> None:
-    """The answer to a form is of the form; `complete` adds nothing to it."""
+def test_grammar(file: Path) -> None:
+    """The answer conforms to the grammar."""
     grammar = '--set=structured={"type":"gbnf","gbnfGrammar":"root ::= \\"yes\\""}'
     assert lm("complete", "--host", file, grammar, stdin="is it?").stdout == "yes"
 
 
 def test_models_of_a_file(file: Path) -> None:
-    """The key of a file can be seen."""
+    """`lm models` prints the key of a file."""
     assert lm("models", "--host", file).stdout == "tiny\n"
 
 
 def test_warning_reaches_the_user(file: Path) -> None:
-    """What llama.cpp does not take is said on stderr."""
+    """An option that llama.cpp does not support is a warning on stderr."""
     done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
     assert done.stderr.count("warning: ") == 1
     assert "cpuThreads" in done.stderr
 
 
 def test_without_the_extra(file: Path) -> None:
-    """Without llama.cpp, the way to install it is said."""
+    """Without llama.cpp, a hint shows how to install it."""
     done = lm("serve", file, python="sys.modules['xllamacpp'] = None")
     assert done.returncode == 69
     assert f"hint: {sys.executable} -m pip install 'xllamacpp>=" in done.stderr
 
 
-def test_files_that_will_not_do(file: Path, tmp_path: Path) -> None:
-    """A damaged file ends the command with 69, one that is not there with 66, both by name."""
+def test_invalid_and_missing_files(file: Path, tmp_path: Path) -> None:
+    """An invalid file is status 69, a missing one 66; both are named."""
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:-1])
     for words in (("serve", file, cut), ("respond", "--host", cut, "hi")):
         done = lm(*words)
         assert (done.returncode, done.stdout) == (69, "")
-        assert "cut.gguf' is cut short" in done.stderr
+        assert "cut.gguf' is truncated" in done.stderr
     gone = lm("respond", "--host", tmp_path / "gone.gguf", "hi")
     assert gone.returncode == 66
     assert "gone.gguf" in gone.stderr
 
 
-def test_nobody_else_loads_it() -> None:
-    """The demo and its server run without llama.cpp being touched."""
+def test_demo_does_not_import_llama_cpp() -> None:
+    """The demo runs without llama.cpp."""
     done = lm("respond", "--host", "demo", "hello", python="sys.modules['xllamacpp'] = None")
     assert (done.returncode, done.stdout) == (0, "hello\n")
 
 
 def test_serve(serve: Serve, file: Path) -> None:
-    """`lm serve FILE` offers the file and not the echo models, logs no llama.cpp, and dies of its signal."""
+    """`lm serve FILE` offers the file instead of the echo models, and does not print the log of llama.cpp."""
     process = serve(str(file), quiet=True)
     host = process.address.removeprefix("http://")
     assert lm("models", "--host", host).stdout == "tiny\n"
@@ -94,7 +94,7 @@ def test_serve(serve: Serve, file: Path) -> None:
 
 
 def test_official_sdk(file: Path) -> None:
-    """The official SDK loads, answers, streams, tokenizes and cancels, and cannot tell."""
+    """The official SDK loads, predicts, streams, tokenizes and cancels."""
     with background.start(LlamaEngine([file])) as running, lms.Client(f"127.0.0.1:{running.port}") as client:
         progress: list[float] = []
         model = client.llm.model("tiny", config={"contextLength": 128}, on_load_progress=progress.append)

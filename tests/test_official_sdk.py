@@ -1,7 +1,4 @@
-"""The official Python SDK at the server: it must not be able to tell.
-
-Each of its calls here is one that its documentation shows.
-"""
+"""The official Python SDK works with the server, in the calls that its documentation shows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +26,12 @@ def client(server: Running) -> Iterator[lms.Client]:
 
 @pytest.fixture
 def model(client: lms.Client) -> lms.LLM:
-    """The model that is loaded."""
+    """The loaded model."""
     return client.llm.model()
 
 
 def test_respond(model: lms.LLM) -> None:
-    """A prompt is answered with its own text, and the figures are there."""
+    """A prompt is answered with its own text, with stats."""
     result = model.respond(TEXT)
     assert str(result) == result.content == TEXT
     assert result.stats.stop_reason == "eosFound"
@@ -54,7 +51,7 @@ def test_respond_stream(model: lms.LLM) -> None:
 
 
 def test_chat(model: lms.LLM) -> None:
-    """A conversation grows by what the model says; its last user message is what counts."""
+    """The model's messages are added to a conversation; its last user message is answered."""
     chat = lms.Chat("You are terse.")
     chat.add_user_message("one two")
     assert model.respond(chat, on_message=chat.append).content == "one two"
@@ -63,7 +60,7 @@ def test_chat(model: lms.LLM) -> None:
 
 
 def test_history(model: lms.LLM) -> None:
-    """A history of plain dictionaries does as well."""
+    """A history may consist of dictionaries."""
     history: Any = {
         "messages": [
             {"role": "system", "content": "You are terse."},
@@ -77,7 +74,7 @@ def test_history(model: lms.LLM) -> None:
 
 
 def test_callbacks(model: lms.LLM) -> None:
-    """All callbacks come, in the order that the SDK promises."""
+    """All callbacks are called, in the documented order."""
     seen: list[str] = []
     model.respond(
         "a b",
@@ -98,7 +95,7 @@ def test_callbacks(model: lms.LLM) -> None:
 
 
 def test_config(model: lms.LLM) -> None:
-    """Options are obeyed and come back as the configuration in force."""
+    """Options are applied and returned as the effective config."""
     result = model.respond(TEXT, config={"temperature": 0.25, "maxTokens": 3, "topPSampling": 0.5})
     assert (result.content, result.stats.stop_reason) == ("What is  the", "maxPredictedTokensReached")
     assert result.prediction_config.temperature == 0.25
@@ -107,17 +104,17 @@ def test_config(model: lms.LLM) -> None:
 
 
 def test_complete(model: lms.LLM) -> None:
-    """A completion continues the bare text, up to a stop string."""
+    """A completion continues the raw text, up to a stop string."""
     result = model.complete("My name is", config={"maxTokens": 100})
     assert result.content == "My name is"
-    assert result.stats.prompt_tokens_count == 3, "there is no chat template around it"
+    assert result.stats.prompt_tokens_count == 3, "the prompt template is not applied"
     result = model.complete(TEXT, config={"stopStrings": ["ing\nof"]})
     assert (result.content, result.stats.stop_reason) == ("What is  the mean", "stopStringFound")
     assert "".join(fragment.content for fragment in model.complete_stream(TEXT)) == TEXT
 
 
 def test_cancel(model: lms.LLM) -> None:
-    """A cancelled stream ends in good order with what was there."""
+    """A cancelled stream ends with its partial result."""
     stream = model.respond_stream("word " * 100_000)
     for fragment in stream:
         assert fragment.content
@@ -127,7 +124,7 @@ def test_cancel(model: lms.LLM) -> None:
 
 
 def test_model_loads_with_progress(client: lms.Client) -> None:
-    """A key that is not loaded is loaded, with progress; the configuration is that of the loading."""
+    """A model is loaded on request, with progress and the load config."""
     progress: list[float] = []
     model = client.llm.model("echo-jit", ttl=60, config={"contextLength": 512}, on_load_progress=progress.append)
     assert model.identifier == "echo-jit"
@@ -138,8 +135,8 @@ def test_model_loads_with_progress(client: lms.Client) -> None:
     assert model.get_info().model_key == "echo-jit"
 
 
-def test_models_come_and_go(client: lms.Client) -> None:
-    """Loaded models are listed, instances have names, and an unloaded model is gone."""
+def test_models_are_loaded_and_unloaded(client: lms.Client) -> None:
+    """Loaded models are listed, instances have identifiers, and unloaded models are not listed."""
     assert [model.identifier for model in client.list_loaded_models()] == ["echo"]
     second = client.llm.load_new_instance("echo")
     third = client.llm.load_new_instance("echo", "third")
@@ -156,14 +153,14 @@ def test_models_come_and_go(client: lms.Client) -> None:
 
 
 def test_downloaded_models(client: lms.Client) -> None:
-    """Downloaded models are listed, of the two kinds apart."""
+    """Downloaded models are listed by type."""
     assert [model.model_key for model in client.list_downloaded_models()] == ["echo", "echo-jit"]
     assert client.list_downloaded_models("embedding") == []
     assert client.embedding.list_loaded() == []
 
 
 def test_missing_model(client: lms.Client) -> None:
-    """A handle on nothing, and a key of nothing, are errors that name what there is."""
+    """An unknown identifier, and an unknown key, are errors that list the existing ones."""
     with pytest.raises(lms.LMStudioModelNotFoundError, match="nope"):
         client.llm._create_handle("nope").respond("x")
     with pytest.raises(lms.LMStudioServerError, match="echo-jit"):
@@ -171,7 +168,7 @@ def test_missing_model(client: lms.Client) -> None:
 
 
 def test_text_tools(model: lms.LLM) -> None:
-    """Tokens are numbered and counted, the template can be seen."""
+    """Texts are tokenized and counted, and the prompt template is applied."""
     assert len(model.tokenize("a b c")) == 3
     both: Any = model.tokenize(["a", "b c"])
     assert [len(tokens) for tokens in both] == [1, 2]
@@ -183,7 +180,7 @@ def test_text_tools(model: lms.LLM) -> None:
 
 
 def test_image(client: lms.Client, model: lms.LLM, tmp_path: Path) -> None:
-    """An image is uploaded as bytes or from a file, and can be asked about."""
+    """An image is uploaded from bytes or from a file, and used in a message."""
     file = tmp_path / "pixel.png"
     file.write_bytes(PIXEL)
     for source in (PIXEL, file):
@@ -208,14 +205,14 @@ def test_structured_output(model: lms.LLM) -> None:
 
 
 def test_presets(model: lms.LLM) -> None:
-    """A preset is obeyed; an unknown one is the SDK's own error."""
+    """A preset is applied; an unknown one is the SDK's own error."""
     assert model.respond("word " * 20, preset="short").stats.predicted_tokens_count == 8
     with pytest.raises(lms.LMStudioPresetNotFoundError, match="short"):
         model.respond("x", preset="nope")
 
 
 def test_slow_prompt_can_be_cancelled(start_server: StartServer) -> None:
-    """A cancel reaches a model that is still reading, and the result is empty."""
+    """A cancel takes effect while the prompt is processed, and the result is empty."""
     server = start_server(prompt_tokens_per_second=0.5)
     with lms.Client(f"127.0.0.1:{server.port}") as client:
         stream = None

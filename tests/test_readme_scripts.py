@@ -11,7 +11,7 @@ from conftest import StartServer
 from processes import environment, run
 
 from lmcli.chat import Message, TextPart
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.values import ModelInfo
 

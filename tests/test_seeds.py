@@ -21,7 +21,7 @@ import pytest
 from conftest import PATIENCE, StartServer
 
 from lmcli.server.background import Running
-from lmcli.server.echo.repeater import EchoEngine, model_info
+from lmcli.server.echo.echo_engine import EchoEngine, model_info
 
 SCRIPTS = Path(__file__).parent / "seeds"
 

@@ -1,4 +1,4 @@
-"""Models come and go: listing, loading, identifiers, time to live, unloading; files and the system's few words."""
+"""Models: listing, loading, identifiers, time to live, unloading; uploads, and the calls of `/system`."""
 
 import base64
 import os
@@ -52,7 +52,7 @@ def error(packet: Packet) -> Packet:
 
 
 def test_one_model_is_loaded_and_one_is_not(server: Running, connect: Connect) -> None:
-    """`echo` is there at once, `echo-jit` only downloaded."""
+    """`echo` is loaded at startup, `echo-jit` is only downloaded."""
     assert loaded(connect(server)) == ["echo"]
     downloaded = connect(server, "/system").result("listDownloadedModels")
     assert [(info["modelKey"], info["type"]) for info in downloaded] == [("echo", "llm"), ("echo-jit", "llm")]
@@ -67,7 +67,7 @@ def test_info_has_what_each_sdk_requires(wire: Wire) -> None:
     }  # fmt: skip
 
 
-def test_loaded_model_is_given_at_once(wire: Wire) -> None:
+def test_loaded_model_is_returned_at_once(wire: Wire) -> None:
     """`getOrLoad` of a loaded identifier, or of the path of its model, loads nothing."""
     for name in ("echo", "lmcli/echo"):
         packets = wire.stream("getOrLoad", getting(name))
@@ -76,7 +76,7 @@ def test_loaded_model_is_given_at_once(wire: Wire) -> None:
 
 
 def test_model_is_loaded_on_request(wire: Wire) -> None:
-    """`getOrLoad` of a model key tells how the loading goes, from 0 to 1, and what came of it."""
+    """`getOrLoad` of a model key reports the progress from 0 to 1, then the loaded instance."""
     packets = wire.stream("getOrLoad", getting(loadTtlMs=60_000))
     assert types(packets) == ["startLoading", *["loadProgress"] * 6, "loadSuccess"]
     assert packets[0]["identifier"] == "echo-jit"
@@ -86,13 +86,13 @@ def test_model_is_loaded_on_request(wire: Wire) -> None:
     assert loaded(wire) == ["echo", "echo-jit"]
 
 
-def test_two_who_want_a_model_load_it_once(start_server: StartServer, connect: Connect) -> None:
-    """The second watches the first one's loading, and hears of its progress, too."""
+def test_concurrent_requests_share_a_load(start_server: StartServer, connect: Connect) -> None:
+    """The second client receives the progress of the load that the first one started."""
     server = start_server(load_seconds=0.1)
     first, second = connect(server), connect(server)
     channels = [(wire, wire.open("getOrLoad", getting())) for wire in (first, second)]
-    for told in [wire.packets(channel) for wire, channel in channels]:
-        assert (types(told)[0], types(told)[-1], set(types(told)[1:-1])) == (
+    for packets in [wire.packets(channel) for wire, channel in channels]:
+        assert (types(packets)[0], types(packets)[-1], set(types(packets)[1:-1])) == (
             "startLoading",
             "loadSuccess",
             {"loadProgress"},
@@ -100,8 +100,8 @@ def test_two_who_want_a_model_load_it_once(start_server: StartServer, connect: C
     assert loaded(first) == ["echo", "echo-jit"]
 
 
-def test_client_that_does_not_read_holds_up_nobody(start_server: StartServer, connect: Connect) -> None:
-    """A load goes on whatever the one does who asked for it first; the next one has its model."""
+def test_client_that_does_not_read_does_not_block_a_load(start_server: StartServer, connect: Connect) -> None:
+    """A load continues although the client that started it does not read."""
     server = start_server(load_seconds=0.2)
     with socket.create_connection(("127.0.0.1", server.port)) as unread:
         deaf(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
@@ -109,8 +109,8 @@ def test_client_that_does_not_read_holds_up_nobody(start_server: StartServer, co
         assert types(second.stream("getOrLoad", getting()))[-1] in ("loadSuccess", "alreadyLoaded")
 
 
-def test_load_ends_with_the_last_who_wants_it(start_server: StartServer, connect: Connect) -> None:
-    """Who cancels is let go at once; the load goes on for the others, and a given-up one leaves its identifier."""
+def test_load_is_cancelled_with_its_last_subscriber(start_server: StartServer, connect: Connect) -> None:
+    """A cancel is answered at once, the load continues for the others, and a cancelled load releases its identifier."""
     server = start_server(load_seconds=1000)
     first, second = connect(server), connect(server)
     channels = [(wire, wire.open("getOrLoad", getting())) for wire in (first, second)]
@@ -133,23 +133,23 @@ def test_load_ends_with_the_last_who_wants_it(start_server: StartServer, connect
 def test_slow_load_is_never_silent(
     start_server: StartServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that hears nothing for long gives up: the progress is told again and again."""
-    monkeypatch.setattr("lmcli.server.load_tasks.NEWS_SECONDS", 0.01)
+    """Progress is repeated during a slow load, because clients time out on a silent channel."""
+    monkeypatch.setattr("lmcli.server.model_load.REPEAT_SECONDS", 0.01)
     wire = connect(start_server(load_seconds=1000))
     wire.open("getOrLoad", getting())
-    told = [wire.receive()["message"] for _ in range(4)]
-    assert told[1:] == [{"type": "loadProgress", "progress": 0}] * 3
+    packets = [wire.receive()["message"] for _ in range(4)]
+    assert packets[1:] == [{"type": "loadProgress", "progress": 0}] * 3
 
 
 def test_instances_are_numbered(wire: Wire) -> None:
-    """`loadModel` always loads; without a wish for an identifier the second is `name:2`."""
+    """`loadModel` always loads; without a given identifier the second instance is `name:2`."""
     ends = [wire.stream("loadModel", loading())[-1] for _ in range(3)]
     assert [packet["info"]["identifier"] for packet in ends] == ["echo-jit", "echo-jit:2", "echo-jit:3"]
     assert types(wire.stream("loadModel", loading())) == ["resolved", *["progress"] * 6, "success"]
 
 
-def test_taken_identifier_is_refused(start_server: StartServer, connect: Connect) -> None:
-    """An explicit identifier is never numbered, and is taken from the beginning of the loading."""
+def test_identifier_in_use_is_rejected(start_server: StartServer, connect: Connect) -> None:
+    """A given identifier is never numbered, and is reserved when the load starts."""
     server = start_server(load_seconds=PATIENCE)
     first, second = connect(server), connect(server)
     channel = first.open("loadModel", loading(identifier="mine"))
@@ -162,7 +162,7 @@ def test_taken_identifier_is_refused(start_server: StartServer, connect: Connect
 
 
 def test_loading_can_be_cancelled(start_server: StartServer, connect: Connect) -> None:
-    """A cancel ends the loading at once, with an error, and no model."""
+    """A cancel ends the load at once, with an error and without a model."""
     wire = connect(start_server(load_seconds=1000))
     channel = wire.open("getOrLoad", getting())
     wire.cancel(channel)
@@ -170,8 +170,8 @@ def test_loading_can_be_cancelled(start_server: StartServer, connect: Connect) -
     assert loaded(wire) == ["echo"]
 
 
-def test_leaving_cancels_the_loading(start_server: StartServer, connect: Connect) -> None:
-    """When the client is gone nobody wants its model; the next one loads it anew."""
+def test_disconnecting_cancels_the_load(start_server: StartServer, connect: Connect) -> None:
+    """The load of a client that disconnects is cancelled, and its identifier is free again."""
     server = start_server(load_seconds=1000)
     first, second = connect(server), connect(server)
     first.open("loadModel", loading(identifier="mine"))
@@ -184,8 +184,8 @@ def test_leaving_cancels_the_loading(start_server: StartServer, connect: Connect
         assert time.monotonic() < deadline, f"channel {wanted}: the identifier is still taken"
 
 
-def test_load_config_is_honoured_and_told(wire: Wire) -> None:
-    """The context length that was asked for holds, up to the model's; the whole configuration can be asked for."""
+def test_load_config_is_applied_and_returned(wire: Wire) -> None:
+    """The requested context length is applied, up to the maximum of the model; the load config is returned."""
     fields = [{"key": "llm.load.contextLength", "value": 64}, {"key": "llm.load.llama.flashAttention", "value": True}]
     config = {"layers": [{"layerName": "apiOverride", "config": {"fields": fields}}]}
     info = wire.stream("loadModel", loading() | {"loadConfigStack": config})[-1]["info"]
@@ -194,16 +194,16 @@ def test_load_config_is_honoured_and_told(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("length", [0, -1, "long", 1.5, True])
-def test_impossible_context_length_is_refused(wire: Wire, length: Any) -> None:
-    """A context length that is no positive whole number fails the loading."""
+def test_invalid_context_length_is_rejected(wire: Wire, length: Any) -> None:
+    """A context length that is not a positive integer is an error."""
     fields = [{"key": "llm.load.contextLength", "value": length}]
     config = {"layers": [{"layerName": "apiOverride", "config": {"fields": fields}}]}
     assert "contextLength" in error(wire.stream("loadModel", loading() | {"loadConfigStack": config})[-1])["title"]
 
 
 @pytest.mark.parametrize(("endpoint", "parameter"), [("loadModel", loading("nope")), ("getOrLoad", getting("nope"))])
-def test_unknown_model_key_names_what_there_is(wire: Wire, endpoint: str, parameter: Packet) -> None:
-    """The error carries the keys that could be loaded."""
+def test_unknown_model_key_lists_the_downloaded_models(wire: Wire, endpoint: str, parameter: Packet) -> None:
+    """The error contains the keys of the downloaded models."""
     assert error(wire.stream(endpoint, parameter)[-1])["displayData"] == {
         "code": "generic.pathNotFound",
         "path": "nope",
@@ -212,8 +212,8 @@ def test_unknown_model_key_names_what_there_is(wire: Wire, endpoint: str, parame
     }
 
 
-def test_unknown_identifier_names_what_is_loaded(wire: Wire) -> None:
-    """A query without a match carries the query and the identifiers that are loaded."""
+def test_unknown_identifier_lists_the_loaded_models(wire: Wire) -> None:
+    """The error contains the query and the identifiers of the loaded models."""
     expected = {
         "code": "generic.noModelMatchingQuery",
         "query": {"domain": "llm", "identifier": "nope"},
@@ -236,15 +236,15 @@ def test_unknown_identifier_names_what_is_loaded(wire: Wire) -> None:
     ],
 )
 def test_query_finds_the_model_used_last(wire: Wire, asked: Packet, found: str) -> None:
-    """Among several that fit it is the one used last."""
+    """Of several models that match, it is the one used last."""
     wire.stream("loadModel", loading(identifier="second"))
     wire.predict("a", identifier="second")
     specifier = {"type": "query", "query": asked}
     assert wire.result("getModelInfo", {"specifier": specifier, "throwIfNotFound": True})["identifier"] == found
 
 
-def test_reference_holds_one_instance(wire: Wire) -> None:
-    """A reference to an unloaded instance does not find another of the same identifier."""
+def test_reference_identifies_one_instance(wire: Wire) -> None:
+    """A reference to an unloaded instance does not match another one with the same identifier."""
     specifier = {"type": "instanceReference", "instanceReference": wire.result("listLoaded")[0]["instanceReference"]}
     parameter = predicting("a") | {"modelSpecifier": specifier}
     assert text_of(wire.stream("predict", parameter)) == "a"
@@ -254,7 +254,7 @@ def test_reference_holds_one_instance(wire: Wire) -> None:
 
 
 def test_idle_model_is_unloaded(wire: Wire) -> None:
-    """A model with a time to live is gone when it was idle for that long; one without stays."""
+    """A model that is idle for its time to live is unloaded; one without a time to live is not."""
     wire.stream("loadModel", loading(ttlMs=20))
     deadline = time.monotonic() + PATIENCE
     while loaded(wire) != ["echo"]:
@@ -262,7 +262,7 @@ def test_idle_model_is_unloaded(wire: Wire) -> None:
 
 
 def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> None:
-    """The time to live does not run during a prediction, and begins anew after it."""
+    """The time to live starts again after each prediction."""
     wire = connect(start_server(tokens_per_second=40))
     wire.stream("loadModel", loading(ttlMs=20))
     packets = wire.predict("a b c d e f", identifier="echo-jit")
@@ -274,7 +274,7 @@ def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> 
 
 
 def test_unloading_ends_predictions(start_server: StartServer, connect: Connect) -> None:
-    """A prediction whose model goes ends with what it has, and says why."""
+    """A prediction whose model is unloaded ends with the stop reason `modelUnloaded`."""
     server = start_server(tokens_per_second=5)
     wire = connect(server)
     channel = wire.open("predict", predicting("word " * 1000))
@@ -285,8 +285,8 @@ def test_unloading_ends_predictions(start_server: StartServer, connect: Connect)
     assert loaded(wire) == []
 
 
-def test_processing_state_shows_the_work(start_server: StartServer, connect: Connect) -> None:
-    """A model is idle, reads a prompt, or generates; how many wait for it is told."""
+def test_processing_state(start_server: StartServer, connect: Connect) -> None:
+    """A model is idle, processing a prompt, or generating; the number of its predictions is reported."""
     server = start_server(prompt_tokens_per_second=20, tokens_per_second=5)
     wire, watch = connect(server), connect(server)
     asked = {"specifier": query(), "throwIfNotFound": True}
@@ -302,15 +302,15 @@ def test_processing_state_shows_the_work(start_server: StartServer, connect: Con
     assert watch.result("getInstanceProcessingState", asked) == {"status": "generating", "queued": 1}
 
 
-def test_time_of_use_is_told(wire: Wire) -> None:
-    """A model that was never used says so; then it is the time of its last prediction."""
+def test_last_used_time(wire: Wire) -> None:
+    """It is null for an unused model, then the time of the last prediction."""
     assert wire.result("listLoaded")[0]["lastUsedTime"] is None
     wire.predict("a")
     assert abs(wire.result("listLoaded")[0]["lastUsedTime"] - time.time() * 1000) < PATIENCE * 1000
 
 
-def test_text_can_be_measured(wire: Wire) -> None:
-    """Tokens are counted and numbered alike, the same word with the same number."""
+def test_text_is_tokenized(wire: Wire) -> None:
+    """Tokens are counted and numbered, equal words equally."""
     asked = {"specifier": query(), "inputString": "to be or not to be \n"}
     assert wire.result("countTokens", asked) == {"tokenCount": 7}
     numbers = wire.result("tokenize", asked)["tokens"]
@@ -318,8 +318,8 @@ def test_text_can_be_measured(wire: Wire) -> None:
     assert numbers[1] == numbers[5]
 
 
-def test_template_can_be_shown(wire: Wire) -> None:
-    """The text that the model would read is the built-in template's, or that of a manual one."""
+def test_prompt_template_is_applied(wire: Wire) -> None:
+    """The prompt is formatted by the built-in template, or by a manual one."""
     asked = {"specifier": query(), "history": user("Hi"), "predictionConfigStack": EMPTY, "opts": {}}
     assert wire.result("applyPromptTemplate", asked) == {"formatted": "[user]\nHi\n[assistant]\n"}
     manual = {"beforeUser": "U:", "afterUser": ";", "beforeAssistant": "A:"}
@@ -328,8 +328,8 @@ def test_template_can_be_shown(wire: Wire) -> None:
     assert wire.result("applyPromptTemplate", asked) == {"formatted": "U:Hi;A:"}
 
 
-def test_the_smaller_questions_have_answers(server: Running, connect: Connect) -> None:
-    """What the SDKs ask beside the main thing is answered in the form that they read."""
+def test_other_calls_of_the_sdks(server: Running, connect: Connect) -> None:
+    """Each is answered in the shape that the SDKs require."""
     llm, system = connect(server), connect(server, "/system")
     base = llm.result("getBasePredictionConfig", {"specifier": query()})["fields"]
     assert {"key": "llm.prediction.temperature", "value": 0.8} in base
@@ -345,7 +345,7 @@ def test_the_smaller_questions_have_answers(server: Running, connect: Connect) -
 
 
 def test_there_are_no_embedding_models(server: Running, connect: Connect) -> None:
-    """`/embedding` lists nothing, and tells a language model from what it is asked for."""
+    """`/embedding` lists no models, and a language model is an error there."""
     wire = connect(server, "/embedding")
     assert wire.result("listLoaded") == []
     assert error(wire.stream("getOrLoad", getting("echo"))[-1])["displayData"] == {
@@ -370,8 +370,8 @@ def test_there_are_no_embedding_models(server: Running, connect: Connect) -> Non
         (b"\x00\xff", "unknown"),
     ],
 )
-def test_upload_is_known_by_its_content(server: Running, connect: Connect, content: bytes, kind: str) -> None:
-    """The type is read from the bytes, not from the name; the identifier has no scheme and no path."""
+def test_file_type_is_detected_from_the_content(server: Running, connect: Connect, content: bytes, kind: str) -> None:
+    """The type depends on the bytes, not on the name; the identifier contains no scheme and no path."""
     wire = connect(server, "/files")
     asked = {"name": "../a:b/c.dat", "contentBase64": base64.b64encode(content).decode()}
     answer = wire.result("uploadFileBase64", asked)
@@ -379,8 +379,8 @@ def test_upload_is_known_by_its_content(server: Running, connect: Connect, conte
     assert not set(answer["identifier"]) & set(":/\\")
 
 
-def test_upload_that_is_no_base64_is_refused(server: Running, connect: Connect) -> None:
-    """A broken upload is an error, not half a file."""
+def test_invalid_base64_is_rejected(server: Running, connect: Connect) -> None:
+    """An upload that cannot be decoded is an error."""
     asked = {"name": "x", "contentBase64": "?"}
     assert "base64" in error(connect(server, "/files").call("uploadFileBase64", asked))["title"]
 
@@ -389,8 +389,8 @@ def test_upload_that_is_no_base64_is_refused(server: Running, connect: Connect) 
 def test_upload_is_decoded_in_pieces(
     server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Wherever a large upload is cut, it is the same file; a cut does not hide a fault."""
-    monkeypatch.setattr("lmcli.server.files.PIECE", 4)
+    """The result does not depend on where the text is split, and neither do errors."""
+    monkeypatch.setattr("lmcli.server.file_endpoints.PIECE_SIZE", 4)
     files = connect(server, "/files")
     text = "aé€zzzzzzzz"[:size]
     answer = files.result("uploadFileBase64", {"name": "x", "contentBase64": base64.b64encode(text.encode()).decode()})
@@ -400,8 +400,8 @@ def test_upload_is_decoded_in_pieces(
 
 
 def test_uploads_are_bounded(server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All files of a client together may have a size; beyond it a file is refused, those before stay."""
-    monkeypatch.setattr("lmcli.server.identities.MAX_UPLOADED_BYTES", 8)
+    """A file that exceeds the limit for all files of a client is rejected; the others are kept."""
+    monkeypatch.setattr("lmcli.server.authentication.MAX_UPLOADED_BYTES", 8)
     asked = {"name": "x", "contentBase64": base64.b64encode(b"1234").decode()}
     first, second = connect(server, "/files"), connect(server, "/files")
     assert first.result("uploadFileBase64", asked)["sizeBytes"] == 4
@@ -409,8 +409,8 @@ def test_uploads_are_bounded(server: Running, connect: Connect, monkeypatch: pyt
     assert "larger than" in error(second.call("uploadFileBase64", asked))["title"]
 
 
-def test_files_live_as_long_as_their_client(server: Running, connect: Connect) -> None:
-    """An upload can be used on the client's other connections, and is gone when it leaves."""
+def test_files_are_dropped_with_their_client(server: Running, connect: Connect) -> None:
+    """A file can be used on all connections of its client, and is dropped when the client disconnects."""
     llm, files = connect(server), connect(server, "/files")
     name = files.result("uploadFileBase64", {"name": "x.png", "contentBase64": base64.b64encode(PNG).decode()})
     part = {"type": "file", "name": "x.png", "identifier": name["identifier"], "sizeBytes": 8, "fileType": "image"}

@@ -1,4 +1,4 @@
-"""The echo models at work: what they say, when they stop, what they tell about it, and how a cancel ends them."""
+"""Predictions of the echo models: their text, stop reasons, stats and config, and how a cancel ends them."""
 
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lmcli.server.background import Running
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import PredictionEvent, PredictionRequest
 from lmcli.values import Fragment, ModelInfo, Stats
 from lmcli.wire.config import RAW_TEMPLATE
@@ -27,8 +27,8 @@ def completing(prompt: str, config: Packet | None = None) -> Packet:
     return {"modelSpecifier": query(), "rawPrompt": prompt, "predictionConfigStack": config or stack()}
 
 
-def test_answer_comes_word_by_word(wire: Wire) -> None:
-    """`respond` gives the last user text back, byte by byte, a word with its white space at a time."""
+def test_answer_is_the_last_user_message(wire: Wire) -> None:
+    """`respond` returns it unchanged, one word with its white space at a time."""
     packets = wire.predict("one  two\n three ")
     assert [f["content"] for f in fragments(packets)] == ["one", "  two", "\n three", " "]
     assert fragments(packets)[0] == {
@@ -44,14 +44,14 @@ def test_answer_comes_word_by_word(wire: Wire) -> None:
 @given(st.text())
 @example("\ud83d")
 @example("\x00\u2028 \U0001f600")
-def test_any_text_comes_back(wire: Wire, text: str) -> None:
-    """Whatever the text, `respond` and `complete` give exactly it, half a surrogate pair included."""
+def test_any_text_is_returned_unchanged(wire: Wire, text: str) -> None:
+    """`respond` and `complete` return any text, lone surrogates included."""
     assert text_of(wire.predict(text)) == text
     assert text_of(wire.stream("completeRawText", completing(text))) == text
 
 
 def test_last_user_message_is_answered(wire: Wire) -> None:
-    """Among all messages it is the user's last, however the roles follow each other."""
+    """It is the last message of the role `user`, in any order of roles."""
     turns = [("system", "s"), ("user", "u1"), ("user", "u2"), ("assistant", "a"), ("assistant", "b")]
     messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
     assert text_of(wire.stream("predict", predicting("") | {"history": {"messages": messages}})) == "u2"
@@ -59,20 +59,20 @@ def test_last_user_message_is_answered(wire: Wire) -> None:
 
 @pytest.mark.parametrize("messages", [[], [{"role": "user", "content": []}]])
 def test_empty_history_has_an_empty_answer(wire: Wire, messages: list[Packet]) -> None:
-    """Nothing said, nothing answered; it is no error."""
+    """A history without text is not an error."""
     packets = wire.stream("predict", predicting("") | {"history": {"messages": messages}})
     assert (fragments(packets), stats_of(packets)["stopReason"]) == ([], "eosFound")
 
 
-def test_half_a_part_is_refused(wire: Wire) -> None:
-    """A part without what belongs to it is an error with its path."""
+def test_incomplete_part_is_rejected(wire: Wire) -> None:
+    """A part that lacks a key is an error that names the path of the key."""
     messages = [{"role": "user", "content": [{"type": "text"}]}]
     error = wire.stream("predict", predicting("") | {"history": {"messages": messages}})[-1]
     assert "messages[0].content[0].text" in error["title"]
 
 
 def test_prompt_progress_comes_before_the_answer(wire: Wire) -> None:
-    """The reading of the prompt is told from 0 to 1, in shares and in tokens that add up."""
+    """Progress is reported from 0 to 1, with token counts that add up."""
     packets = wire.predict("a b c d")
     progress = [packet for packet in packets if packet["type"] == "promptProcessingProgress"]
     assert packets[: len(progress)] == progress
@@ -85,13 +85,13 @@ def test_prompt_progress_comes_before_the_answer(wire: Wire) -> None:
 
 
 def test_slow_prompt_shows_more_progress(start_server: StartServer, connect: Connect) -> None:
-    """A prompt that takes long is read in more than two steps."""
+    """A slow prompt is reported in more than two steps."""
     packets = connect(start_server(prompt_tokens_per_second=50)).predict("word " * 20)
     assert len([packet for packet in packets if packet["type"] == "promptProcessingProgress"]) > 3
 
 
-def test_stats_say_everything(wire: Wire) -> None:
-    """Counts add up, times are measured, and what does not apply is left out."""
+def test_stats_are_complete(wire: Wire) -> None:
+    """Counts add up, times are measured, and keys without a value are absent."""
     stats = stats_of(wire.predict("a b c"))
     assert stats["totalTimeSec"] >= stats["timeToFirstTokenSec"] > 0
     assert stats["tokensPerSecond"] > 0
@@ -107,13 +107,13 @@ def test_stats_say_everything(wire: Wire) -> None:
     }
 
 
-def test_configuration_in_force_is_told(wire: Wire) -> None:
-    """The end carries the model, its load configuration, and all layers collapsed, unknown keys included."""
+def test_effective_config_is_returned(wire: Wire) -> None:
+    """The end contains the model, its load config, and the merged layers, unknown keys included."""
     end = wire.predict("a", stack(temperature=0.1, **{"llama.unheardOf": [1]}))[-1]
-    told = {field["key"]: field["value"] for field in end["predictionConfig"]["fields"]}
-    assert told["llm.prediction.temperature"] == 0.1
-    assert told["llm.prediction.llama.unheardOf"] == [1]
-    assert told["llm.prediction.topKSampling"] == 40
+    config = {field["key"]: field["value"] for field in end["predictionConfig"]["fields"]}
+    assert config["llm.prediction.temperature"] == 0.1
+    assert config["llm.prediction.llama.unheardOf"] == [1]
+    assert config["llm.prediction.topKSampling"] == 40
     assert end["modelInfo"]["identifier"] == "echo"
     assert {"key": "llm.load.contextLength", "value": 131072} in end["loadModelConfig"]["fields"]
 
@@ -132,15 +132,15 @@ def test_configuration_in_force_is_told(wire: Wire) -> None:
     ],
 )
 @pytest.mark.parametrize("endpoint", ["predict", "completeRawText"])
-def test_answer_stops_where_it_is_told(wire: Wire, endpoint: str, config: Packet, text: str, reason: str) -> None:
-    """At the greatest number of tokens, or before a stop string, wherever it lies among the tokens."""
+def test_stop_conditions(wire: Wire, endpoint: str, config: Packet, text: str, reason: str) -> None:
+    """The answer ends at the token limit, or before a stop string, also inside a token."""
     parameter = predicting(TEXT, config) if endpoint == "predict" else completing(TEXT, config)
     packets = wire.stream(endpoint, parameter)
     assert (text_of(packets), stats_of(packets)["stopReason"]) == (text, reason)
 
 
-def test_found_stop_string_is_told(wire: Wire) -> None:
-    """Which of the stop strings it was is in the stats, and only then."""
+def test_stop_string_is_in_the_stats(wire: Wire) -> None:
+    """The stats contain the stop string that ended the text, if one did."""
     stats = stats_of(wire.predict("a b c", stack(stopStrings=["z", " b"])))
     assert (stats["stopString"], stats["predictedTokensCount"]) == (" b", 2)
     assert "stopString" not in stats_of(wire.predict("a", stack(stopStrings=["z"])))
@@ -164,12 +164,12 @@ def test_found_stop_string_is_told(wire: Wire) -> None:
     ],
 )
 def test_reasoning_is_marked(wire: Wire, text: str, expected: list[tuple[str, str]]) -> None:
-    """What stands in think tags is reasoning, the tags fragments of their own."""
+    """Text between think tags is reasoning; each tag is a fragment of its own."""
     assert [(f["content"], f["reasoningType"]) for f in fragments(wire.predict(text))] == expected
 
 
 def test_reasoning_tags_can_be_chosen(wire: Wire) -> None:
-    """`reasoning.parsing` names other tags, or switches the search off; a raw completion is searched on demand."""
+    """`reasoning.parsing` sets other tags or disables parsing; raw completions are parsed only with it."""
     tags = {"enabled": True, "startString": "[[ x", "endString": "]]"}
     kinds = {f["reasoningType"] for f in fragments(wire.predict("[[ xa]]b", stack(**{"reasoning.parsing": tags})))}
     assert kinds == {"reasoningStartTag", "reasoning", "reasoningEndTag", "none"}
@@ -194,13 +194,13 @@ BARE_TEMPLATES = [
 
 @pytest.mark.parametrize("template", BARE_TEMPLATES)
 def test_prediction_without_formatting_is_a_completion(wire: Wire, template: Packet) -> None:
-    """A template that puts nothing around the messages makes `predict` continue their text as it is."""
+    """With a template that adds nothing to the messages, `predict` continues their raw text."""
     config: Packet = {"layers": [{"layerName": "completeModeFormatting", "config": {"fields": []}}]}
     config["layers"][0]["config"]["fields"] = [{"key": "llm.prediction.promptTemplate", "value": template}]
     packets = wire.predict("<think> a b ", config)
     assert text_of(packets) == "<think> a b "
     assert {f["reasoningType"] for f in fragments(packets)} == {"none"}
-    assert stats_of(packets)["promptTokensCount"] == 4, "the prompt has no frame"
+    assert stats_of(packets)["promptTokensCount"] == 4, "the template adds nothing"
 
 
 def test_structured_answer_is_a_minimal_instance(wire: Wire) -> None:
@@ -215,8 +215,8 @@ def test_structured_answer_is_a_minimal_instance(wire: Wire) -> None:
 @pytest.mark.parametrize(
     "structured", [{"type": "gbnf", "gbnfGrammar": "root ::= x"}, {"type": "json", "jsonSchema": False}]
 )
-def test_impossible_structure_is_refused(wire: Wire, structured: Packet) -> None:
-    """A grammar, or a schema that admits nothing, is beyond the engine."""
+def test_unsupported_structure_is_rejected(wire: Wire, structured: Packet) -> None:
+    """A grammar, or a schema without an instance, is not supported."""
     error = wire.predict("x", stack(structured=structured))[-1]
     assert error["displayData"] == {
         "code": "generic.engineDoesNotSupportFeature",
@@ -232,8 +232,8 @@ def test_impossible_structure_is_refused(wire: Wire, structured: Packet) -> None
     ("policy", "text", "reason"),
     [("stopAtLimit", "a b c", "contextLengthReached"), ("rollingWindow", "a b c d e", "eosFound")],
 )
-def test_context_can_be_full(wire: Wire, policy: str, text: str, reason: str) -> None:
-    """Prompt and answer fill the context; with `stopAtLimit` that is the end, with the other policies it is not."""
+def test_full_context(wire: Wire, policy: str, text: str, reason: str) -> None:
+    """When prompt and answer fill the context, `stopAtLimit` ends the prediction and other policies continue."""
     fields = [{"key": "llm.load.contextLength", "value": 11}]
     config = {"layers": [{"layerName": "apiOverride", "config": {"fields": fields}}]}
     wire.stream("loadModel", {"modelKey": "echo-jit", "loadConfigStack": config})
@@ -243,15 +243,15 @@ def test_context_can_be_full(wire: Wire, policy: str, text: str, reason: str) ->
 
 
 def test_prompt_alone_can_fill_the_context(wire: Wire) -> None:
-    """A prompt that is too long leaves no room for an answer."""
+    """A prompt that is too long leaves no tokens for an answer."""
     config = {"layers": [{"layerName": "x", "config": {"fields": [{"key": "llm.load.contextLength", "value": 2}]}}]}
     wire.stream("loadModel", {"modelKey": "echo-jit", "loadConfigStack": config})
     packets = wire.predict("a b c", stack(contextOverflowPolicy="stopAtLimit"), identifier="echo-jit")
     assert (text_of(packets), stats_of(packets)["stopReason"]) == ("", "contextLengthReached")
 
 
-def test_preset_lies_under_the_options(wire: Wire) -> None:
-    """A preset is found by identifier or name; what the client sends wins; an unknown one is an error."""
+def test_options_override_presets(wire: Wire) -> None:
+    """A preset is found by identifier or name; options of the client override it; an unknown one is an error."""
     for name in ("short", "Short"):
         packets = wire.predict("word " * 20, fuzzyPresetIdentifier=name)
         assert stats_of(packets)["predictedTokensCount"] == 8
@@ -276,16 +276,18 @@ def test_preset_lies_under_the_options(wire: Wire) -> None:
         ("topKSampling", 501),
     ],
 )
-def test_impossible_option_is_refused(wire: Wire, key: str, value: Any) -> None:
-    """A value that an option cannot have is an error that names it, as with the official server's packages."""
+def test_invalid_option_is_rejected(wire: Wire, key: str, value: Any) -> None:
+    """An invalid value is an error that names the option, as in the official server-side packages."""
     title = wire.predict("a", stack(**{key: value}))[-1]["title"]
     assert title.startswith("Invalid prediction config: ")
     assert f"llm.prediction.{key}" in title
 
 
 @pytest.mark.parametrize("pace", [{"prompt_tokens_per_second": 0.1}, {"tokens_per_second": 0.1}])
-def test_cancel_is_seen_at_any_moment(start_server: StartServer, connect: Connect, pace: Mapping[str, float]) -> None:
-    """While the prompt is read or the answer comes, a cancel ends the prediction at once, and in good order."""
+def test_cancel_takes_effect_at_any_time(
+    start_server: StartServer, connect: Connect, pace: Mapping[str, float]
+) -> None:
+    """A cancel ends the prediction at once, while the prompt is processed or the answer generated."""
     wire = connect(start_server(**pace))
     channel = wire.open("predict", predicting("a b c d"))
     wire.receive()
@@ -295,8 +297,8 @@ def test_cancel_is_seen_at_any_moment(start_server: StartServer, connect: Connec
     assert wire.result("listLoaded"), "the connection lives on"
 
 
-def test_cancel_is_seen_in_a_flood(wire: Wire) -> None:
-    """A cancel between fragments that come as fast as they can stops them long before the end."""
+def test_cancel_takes_effect_among_many_fragments(wire: Wire) -> None:
+    """A cancel ends a prediction that sends fragments at full speed long before its end."""
     channel = wire.open("predict", predicting("word " * 300_000))
     for _ in range(10):
         wire.receive()
@@ -306,8 +308,8 @@ def test_cancel_is_seen_in_a_flood(wire: Wire) -> None:
     assert stats["predictedTokensCount"] < 200_000
 
 
-def test_late_cancel_does_no_harm(wire: Wire) -> None:
-    """A cancel for a channel that has ended is warned about and changes nothing."""
+def test_late_cancel_has_no_effect(wire: Wire) -> None:
+    """A cancel for a channel that has ended causes a warning only."""
     channel = wire.open("predict", predicting("a"))
     wire.packets(channel)
     wire.cancel(channel)
@@ -315,8 +317,8 @@ def test_late_cancel_does_no_harm(wire: Wire) -> None:
     assert text_of(wire.predict("b")) == "b"
 
 
-def test_predictions_run_side_by_side(start_server: StartServer, connect: Connect) -> None:
-    """Channels of one connection take turns; each has all of its own and nothing of the others."""
+def test_predictions_run_concurrently(start_server: StartServer, connect: Connect) -> None:
+    """The channels of a connection alternate; each receives its own fragments only."""
     wire = connect(start_server(tokens_per_second=200))
     channels = {wire.open("predict", predicting(f"{word} " * 20)): word for word in ("a", "b", "c")}
     texts = dict.fromkeys(channels, "")
@@ -329,16 +331,16 @@ def test_predictions_run_side_by_side(start_server: StartServer, connect: Connec
         elif envelope["message"]["type"] == "fragment":
             texts[number] += envelope["message"]["fragment"]["content"]
             order.append(number)
-    assert len([group for group, _ in itertools.groupby(order)]) > 6, "they took turns"
+    assert len([group for group, _ in itertools.groupby(order)]) > 6, "they alternate"
 
 
 class EndlessModel(EchoModel):
-    """A model that counts how often it is asked for more."""
+    """A model that counts its fragments."""
 
     asked = 0
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
-        """Say the same thing until somebody stops it."""
+        """Repeat a fragment until cancelled."""
         while not request.cancelled.is_set():
             self.asked += 1
             yield Fragment("word " * 20)
@@ -353,7 +355,7 @@ class EndlessEngine(EchoEngine):
         self.model = EndlessModel({}, Pace())
 
     async def start(self) -> Sequence[tuple[ModelInfo, EndlessModel]]:
-        """Have the model loaded."""
+        """Return the model."""
         return [(LOADED_AT_START, self.model)]
 
 
@@ -362,8 +364,8 @@ def state(wire: Wire) -> Packet:
     return found
 
 
-def test_slow_reader_holds_the_engine(start_server: StartServer, connect: Connect) -> None:
-    """Nothing is generated that the client does not take, beyond what the sockets hold."""
+def test_slow_reader_pauses_the_engine(start_server: StartServer, connect: Connect) -> None:
+    """Nothing is generated that the client does not read, beyond what the socket buffers."""
     engine = EndlessEngine()
     server = start_server(engine)
     reader, watch = connect(server), connect(server)
@@ -377,8 +379,8 @@ def test_slow_reader_holds_the_engine(start_server: StartServer, connect: Connec
     assert state(watch) == {"status": "generating", "queued": 1}
 
 
-def test_leaving_stops_the_engine(start_server: StartServer, connect: Connect) -> None:
-    """When the connection closes in the middle of an answer the model is free again."""
+def test_disconnecting_stops_the_engine(start_server: StartServer, connect: Connect) -> None:
+    """The model is idle again after a connection closes during an answer."""
     engine = EndlessEngine()
     server = start_server(engine)
     reader, watch = connect(server), connect(server)
@@ -394,7 +396,7 @@ def test_leaving_stops_the_engine(start_server: StartServer, connect: Connect) -
 
 
 def test_conversation_reaches_the_engine(wire: Wire) -> None:
-    """The prompt is the whole conversation, not only what is said again."""
+    """The prompt is the whole conversation, not only the last message."""
     assert stats_of(wire.predict("a b"))["promptTokensCount"] == 5
     history = {
         "messages": [{"role": "system", "content": [{"type": "text", "text": "x y z"}]}, *user("a b")["messages"]]
@@ -404,7 +406,7 @@ def test_conversation_reaches_the_engine(wire: Wire) -> None:
 
 
 def test_closing_the_server_ends_everything(start_server: StartServer, connect: Connect) -> None:
-    """`close` returns although clients are in the middle of answers that they do not read."""
+    """`close` returns although clients do not read their answers."""
     server: Running = start_server(EndlessEngine())
     wire = connect(server)
     wire.open("predict", predicting("a"))

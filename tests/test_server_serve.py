@@ -1,4 +1,4 @@
-"""`lm serve` as a process: its one line, its log, its refusals, and how it ends; and the server in a thread."""
+"""`lm serve` as a process: its output, its log, its errors and its signals; and the server on a thread."""
 
 import re
 import signal
@@ -20,7 +20,7 @@ TOKEN = "sk-lm-abcdefgh:0123456789abcdefghij"
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signal.Signals) -> None:
-    """It prints its address and nothing else, serves, and ends by the very signal, also with a client connected."""
+    """It prints its address and nothing else, and is terminated by the signal, also with a client connected."""
     process = serve()
     assert process.address.startswith("http://127.0.0.1:")
     wire = connect(process.port)
@@ -32,10 +32,10 @@ def test_server_dies_of_the_signal(serve: Serve, connect: Connect, number: signa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_client_that_does_not_read_does_not_keep_the_server(
+def test_client_that_does_not_read_does_not_block_termination(
     serve: Serve, connect: Connect, number: signal.Signals
 ) -> None:
-    """The server ends though a client takes nothing, not even the goodbye."""
+    """The server ends although a client reads nothing, not even the close frame."""
     process = serve()
     address = ("127.0.0.1", process.port)
     with socket.create_connection(address) as silent:
@@ -44,8 +44,8 @@ def test_client_that_does_not_read_does_not_keep_the_server(
         assert process.end(number)[0] == -number
 
 
-def test_unread_log_does_not_stop_the_server(serve: Serve, connect: Connect) -> None:
-    """When nobody reads stderr, what is said there is lost, and counted; everybody is served."""
+def test_unread_log_does_not_block_the_server(serve: Serve, connect: Connect) -> None:
+    """Log lines are dropped and counted while stderr is not read; all clients are served."""
     process = serve()
     wire = connect(process.port, "/system")
     for _ in range(3000):
@@ -57,7 +57,7 @@ def test_unread_log_does_not_stop_the_server(serve: Serve, connect: Connect) -> 
 
 
 def test_log_is_quiet_or_verbose(serve: Serve, connect: Connect) -> None:
-    """Quiet says nothing at all; verbose tells who comes and what is done."""
+    """--quiet logs nothing; --verbose logs connections and predictions."""
     quiet = serve(quiet=True)
     connect(quiet.port).predict("a")
     assert quiet.end(signal.SIGTERM)[2] == ""
@@ -67,7 +67,7 @@ def test_log_is_quiet_or_verbose(serve: Serve, connect: Connect) -> None:
 
 
 def test_pace_reaches_the_models(serve: Serve, connect: Connect) -> None:
-    """The options that slow the models down are obeyed."""
+    """The options for the simulated speed are applied."""
     wire = connect(serve(tokens_per_second=50, load_seconds=0.1, prompt_tokens_per_second=100).port)
     stats = wire.predict("a b c d e f")[-1]["stats"]
     assert stats["timeToFirstTokenSec"] > 0.05
@@ -77,7 +77,7 @@ def test_pace_reaches_the_models(serve: Serve, connect: Connect) -> None:
 
 
 def refusal(serve: Serve, **options: Any) -> tuple[int, str]:
-    """How `lm serve` ends that does not come up: its status and its messages."""
+    """The status and the messages of an `lm serve` that does not start."""
     process = serve(**options)
     assert process.address == ""
     _, stderr = process.process.communicate()
@@ -85,7 +85,7 @@ def refusal(serve: Serve, **options: Any) -> tuple[int, str]:
 
 
 def test_port_in_use_is_named(serve: Serve) -> None:
-    """A port that is taken is an error that says which, and what to type."""
+    """A port in use is an error that names it and suggests commands."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, stderr = refusal(serve, port=port)
@@ -97,8 +97,8 @@ def test_port_in_use_is_named(serve: Serve) -> None:
     ]
 
 
-def test_address_of_another_machine_is_refused_in_the_words_of_the_system(serve: Serve, tmp_path: Path) -> None:
-    """Not in those of the library that was asked to listen."""
+def test_address_of_another_machine_is_an_error_of_the_system(serve: Serve, tmp_path: Path) -> None:
+    """The message is the text of the system, not of asyncio."""
     file = tmp_path / "token"
     file.write_text(TOKEN)
     file.chmod(0o600)
@@ -111,14 +111,14 @@ def test_address_of_another_machine_is_refused_in_the_words_of_the_system(serve:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "example.com", ""])
 def test_network_is_not_served_without_tokens(serve: Serve, host: str) -> None:
-    """Listening beyond loopback needs API tokens."""
+    """Listening beyond loopback requires API tokens."""
     status, stderr = refusal(serve, host=host)
     assert status == ExitCode.USAGE
     assert "--require-token" in stderr
 
 
 def test_tokens_are_read_before_listening(serve: Serve, tmp_path: Path) -> None:
-    """A token file that is not there, or holds something else, is an error at once."""
+    """A token file that is missing or invalid is an error at startup."""
     assert refusal(serve, require_token=tmp_path / "none")[0] == ExitCode.NO_INPUT
     (tmp_path / "bad").write_text("hunter2\n")
     status, stderr = refusal(serve, require_token=tmp_path / "bad")
@@ -126,8 +126,8 @@ def test_tokens_are_read_before_listening(serve: Serve, tmp_path: Path) -> None:
     assert "hunter2" not in stderr, "what may be a secret is not shown"
 
 
-def test_token_opens_the_network(serve: Serve, connect: Connect, tmp_path: Path) -> None:
-    """With a token file the server listens wherever it is told, and lets only its bearers in."""
+def test_network_is_served_with_tokens(serve: Serve, connect: Connect, tmp_path: Path) -> None:
+    """With a token file the server listens on any address, and accepts only these tokens."""
     file = tmp_path / "token"
     file.write_text(TOKEN)
     file.chmod(0o600)
@@ -135,23 +135,23 @@ def test_token_opens_the_network(serve: Serve, connect: Connect, tmp_path: Path)
     assert process.address.startswith("http://127.0.0.1:"), "an address that can be connected to"
     bearer = {"authVersion": 1, "clientIdentifier": "abcdefgh", "clientPasskey": "0123456789abcdefghij"}
     assert connect(process.port, identity=bearer).result("listLoaded")
-    stranger = connect(process.port, identity=None)
-    stranger.send({**bearer, "clientPasskey": "x" * 20})
-    assert stranger.receive()["success"] is False
+    client = connect(process.port, identity=None)
+    client.send({**bearer, "clientPasskey": "x" * 20})
+    assert client.receive()["success"] is False
     stderr = process.end(signal.SIGTERM)[2]
     assert "0123456789" not in stderr
 
 
-def test_token_file_holds_one_a_line(tmp_path: Path) -> None:
-    """Blank lines and white space around are passed over."""
+def test_token_file_has_one_token_per_line(tmp_path: Path) -> None:
+    """Blank lines and surrounding white space are ignored."""
     file = tmp_path / "tokens"
     file.write_text(f"\n  {TOKEN}\r\n\nsk-lm-HGFEDCBA:{'x' * 20}\n")
     assert read_api_tokens(file) == {"abcdefgh": "0123456789abcdefghij", "HGFEDCBA": "x" * 20}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"sk-lm-abc:def", TOKEN.encode() + b"x", b"\xff\xfe", b"\xc3\xa9"])
-def test_token_file_with_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
-    """What is no API token is never taken for one."""
+def test_invalid_token_file_is_rejected(tmp_path: Path, content: bytes) -> None:
+    """Anything but API tokens is an error."""
     file = tmp_path / "tokens"
     file.write_bytes(content)
     with pytest.raises(BadSetting):
@@ -159,13 +159,13 @@ def test_token_file_with_something_else_is_refused(tmp_path: Path, content: byte
 
 
 def test_token_file_must_be_readable(tmp_path: Path) -> None:
-    """A folder is no token file."""
+    """A folder is not a token file."""
     with pytest.raises(NoInput):
         read_api_tokens(tmp_path)
 
 
-def test_token_file_that_everybody_can_read_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The warning names the file, and the server starts all the same."""
+def test_token_file_readable_by_others_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The warning names the file, and the server starts."""
     file = tmp_path / "tokens"
     file.write_text(TOKEN)
     file.chmod(0o644)
@@ -173,19 +173,19 @@ def test_token_file_that_everybody_can_read_is_warned_about(tmp_path: Path, capl
     assert "is readable by others" in caplog.text
 
 
-def test_strangers_leave_no_traceback(serve: Serve, connect: Connect) -> None:
-    """What does not speak WebSocket is dropped without a word in the log; the others are served."""
+def test_invalid_handshake_is_not_logged(serve: Serve, connect: Connect) -> None:
+    """A connection that is not a WebSocket handshake is closed without a traceback in the log."""
     process = serve()
-    with socket.create_connection(("127.0.0.1", process.port)) as stranger:
-        stranger.sendall(b"\x16\x03\x01\x02\x00 hello?\r\n\r\n")
-        while stranger.recv(1024):
+    with socket.create_connection(("127.0.0.1", process.port)) as client:
+        client.sendall(b"\x16\x03\x01\x02\x00 hello?\r\n\r\n")
+        while client.recv(1024):
             pass
     assert connect(process.port).result("listLoaded")
     assert "Traceback" not in process.end(signal.SIGTERM)[2]
 
 
 def test_background_server_ends_with_its_context() -> None:
-    """The thread is gone and the port free when the context ends; a second close does nothing."""
+    """The thread has ended and the port is free after the context; a second close does nothing."""
     with background.start() as running:
         socket.create_connection(("127.0.0.1", running.port)).close()
     assert not [thread for thread in threading.enumerate() if thread.name == "lm serve"]
@@ -194,8 +194,8 @@ def test_background_server_ends_with_its_context() -> None:
         socket.create_connection(("127.0.0.1", running.port))
 
 
-def test_background_server_reports_a_taken_port(start_server: StartServer) -> None:
-    """An address that cannot be listened on is the caller's exception, not the thread's."""
+def test_background_server_reports_a_port_in_use(start_server: StartServer) -> None:
+    """An address that cannot be listened on is an exception of the caller, not of the thread."""
     port = start_server().port
     with pytest.raises(OSError, match=str(port) if sys.platform == "linux" else None):
         background.start(port=port)

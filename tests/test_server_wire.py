@@ -1,4 +1,4 @@
-"""The server's side of the wire: HTTP, authentication, envelopes; what happens to a client that errs."""
+"""The server's side of the wire: HTTP, authentication, envelopes, and invalid input."""
 
 import asyncio
 import http.client
@@ -20,14 +20,14 @@ import lmcli
 from lmcli.server.background import Running
 from lmcli.server.dispatch import (
     MAX_CALLS,
-    MAX_CALLS_AT_ONCE,
     MAX_CHANNELS,
+    MAX_CONCURRENT_CALLS,
     MAX_CREDENTIALS_BYTES,
     MAX_WARNINGS,
     can_raise_limit,
 )
-from lmcli.server.echo.repeater import LOADED_AT_START, EchoEngine, EchoModel, Pace
-from lmcli.server.engine import LARGE, LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
+from lmcli.server.engine import LARGE_TEXT, LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.server.listener import NAMESPACES
 from lmcli.values import LoadProgress, ModelInfo
 from lmcli.wire.envelopes import KINDS
@@ -53,24 +53,24 @@ def get(port: int, path: str) -> tuple[int, str, bytes]:
     ],
 )
 def test_greeting_is_answered_over_http(server: Running, path: str, body: Packet) -> None:
-    """Both probes are answered on the port of the WebSockets, as JSON."""
+    """Both probes are answered as JSON, on the port of the WebSockets."""
     status, content_type, content = get(server.port, path)
     assert (status, content_type, json.loads(content)) == (200, "application/json", body)
 
 
 def test_unknown_page_is_not_found(server: Running) -> None:
-    """A page that is not there is a 404, not an upgrade error."""
+    """An unknown page is a 404, not an upgrade error."""
     assert get(server.port, "/v1/models")[0] == 404
 
 
 @pytest.mark.parametrize("path", ["//[", "/[::", "//"])
-def test_odd_path_is_not_found(server: Running, path: str) -> None:
-    """A path that is no part of any URL is a page that is not there, too."""
+def test_invalid_path_is_not_found(server: Running, path: str) -> None:
+    """A path that is not valid in a URL is a 404, too."""
     assert get(server.port, path)[0] == 404
 
 
-def test_unknown_namespace_is_refused(server: Running, connect: Connect) -> None:
-    """A WebSocket to an unknown path fails in the handshake and does not hang."""
+def test_unknown_namespace_is_rejected(server: Running, connect: Connect) -> None:
+    """A WebSocket to an unknown path fails in the handshake."""
     with pytest.raises(InvalidStatus, match="404"):
         connect(server, "/repository")
 
@@ -92,58 +92,58 @@ def test_namespace_ignores_the_query(server: Running, connect: Connect) -> None:
         {**GUEST, "clientIdentifier": "x" * 257},
     ],
 )
-def test_malformed_authentication_is_passed_over(server: Running, connect: Connect, junk: Any) -> None:
-    """What is no authentication gets no answer, and does not spoil the real one."""
+def test_malformed_authentication_is_ignored(server: Running, connect: Connect, junk: Any) -> None:
+    """Texts before a valid authentication are ignored."""
     wire = connect(server, identity=None)
     wire.send(junk)
     wire.send(GUEST)
     assert wire.receive() == {"success": True}
 
 
-def test_stranger_may_not_send_much(server: Running, connect: Connect) -> None:
-    """Before the authentication a large text is not even received; afterwards it may be as large as it likes."""
-    assert can_raise_limit(), "this websockets keeps its limit elsewhere"
-    stranger = connect(server, identity=None)
-    stranger.send(" " * MAX_CREDENTIALS_BYTES + "{}")
+def test_large_text_before_the_authentication_is_rejected(server: Running, connect: Connect) -> None:
+    """The limit for the size of a text is raised by the authentication."""
+    assert can_raise_limit(), "this release of websockets has another attribute for its limit"
+    client = connect(server, identity=None)
+    client.send(" " * MAX_CREDENTIALS_BYTES + "{}")
     with pytest.raises(ConnectionClosed) as ended:
-        stranger.receive()
+        client.receive()
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 1009
-    asked = {"specifier": query(), "inputString": "a " * LARGE}
-    assert connect(server).result("countTokens", asked) == {"tokenCount": LARGE + 1}
+    asked = {"specifier": query(), "inputString": "a " * LARGE_TEXT}
+    assert connect(server).result("countTokens", asked) == {"tokenCount": LARGE_TEXT + 1}
 
 
-def test_stranger_may_not_send_much_whatever_the_websockets(
+def test_large_authentication_is_rejected_without_a_variable_limit(
     server: Running, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A release of websockets that takes one limit only receives a large first text, which is then refused."""
+    """It is received, and then rejected, if the limit of websockets cannot be raised."""
     monkeypatch.setattr("lmcli.server.dispatch.MAX_CREDENTIALS_BYTES", 10)
-    stranger = connect(server, identity=None)
-    stranger.send(" " * 11)
-    assert stranger.receive() == {"success": False, "error": "This is too large for an authentication"}
+    client = connect(server, identity=None)
+    client.send(" " * 11)
+    assert client.receive() == {"success": False, "error": "The authentication is too large"}
 
 
-def test_longest_credentials_are_let_in(server: Running, connect: Connect) -> None:
-    """The limit is no less than what an authentication may take, escaped as it may be."""
+def test_longest_credentials_are_accepted(server: Running, connect: Connect) -> None:
+    """The limit is large enough for the longest credentials with all characters escaped."""
     longest = {**GUEST, "clientIdentifier": "\ud83d" * 256, "clientPasskey": "\x00" * 256}
-    assert is_let_in(connect(server, identity=None), longest)
+    assert is_authenticated(connect(server, identity=None), longest)
 
 
-def test_silent_client_is_sent_away(start_server: StartServer, connect: Connect) -> None:
-    """Who does not say who they are in time is told so, and the connection closes."""
+def test_authentication_times_out(start_server: StartServer, connect: Connect) -> None:
+    """A client that does not authenticate in time receives an error, and the connection closes."""
     wire = connect(start_server(options={"authentication_seconds": 0.05}), identity=None)
     assert wire.receive() == {"success": False, "error": "No authentication within 0.05 seconds"}
     with pytest.raises(ConnectionClosed):
         wire.receive()
 
 
-def is_let_in(wire: Wire, identity: Packet) -> bool:
+def is_authenticated(wire: Wire, identity: Packet) -> bool:
     wire.send(identity)
     return wire.receive() == {"success": True}
 
 
 def test_identifier_belongs_to_its_first_passkey(server: Running, connect: Connect) -> None:
-    """Another passkey is refused while a connection of the client lives, and accepted afterwards."""
+    """Another passkey is rejected while the client has a connection, and accepted afterwards."""
     other = {**GUEST, "clientPasskey": "other"}
     first = connect(server)
     intruder = connect(server, identity=None)
@@ -155,28 +155,28 @@ def test_identifier_belongs_to_its_first_passkey(server: Running, connect: Conne
     first.socket.close()
     late = connect(server, identity=None)
     late.send(other)
-    assert late.receive()["success"] is False, "the connection to /system still lives"
+    assert late.receive()["success"] is False, "the connection to /system is still open"
     second.socket.close()
-    assert any(is_let_in(connect(server, identity=None), other) for _ in range(100)), "both are gone"
+    assert any(is_authenticated(connect(server, identity=None), other) for _ in range(100)), "both are closed"
 
 
-def test_half_a_surrogate_is_no_question_mark(server: Running, connect: Connect) -> None:
-    """Two passkeys that cannot be written as UTF-8 are still two."""
-    assert is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "\ud83d"})
-    assert not is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "?"})
-    assert not is_let_in(connect(server, identity=None), {**GUEST, "clientPasskey": "\ude00"})
+def test_passkeys_with_surrogates_differ(server: Running, connect: Connect) -> None:
+    """Passkeys that cannot be encoded as UTF-8 are compared exactly."""
+    assert is_authenticated(connect(server, identity=None), {**GUEST, "clientPasskey": "\ud83d"})
+    assert not is_authenticated(connect(server, identity=None), {**GUEST, "clientPasskey": "?"})
+    assert not is_authenticated(connect(server, identity=None), {**GUEST, "clientPasskey": "\ude00"})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the server's end among this process's descriptors")
-def test_system_watches_the_connection(server: Running, wire: Wire) -> None:
-    """A client whose machine is gone is noticed: its socket has TCP's keepalive on."""
+def test_tcp_keepalive_is_enabled(server: Running, wire: Wire) -> None:
+    """A client whose machine is gone is detected by TCP keepalive."""
     client = wire.socket.socket.getsockname()
     found = [keep_alive(int(entry.name), client) for entry in Path("/proc/self/fd").iterdir()]
     assert [value for value in found if value is not None] == [1]
 
 
 def keep_alive(descriptor: int, peer: Any) -> int | None:
-    """Whether TCP's keepalive is on, if a descriptor is a socket that is connected to a peer."""
+    """The keepalive option of a descriptor that is a socket connected to a peer."""
     with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as found:
         if found.getpeername() == peer:
             return found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -193,7 +193,7 @@ def keep_alive(descriptor: int, peer: Any) -> int | None:
     ],
 )
 def test_api_tokens_are_required(start_server: StartServer, connect: Connect, identity: Packet, answer: Packet) -> None:
-    """With API tokens only their bearers are let in."""
+    """With API tokens only clients that have one are accepted."""
     tokens = {TOKEN["clientIdentifier"]: TOKEN["clientPasskey"]}
     wire = connect(start_server(options={"api_tokens": tokens}), identity=None)
     wire.send(identity)
@@ -209,7 +209,7 @@ def test_calls_and_channels_have_numbers_of_their_own(wire: Wire) -> None:
 
 
 def test_void_result_is_absent(wire: Wire) -> None:
-    """A call without a result omits the key; null would hang the JavaScript SDK."""
+    """A call without a result omits the key: the JavaScript SDK hangs on null."""
     missing = {"specifier": query("nope"), "throwIfNotFound": False}
     assert wire.call("getModelInfo", missing) == {"type": "rpcResult", "callId": 0}
     assert wire.call("unloadModel", {"identifier": "echo"}) == {"type": "rpcResult", "callId": 1}
@@ -235,8 +235,8 @@ def test_keep_alive_is_acknowledged(wire: Wire) -> None:
         {"type": "signalUnsubscribe", "subscribeId": 3},
     ],
 )
-def test_what_needs_no_answer_gets_none(wire: Wire, text: Any) -> None:
-    """Malformed envelopes, acknowledgements and warnings are passed over in silence."""
+def test_envelopes_without_an_answer(wire: Wire, text: Any) -> None:
+    """Malformed envelopes, acknowledgements and warnings are ignored."""
     wire.send(text)
     wire.send({"type": "keepAlive"})
     assert wire.receive() == {"type": "keepAliveAck"}
@@ -272,8 +272,8 @@ def channel(endpoint: str, parameter: Any) -> Packet:
         ({"type": "writableSignalSubscribe", "endpoint": "x", "subscribeId": 0}, "writableSignalEndpointUnknown"),
     ],
 )  # fmt: skip
-def test_wrong_request_gets_a_warning_and_no_answer(wire: Wire, request_: Packet, kind: str) -> None:
-    """What does not exist or has the wrong form is warned about by kind; the connection lives on."""
+def test_invalid_request_gets_a_warning_and_no_answer(wire: Wire, request_: Packet, kind: str) -> None:
+    """The kind of the warning depends on the request; the connection stays open."""
     wire.send(request_)
     wire.send({"type": "keepAlive"})
     warning = wire.receive()
@@ -281,8 +281,8 @@ def test_wrong_request_gets_a_warning_and_no_answer(wire: Wire, request_: Packet
     assert wire.receive() == {"type": "keepAliveAck"}
 
 
-def test_wrong_channel_message_gets_a_warning(start_server: StartServer, connect: Connect) -> None:
-    """A channel takes nothing but a cancel; after something else it goes on."""
+def test_invalid_channel_message_gets_a_warning(start_server: StartServer, connect: Connect) -> None:
+    """A channel accepts a cancel only; after another message it continues."""
     wire = connect(start_server(prompt_tokens_per_second=1))
     number = wire.open("predict", predicting("a b c"))
     wire.send({"type": "channelSend", "channelId": number, "message": {"type": "hurry"}})
@@ -292,8 +292,8 @@ def test_wrong_channel_message_gets_a_warning(start_server: StartServer, connect
     assert stats_of(wire.packets(number))["stopReason"] == "userStopped"
 
 
-def test_open_channel_number_cannot_be_taken_again(start_server: StartServer, connect: Connect) -> None:
-    """A number is free again only when its channel has ended."""
+def test_number_of_an_open_channel_is_rejected(start_server: StartServer, connect: Connect) -> None:
+    """A number can be reused only after its channel has ended."""
     wire = connect(start_server(), "/system")
     wire.send({"type": "channelCreate", "endpoint": "alive", "channelId": 3})
     wire.send({"type": "channelCreate", "endpoint": "alive", "channelId": 3})
@@ -301,14 +301,14 @@ def test_open_channel_number_cannot_be_taken_again(start_server: StartServer, co
 
 
 def test_number_of_an_ended_channel_is_free(wire: Wire) -> None:
-    """The same number can be used for one channel after the other."""
+    """A number can be reused after its channel has ended."""
     for _ in range(2):
         wire.send(channel("predict", predicting("a")))
         assert text_of(wire.packets(1)) == "a"
 
 
-def test_warnings_come_five_times(wire: Wire) -> None:
-    """A client that errs again and again is not talked to for ever."""
+def test_warnings_are_limited(wire: Wire) -> None:
+    """A client receives at most five warnings."""
     for _ in range(9):
         wire.begin("rpcCall", "nope")
     wire.send({"type": "keepAlive"})
@@ -316,8 +316,8 @@ def test_warnings_come_five_times(wire: Wire) -> None:
     assert kinds == ["communicationWarning"] * 5 + ["keepAliveAck"]
 
 
-def test_bad_requests_do_not_fill_the_log(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    """What a client does wrong is logged as often as the client hears of it."""
+def test_logged_warnings_are_limited(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """Invalid requests are logged as often as the client is warned."""
     caplog.set_level("DEBUG", "lmcli")
     for _ in range(50):
         wire.begin("rpcCall", "nope")
@@ -326,12 +326,12 @@ def test_bad_requests_do_not_fill_the_log(wire: Wire, caplog: pytest.LogCaptureF
     while wire.receive()["type"] != "keepAliveAck":
         pass
     messages = [record.getMessage() for record in caplog.records]
-    for beginning in ("warned a client", "passed over"):
+    for beginning in ("warned a client", "ignored a text"):
         assert len([message for message in messages if message.startswith(beginning)]) == MAX_WARNINGS
 
 
 class Broken(EchoModel):
-    """A model in which everything is a bug."""
+    """A model whose methods raise unexpected exceptions."""
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         raise ZeroDivisionError(request)
@@ -355,10 +355,10 @@ class BrokenEngine(EchoEngine):
         raise AssertionError((model, values, cancelled))
 
 
-def test_bug_ends_only_what_it_happens_in(
+def test_unexpected_exception_ends_one_request(
     start_server: StartServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What nobody thought of answers its own call or channel; the connection and its other channels go on."""
+    """It is the error of one call or channel; the connection and its other channels continue."""
     wire = connect(start_server(BrokenEngine()))
     problem = {"title": "Internal error of the server", "rootTitle": "Internal error of the server"}
     for endpoint in ("countTokens", "tokenize"):
@@ -374,7 +374,7 @@ def test_bug_ends_only_what_it_happens_in(
 
 
 class Slow(EchoModel):
-    """A model that counts when it is told to go."""
+    """A model that waits with counting for the text `go`."""
 
     def __init__(self) -> None:
         super().__init__({}, Pace())
@@ -392,30 +392,30 @@ class SlowEngine(EchoEngine):
         return [(LOADED_AT_START, Slow())]
 
 
-def test_slow_calls_do_not_stop_the_rest(start_server: StartServer, connect: Connect) -> None:
-    """However many calls wait, a connection is read; beyond a number they are refused, and the others answered."""
+def test_slow_calls_do_not_block_the_connection(start_server: StartServer, connect: Connect) -> None:
+    """A connection is read while calls wait; calls beyond a limit are rejected."""
     server = start_server(SlowEngine())
     wire = connect(server)
-    for _ in range(MAX_CALLS_AT_ONCE + 1):
+    for _ in range(MAX_CONCURRENT_CALLS + 1):
         wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
     wire.send({"type": "keepAlive"})
     assert wire.receive() == {"type": "keepAliveAck"}
-    for _ in range(MAX_CALLS - MAX_CALLS_AT_ONCE):
+    for _ in range(MAX_CALLS - MAX_CONCURRENT_CALLS):
         wire.begin("rpcCall", "countTokens", {"specifier": query(), "inputString": "a"})
     assert "Too many calls" in wire.receive()["error"]["title"]
     connect(server).result("countTokens", {"specifier": query(), "inputString": "go"})
     assert {wire.receive()["callId"] for _ in range(MAX_CALLS)} == set(range(MAX_CALLS))
 
 
-def test_quick_calls_are_never_too_many(wire: Wire) -> None:
-    """A client may send as many calls as it likes before it reads."""
+def test_quick_calls_are_not_limited(wire: Wire) -> None:
+    """A client may send any number of calls before it reads."""
     for _ in range(2 * MAX_CALLS):
         wire.begin("rpcCall", "listLoaded")
     assert [wire.receive()["type"] for _ in range(2 * MAX_CALLS)] == ["rpcResult"] * 2 * MAX_CALLS
 
 
-def test_channels_are_bounded(server: Running, connect: Connect) -> None:
-    """One channel more than there may be is refused, and those that are open stay."""
+def test_channels_are_limited(server: Running, connect: Connect) -> None:
+    """A channel beyond the limit is rejected, and the open ones stay open."""
     wire = connect(server, "/system")
     for _ in range(MAX_CHANNELS):
         wire.open("alive")
@@ -430,7 +430,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-ENDPOINTS = sorted({name for namespace in NAMESPACES.values() for name in (*namespace.calls, *namespace.streams)})
+ENDPOINTS = sorted({name for namespace in NAMESPACES.values() for name in (*namespace.calls, *namespace.channels)})
 PARAMETERS: st.SearchStrategy[Packet] = st.fixed_dictionaries(
     {},
     optional={
@@ -463,7 +463,7 @@ ENVELOPES = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(ENVELOPES.map(json.dumps) | JSON.map(json.dumps) | st.text() | st.binary(), max_size=8))
 def test_no_text_ends_a_connection(wire: Wire, texts: list[str | bytes]) -> None:
-    """Whatever a client sends, the connection and the server live on."""
+    """Whatever a client sends, the connection and the server stay up."""
     for text in texts:
         wire.send(text)
     wire.send({"type": "keepAlive"})

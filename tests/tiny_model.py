@@ -1,6 +1,6 @@
-"""Makes GGUF files: a llama of a few layers with random weights, whose tokens are the bytes.
+"""Makes GGUF files: a llama of a few layers with random weights, whose tokens are bytes.
 
-It says nothing that makes sense, and says it in 20 ms; what it is asked to keep to it must keep to all the same.
+Its text is random, generated in 20 ms; constraints such as grammars apply to it all the same.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 TAGS = ("<think>", "</think>")
-SPACE = "▁"  # as this kind of tokenizer writes it; without a token for it, it would be three bytes
+SPACE = "▁"  # how this kind of tokenizer writes a space; without a token it would be three bytes
 BYTES_FROM = len(SPECIAL)
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
@@ -20,7 +20,7 @@ TEMPLATE = (
 
 
 class Shape(NamedTuple):
-    """How large a model is."""
+    """The size of a model."""
 
     layers: int = 2
     width: int = 64

@@ -1,1 +1,1 @@
-"""`lm serve`: LM Studio's WebSocket API from the server's side, with an engine of one's own behind it."""
+"""The server of `lm serve`: LM Studio's WebSocket API with interchangeable engines."""

@@ -1,4 +1,4 @@
-"""The server inside another program: on a thread of its own, on a free loopback port.
+"""The server within another program, on a background thread.
 
 with background.start() as running:
     connect(running.port)
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from lmcli.closing import Closing
-from lmcli.server.echo.repeater import EchoEngine
+from lmcli.server.echo.echo_engine import EchoEngine
 from lmcli.server.engine import Engine
 from lmcli.server.listener import AUTHENTICATION_SECONDS, Server
 
@@ -18,7 +18,7 @@ HOST: Final = "127.0.0.1"
 
 
 class Running(Closing):
-    """A server that is running; ends with `close` or with the program.
+    """A running server, until `close` or the end of the program.
 
     Attributes:
         host: the address it listens on.
@@ -41,7 +41,7 @@ class Running(Closing):
             raise self._failure
 
     def close(self) -> None:
-        """Stop listening, close all connections, end the thread; a second time does nothing."""
+        """Stop listening, close all connections and end the thread; repeated calls do nothing."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
@@ -73,11 +73,11 @@ def start(
     """Start a server; returns when it accepts connections.
 
     Args:
-        engine: what answers; the built-in echo models if none is given.
+        engine: provides the models; None for the built-in echo models.
         host: the address to listen on.
-        port: the port; 0 takes a free one.
-        api_tokens: passkeys by identifier, of the API tokens that are admitted; None admits everybody.
-        authentication_seconds: how long a client may take to say who it is.
+        port: the port; 0 picks a free one.
+        api_tokens: passkeys by identifier, of the accepted API tokens; None accepts all clients.
+        authentication_seconds: how long to wait for a client's credentials.
 
     Raises:
         OSError: the address cannot be listened on.

@@ -1,7 +1,7 @@
-"""One connection to one namespace: authentication, then envelopes, until the client leaves.
+"""One connection to one namespace: authentication, then the dispatch of envelopes until the client disconnects.
 
-What a client sends is taken with patience: what is no envelope is passed over, what asks for something that does not
-exist gets a warning and no answer.
+Invalid input does not end a connection: what is not an envelope is ignored, and a request for something that does not
+exist is answered with a warning only.
 Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts and AuthenticatedWsServer.ts
 """
 
@@ -18,114 +18,114 @@ from websockets.exceptions import ConnectionClosed
 from websockets.server import ServerProtocol
 
 from lmcli.errors import RemoteProtocolError, quoted
-from lmcli.server.endpoints import Call, Context, Namespace, Stream, read
+from lmcli.server.authentication import Authenticator, ConnectedClient, Credentials, read_credentials
+from lmcli.server.endpoints import CallEndpoint, Channel, ChannelEndpoint, Context, Namespace, read
 from lmcli.server.engine import off_loop
-from lmcli.server.failures import Malformed, NotAdmitted, Refused, internal_error
-from lmcli.server.identities import Credentials, Identities, Identity, read_credentials
+from lmcli.server.request_errors import AuthenticationFailed, InvalidParameter, RequestFailed, internal_error
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
 
 MAX_WARNINGS: Final = 5
-MAX_CALLS_AT_ONCE: Final = 64
+MAX_CONCURRENT_CALLS: Final = 64
 MAX_CALLS: Final = 1024
 MAX_CHANNELS: Final = 1024
-# No credentials are longer, however their characters are escaped.
+# Large enough for the longest credentials, with every character escaped.
 MAX_CREDENTIALS_BYTES: Final = 4096
-# After so many texts the event loop gets its turn, so that a cancel is seen in a flood and nobody else starves.
-TEXTS_PER_TURN: Final = 32
+# After this many envelopes the event loop gets a turn, so that other clients, and a cancel, are served in between.
+ENVELOPES_PER_TURN: Final = 32
 
 _log: Final = logging.getLogger(__name__)
-# Where websockets keeps the limit for the texts that come in; the name is not the same in all releases.
+# Where websockets keeps the limit for incoming texts: the attribute's name depends on the release.
 _LIMIT: Final = next((name for name in ("max_message_size", "max_size") if hasattr(ServerProtocol(), name)), None)
 
 
 def can_raise_limit() -> bool:
-    """Whether websockets takes a small limit for the authentication and a large one for what follows."""
+    """Whether the size limit of a connection can be raised after the authentication."""
     return _LIMIT is not None
 
 
-def _raise_limit(socket: ServerConnection, most_bytes: int) -> None:
+def _raise_limit(socket: ServerConnection, max_bytes: int) -> None:
     if _LIMIT is not None:
-        setattr(socket.protocol, _LIMIT, most_bytes)
+        setattr(socket.protocol, _LIMIT, max_bytes)
 
 
 async def authenticate(socket: ServerConnection, seconds: float) -> Credentials:
-    """Wait for the client's credentials; texts that are none are passed over.
+    """Wait for the client's credentials; other texts are ignored.
 
     Raises:
-        NotAdmitted: none came in time, or something that is too large to be any.
-        ConnectionClosed: the client left.
+        AuthenticationFailed: no credentials arrived in time, or a text that is too large for them.
+        ConnectionClosed: the client disconnected.
     """
     try:
         async with asyncio.timeout(seconds):
             while True:
                 text = await socket.recv()
-                if len(text) > MAX_CREDENTIALS_BYTES:  # for a websockets that takes one limit only
-                    raise NotAdmitted("This is too large for an authentication")
+                if len(text) > MAX_CREDENTIALS_BYTES:  # where the limit of the connection cannot be raised later
+                    raise AuthenticationFailed("The authentication is too large")
                 credentials = read_credentials(_json(text))
                 if credentials is not None:
                     return credentials
     except TimeoutError as error:
-        raise NotAdmitted(f"No authentication within {seconds:g} seconds") from error
+        raise AuthenticationFailed(f"No authentication within {seconds:g} seconds") from error
 
 
-async def attend(
+async def serve_connection(
     socket: ServerConnection,
     namespace: Namespace,
-    identities: Identities,
-    context: Callable[[Identity], Context],
+    authenticator: Authenticator,
+    context: Callable[[ConnectedClient], Context],
     *,
     authentication_seconds: float,
-    most_bytes: int,
+    max_bytes: int,
 ) -> None:
     """Serve a connection from its first text to its end.
 
     Args:
         socket: the connection.
-        namespace: what can be asked for on it.
-        identities: who is there.
-        context: makes the Context for an Identity.
-        authentication_seconds: how long the client may take to say who it is.
-        most_bytes: how large a text may be once the client is let in.
+        namespace: its endpoints.
+        authenticator: checks the client's credentials.
+        context: makes the Context for a client.
+        authentication_seconds: how long to wait for the credentials.
+        max_bytes: the size limit of a text once the client is authenticated.
     """
     try:
-        with identities.admit(await authenticate(socket, authentication_seconds)) as client:
-            _raise_limit(socket, most_bytes)
+        with authenticator.connected(await authenticate(socket, authentication_seconds)) as client:
+            _raise_limit(socket, max_bytes)
             await socket.send(b'{"success":true}', text=True)
             await Connection(socket, namespace, context(client)).run()
-    except NotAdmitted as refusal:
-        _log.info("refused a client: %s", refusal)
+    except AuthenticationFailed as failure:
+        _log.info("authentication failed: %s", failure)
         with suppress(ConnectionClosed):
-            await socket.send(orjson.dumps({"success": False, "error": str(refusal)}), text=True)
+            await socket.send(orjson.dumps({"success": False, "error": str(failure)}), text=True)
     except ConnectionClosed:
         pass
 
 
 class Connection:
-    """A connection whose client is let in."""
+    """A connection with an authenticated client."""
 
     def __init__(self, socket: ServerConnection, namespace: Namespace, context: Context) -> None:
         self._socket = socket
         self._namespace = namespace
         self._context = context
-        self._channels: dict[int, OpenChannel] = {}
+        self._channels: dict[int, Channel] = {}
         self._calls = 0
-        self._turns = asyncio.Semaphore(MAX_CALLS_AT_ONCE)
+        self._call_slots = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
         self._tasks = asyncio.TaskGroup()
         self._warnings = 0
-        self._remarks: Counter[int] = Counter()
-        self._texts = 0
+        self._logged: Counter[int] = Counter()
+        self._sent = 0
         self._handlers: Mapping[str, Callable[[Envelope], Awaitable[None]]] = {
             "rpcCall": self._call,
-            "channelCreate": self._open,
-            "channelSend": self._message,
+            "channelCreate": self._create_channel,
+            "channelSend": self._receive_on_channel,
             "keepAlive": self._keep_alive,
             "signalSubscribe": self._subscribe,
             "writableSignalSubscribe": self._subscribe,
         }
 
     async def run(self) -> None:
-        """Receive until the client leaves, then end what it had begun."""
+        """Receive until the client disconnects, then cancel its open channels."""
         async with self._tasks:
             try:
                 async for text in self._socket:
@@ -137,115 +137,110 @@ class Connection:
                     channel.cancelled.set()
 
     async def send(self, envelope: Envelope) -> None:
-        """Send an envelope; returns when the client's side can take more.
+        """Send an envelope; returns when the socket accepts more data.
 
         Raises:
-            ConnectionClosed: the client left.
+            ConnectionClosed: the client disconnected.
         """
         await self._socket.send(encode(envelope), text=True)
-        self._texts += 1
-        if self._texts % TEXTS_PER_TURN == 0:
+        self._sent += 1
+        if self._sent % ENVELOPES_PER_TURN == 0:
             await asyncio.sleep(0)
 
     async def _receive(self, text: str | bytes) -> None:
         try:
             envelope = from_object(ABSENT if isinstance(text, bytes) else await off_loop(_json, text))
         except RemoteProtocolError:
-            self._remark(logging.DEBUG, "passed over what is no envelope: %s", quoted(text[:61], limit=60))
+            self._log(logging.DEBUG, "ignored a text that is not an envelope: %s", quoted(text[:61], limit=60))
             return
         handle = self._handlers.get(envelope.type)
         if handle is not None:
             await handle(envelope)
 
     async def _warn(self, kind: str, warning: str) -> None:
-        """Tell the client that it broke the rules; the request itself gets no answer, and a repeated sinner none."""
-        self._remark(logging.INFO, "warned a client: %s", warning)
+        """Warn the client about an invalid request, MAX_WARNINGS times at most; the request itself is not answered."""
+        self._log(logging.INFO, "warned a client: %s", warning)
         self._warnings += 1
         if self._warnings <= MAX_WARNINGS:
             await self.send(Envelope("communicationWarning", body={"warning": warning, "kind": kind}))
 
-    def _remark(self, level: int, text: str, *values: object, **more: Any) -> None:
-        """Log what goes wrong on this connection, of each level no more often than the client is warned."""
-        self._remarks[level] += 1
-        if self._remarks[level] <= MAX_WARNINGS:
+    def _log(self, level: int, text: str, *values: object, **more: Any) -> None:
+        """Log a problem of this connection, MAX_WARNINGS times for each level at most."""
+        self._logged[level] += 1
+        if self._logged[level] <= MAX_WARNINGS:
             _log.log(level, text, *values, **more)
 
     async def _call(self, envelope: Envelope) -> None:
         endpoint = self._namespace.calls.get(envelope.endpoint or "")
+        name = quoted(envelope.endpoint)
         if endpoint is None:
-            await self._warn(
-                "rpcEndpointUnknown", f"rpcCall for an unknown endpoint, endpoint = {quoted(envelope.endpoint)}"
-            )
+            await self._warn("rpcEndpointUnknown", f"rpcCall for an unknown endpoint, endpoint = {name}")
             return
         try:
             parameter = read(envelope.body, endpoint.shape)
-        except Malformed as problem:
-            name = quoted(envelope.endpoint)
-            await self._warn(
-                "rpcParameterTypeError", f"rpcCall with an invalid parameter, endpoint = {name}: {problem}"
-            )
+        except InvalidParameter as problem:
+            warning = f"rpcCall with an invalid parameter, endpoint = {name}: {problem}"
+            await self._warn("rpcParameterTypeError", warning)
             return
         if self._calls >= MAX_CALLS:
-            await self._fail("rpcError", envelope.id, Refused("Too many calls"))
+            await self._fail("rpcError", envelope.id, RequestFailed("Too many calls"))
             return
         self._calls += 1
-        self._tasks.create_task(self._answer(envelope.id, endpoint, parameter))
-        if self._calls >= MAX_CALLS_AT_ONCE:
-            await asyncio.sleep(0)  # most calls are answered at once when they get their turn
+        self._tasks.create_task(self._serve_call(envelope.id, endpoint, parameter))
+        if self._calls >= MAX_CONCURRENT_CALLS:
+            await asyncio.sleep(0)  # most calls are answered as soon as their task runs
 
-    async def _answer(self, call_id: int, endpoint: Call, parameter: JsonObject) -> None:
+    async def _serve_call(self, call_id: int, endpoint: CallEndpoint, parameter: JsonObject) -> None:
         async def serve() -> Envelope:
-            async with self._turns:
+            async with self._call_slots:
                 return Envelope("rpcResult", call_id, body=await endpoint.serve(self._context, parameter))
 
         try:
-            await self._conclude(serve(), "rpcError", call_id)
+            await self._complete(serve(), "rpcError", call_id)
         finally:
             self._calls -= 1
 
-    async def _conclude(self, serving: Coroutine[Any, Any, Envelope], failure: str, number: int) -> None:
-        """Serve a call or a channel and send its last envelope; whatever happens to it, the others go on."""
+    async def _complete(self, serving: Coroutine[Any, Any, Envelope], failure: str, number: int) -> None:
+        """Serve a call or a channel and send its last envelope; an exception does not affect the others."""
         try:
             try:
                 await self.send(await serving)
-            except Refused as refusal:
-                await self._fail(failure, number, refusal)
+            except RequestFailed as error:
+                await self._fail(failure, number, error)
         except ConnectionClosed:
             pass
-        except Exception:  # noqa: BLE001  our own bug, or an engine's: it must not end what else the client does here
-            self._remark(logging.ERROR, "internal error of the server", exc_info=True)
+        except Exception:  # noqa: BLE001  a bug of the server or of an engine must not end the client's other requests
+            self._log(logging.ERROR, "internal error of the server", exc_info=True)
             with suppress(ConnectionClosed):
                 await self._fail(failure, number, internal_error())
 
-    async def _fail(self, kind: str, number: int, refusal: Refused) -> None:
-        await self.send(Envelope(kind, number, body=refusal.serialized))
+    async def _fail(self, kind: str, number: int, error: RequestFailed) -> None:
+        await self.send(Envelope(kind, number, body=error.serialized))
 
-    async def _open(self, envelope: Envelope) -> None:
-        endpoint = self._namespace.streams.get(envelope.endpoint or "")
+    async def _create_channel(self, envelope: Envelope) -> None:
+        endpoint = self._namespace.channels.get(envelope.endpoint or "")
         if endpoint is None:
-            await self._warn(
-                "channelEndpointUnknown",
-                f"channelCreate for an unknown endpoint, endpoint = {quoted(envelope.endpoint)}",
-            )
+            warning = f"channelCreate for an unknown endpoint, endpoint = {quoted(envelope.endpoint)}"
+            await self._warn("channelEndpointUnknown", warning)
         elif envelope.id in self._channels:
             await self._warn("channelAlreadyOpen", f"channelCreate for an open channel, channelId = {envelope.id}")
         elif len(self._channels) >= MAX_CHANNELS:
-            await self._fail("channelError", envelope.id, Refused("Too many channels"))
+            await self._fail("channelError", envelope.id, RequestFailed("Too many channels"))
         else:
-            await self._begin(envelope, endpoint)
+            await self._open_channel(envelope, endpoint)
 
-    async def _begin(self, envelope: Envelope, endpoint: Stream) -> None:
+    async def _open_channel(self, envelope: Envelope, endpoint: ChannelEndpoint) -> None:
         try:
             parameter = read(envelope.body, endpoint.shape)
-        except Malformed as problem:
+        except InvalidParameter as problem:
             name = quoted(envelope.endpoint)
             warning = f"channelCreate with an invalid creationParameter, endpoint = {name}: {problem}"
             await self._warn("channelCreationParameterTypeError", warning)
             return
-        channel = self._channels[envelope.id] = OpenChannel(self, envelope.id, endpoint)
-        self._tasks.create_task(self._serve(channel, parameter))
+        channel = self._channels[envelope.id] = Channel(envelope.id, endpoint, self.send)
+        self._tasks.create_task(self._serve_channel(channel, parameter))
 
-    async def _serve(self, channel: "OpenChannel", parameter: JsonObject) -> None:
+    async def _serve_channel(self, channel: Channel, parameter: JsonObject) -> None:
         """Serve a channel; its last envelope is a close or an error, never both."""
 
         async def serve() -> Envelope:
@@ -255,21 +250,20 @@ class Connection:
                 del self._channels[channel.id]
             return Envelope("channelClose", channel.id)
 
-        await self._conclude(serve(), "channelError", channel.id)
+        await self._complete(serve(), "channelError", channel.id)
 
-    async def _message(self, envelope: Envelope) -> None:
+    async def _receive_on_channel(self, envelope: Envelope) -> None:
         channel = self._channels.get(envelope.id)
         if channel is None:
             await self._warn("channelUnknown", f"channelSend for an unknown channel, channelId = {envelope.id}")
             return
         try:
             read(envelope.body, channel.endpoint.messages)
-        except Malformed as problem:
-            await self._warn(
-                "channelMessageTypeError", f"invalid message for a channel, channelId = {envelope.id}: {problem}"
-            )
+        except InvalidParameter as problem:
+            warning = f"invalid message for a channel, channelId = {envelope.id}: {problem}"
+            await self._warn("channelMessageTypeError", warning)
             return
-        channel.cancelled.set()  # the only message there is
+        channel.cancelled.set()  # a cancel is the only message that any shape permits
 
     async def _keep_alive(self, _: Envelope) -> None:
         await self.send(Envelope("keepAliveAck"))
@@ -279,26 +273,8 @@ class Connection:
         await self._warn(f"{kind}EndpointUnknown", f"unknown signal endpoint {quoted(envelope.endpoint)}")
 
 
-class OpenChannel:
-    """A channel that has not ended."""
-
-    def __init__(self, connection: Connection, channel_id: int, endpoint: Stream) -> None:
-        self._connection = connection
-        self.id = channel_id
-        self.endpoint = endpoint
-        self.cancelled = asyncio.Event()
-
-    async def send(self, packet: JsonObject) -> None:
-        """Send a packet; returns when the client's side can take more."""
-        try:
-            await self._connection.send(Envelope("channelSend", self.id, body=packet))
-        except ConnectionClosed:
-            self.cancelled.set()  # an engine's thread sees it before the connection's own end is noticed
-            raise
-
-
 def _json(text: str | bytes) -> Any:
-    """Read JSON from a text; what is none, or no text, is nothing."""
+    """Decode JSON; ABSENT if the text is binary or not valid JSON."""
     if isinstance(text, bytes):
         return ABSENT
     try:

@@ -1,22 +1,24 @@
-"""What an endpoint is: the shape of its parameter, as a table, and a function that serves it."""
+"""What an endpoint is: the shape of its parameter, and the function that serves it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
+from websockets.exceptions import ConnectionClosed
+
+from lmcli.server.authentication import ConnectedClient
 from lmcli.server.engine import Engine
-from lmcli.server.failures import Malformed
-from lmcli.server.identities import Identity
-from lmcli.server.instances import Instances
+from lmcli.server.registry import ModelRegistry
+from lmcli.server.request_errors import InvalidParameter
 from lmcli.values import JsonObject
-from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.envelopes import ABSENT, Envelope
 
 
 class Check(NamedTuple):
-    """Whether a value will do, and what would."""
+    """A condition for a value, and its description."""
 
-    passes: Callable[[Any], bool]
+    is_met_by: Callable[[Any], bool]
     expected: str
 
 
@@ -31,29 +33,30 @@ Shape = Mapping[str, Field]
 
 
 def read(parameter: Any, shape: Shape | None) -> JsonObject:
-    """Check a parameter against its shape; None is an endpoint that takes no parameter.
+    """Validate a parameter against its shape; None is the shape of an absent parameter.
 
     Raises:
-        Malformed: naming the first key that does not fit.
+        InvalidParameter: with the first key that is missing or has an invalid value.
     """
     if shape is None:
         if parameter is not ABSENT:
-            raise Malformed("it takes no parameter")
+            raise InvalidParameter("no parameter is expected")
         return {}
     if not isinstance(parameter, dict):
-        raise Malformed("its parameter must be an object")
+        raise InvalidParameter("the parameter must be an object")
     for key, field in shape.items():
         value = parameter.get(key, ABSENT)
         if value is ABSENT and field.optional:
             continue
-        if not field.check.passes(value):
-            raise Malformed(f"{key} must be {field.check.expected}" + (" and is missing" if value is ABSENT else ""))
+        if not field.check.is_met_by(value):
+            missing = " and is missing" if value is ABSENT else ""
+            raise InvalidParameter(f"{key} must be {field.check.expected}{missing}")
     return parameter
 
 
 def _is_query(query: Any) -> bool:
     return isinstance(query, dict) and all(
-        check.passes(query[key]) for key, check in QUERY_KEYS.items() if key in query
+        check.is_met_by(query[key]) for key, check in QUERY_KEYS.items() if key in query
     )
 
 
@@ -120,45 +123,67 @@ CANCEL: Final[Shape] = {"type": Field(Check(lambda value: value == "cancel", "'c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a function that serves an endpoint may use.
+    """What the function of an endpoint has access to.
 
     Attributes:
-        domain: what the namespace is about: `llm`, `embedding`, or nothing.
-        client: who asks, over however many connections.
+        domain: the domain of the namespace: `llm`, `embedding`, or empty.
+        client: the client that sent the request.
     """
 
     domain: str
     engine: Engine
-    instances: Instances
-    client: Identity
+    registry: ModelRegistry
+    client: ConnectedClient
 
 
-class Channel(Protocol):
-    """The way back to the client that opened a channel."""
+class Channel:
+    """An open channel.
 
-    @property
-    def cancelled(self) -> asyncio.Event:
-        """Set when the client asks for a cancel, or is gone."""
+    Args:
+        channel_id: its number on the connection.
+        endpoint: the endpoint that the client opened.
+        send: sends an envelope to the client.
+
+    Attributes:
+        cancelled: set when the client cancels or disconnects.
+    """
+
+    def __init__(
+        self, channel_id: int, endpoint: "ChannelEndpoint", send: Callable[[Envelope], Awaitable[None]]
+    ) -> None:
+        self.id = channel_id
+        self.endpoint = endpoint
+        self.cancelled = asyncio.Event()
+        self._send = send
 
     async def send(self, packet: JsonObject) -> None:
-        """Send a packet; returns when the client's side can take more."""
+        """Send a packet; returns when the socket accepts more data.
+
+        Raises:
+            ConnectionClosed: the client disconnected.
+        """
+        try:
+            await self._send(Envelope("channelSend", self.id, body=packet))
+        except ConnectionClosed:
+            self.cancelled.set()  # an engine's thread sees it before the connection itself is ended
+            raise
 
 
-class Call(NamedTuple):
-    """An endpoint with one answer; ABSENT is the answer that says nothing.
+class CallEndpoint(NamedTuple):
+    """An endpoint with one result; ABSENT is a result without a value.
 
-    `serve` may raise `Refused`, which becomes an `rpcError`.
+    `serve` may raise `RequestFailed`, which is sent as an `rpcError`.
     """
 
     shape: Shape | None
     serve: Callable[[Context, JsonObject], Awaitable[Any]]
 
 
-class Stream(NamedTuple):
+class ChannelEndpoint(NamedTuple):
     """An endpoint that opens a channel.
 
-    `serve` sends packets and returns at the end; `Refused` becomes a `channelError`. `messages` is the shape of what
-    the client may send meanwhile: a cancel, or None for nothing at all.
+    `serve` sends packets and returns at the end; `RequestFailed` is sent as a `channelError`. `messages` is the shape
+    of what the client may send on the channel: a cancel, or None for no message at all.
     """
 
     shape: Shape | None
@@ -167,8 +192,8 @@ class Stream(NamedTuple):
 
 
 class Namespace(NamedTuple):
-    """The endpoints behind one path."""
+    """The endpoints of one path."""
 
     domain: str
-    calls: Mapping[str, Call]
-    streams: Mapping[str, Stream]
+    calls: Mapping[str, CallEndpoint]
+    channels: Mapping[str, ChannelEndpoint]

@@ -1,8 +1,7 @@
-"""What an engine must do to stand behind the server.
+"""The interface of engines.
 
-Everything here is called on the event loop and must not block it: an engine that computes in threads bridges to
-them itself. The server asks for one event at a time and asks for the next when the last one is on its way, so an
-engine that waits to be asked needs no queue of its own.
+Methods are called on the event loop and must not block it: an engine that computes in threads has to bridge to them.
+The server requests one event at a time, the next one when the last one is sent, so that a generator needs no queue.
 """
 
 import asyncio
@@ -14,25 +13,25 @@ from lmcli.chat import Message
 from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
 from lmcli.wire.prediction_config import PredictionConfig
 
-# A text of so many characters takes long enough to read that the other clients would notice.
-LARGE: Final = 1_000_000
-Outcome = TypeVar("Outcome")
+# From this size on, in characters, the processing of a text would delay other clients noticeably.
+LARGE_TEXT: Final = 1_000_000
+Result = TypeVar("Result")
 
 
-async def off_loop(work: Callable[[str], Outcome], text: str) -> Outcome:
-    """Do something with a text; with a large one in a thread, so that the other clients are served meanwhile."""
-    return work(text) if len(text) < LARGE else await asyncio.to_thread(work, text)
+async def off_loop(work: Callable[[str], Result], text: str) -> Result:
+    """Apply a function to a text, in a thread if the text is large, so that the event loop is not blocked."""
+    return work(text) if len(text) < LARGE_TEXT else await asyncio.to_thread(work, text)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRead:
-    """How much of the prompt is read.
+    """The progress of reading the prompt.
 
     Attributes:
-        progress: the share that is done, 0.0 to 1.0.
-        processed: model tokens read so far.
-        total: model tokens in the prompt: cached + processed + unprocessed.
-        cached: model tokens that needed no reading.
+        progress: 0.0 to 1.0.
+        processed: tokens read so far.
+        total: tokens in the prompt: cached + processed + unprocessed.
+        cached: tokens that are cached from earlier prompts.
     """
 
     progress: float
@@ -43,7 +42,7 @@ class PromptRead:
 
 @dataclass(frozen=True, slots=True)
 class UploadedFile:
-    """A file that a client sent ahead, to be named in a message later.
+    """A file that a client uploaded, to be referred to in messages.
 
     Attributes:
         file_type: `image`, `text/plain`, `application/pdf` … or `unknown`.
@@ -59,12 +58,12 @@ class PredictionRequest:
     """One run of a model.
 
     Attributes:
-        messages: the conversation; empty where `raw_prompt` is given.
-        raw_prompt: a text to continue as it is, without the chat template; None for a conversation.
-        values: the effective configuration by its full wire keys.
-        options: the same, as far as it has names.
-        files: what the messages' file parts name, by identifier.
-        cancelled: set when nobody wants more; may be read from any thread, must be seen at any moment.
+        messages: the conversation; empty if there is a `raw_prompt`.
+        raw_prompt: a text to continue without the prompt template; None for a conversation.
+        values: the effective config by wire key.
+        options: the same as a PredictionConfig.
+        files: the uploaded files by identifier.
+        cancelled: set when the prediction has to stop; may be read from any thread and must be checked all the time.
     """
 
     messages: Sequence[Message]
@@ -83,73 +82,72 @@ class LoadedModel(Protocol):
 
     @property
     def context_length(self) -> int:
-        """The context in model tokens."""
+        """The length of the context in tokens."""
 
     @property
     def load_values(self) -> Mapping[str, Any]:
-        """The effective load configuration by its wire keys."""
+        """The effective load config by wire key."""
 
     @property
     def prediction_values(self) -> Mapping[str, Any]:
-        """The prediction configuration where a client sets nothing, by its wire keys."""
+        """The default prediction config by wire key."""
 
     def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
 
         Yields:
-            `PromptRead`s, `Fragment`s, and last one `Stats`; times that it leaves out are filled in by the server.
-            When `request.cancelled` is set: no more fragments, and stats with the stop reason `userStopped`.
-            The generator is closed early when the client is gone; then `request.cancelled` is set, too.
+            `PromptRead` and `Fragment` values, then one `Stats`; the server adds the times that it lacks.
+            After `request.cancelled` is set: no more fragments, and stats with the stop reason `userStopped`.
+            If the client disconnects, `request.cancelled` is set and the generator is closed.
 
         Raises:
-            Refused: the request cannot be met.
+            RequestFailed: the request cannot be fulfilled.
         """
 
     async def tokenize(self, text: str) -> Sequence[int]:
-        """The numbers of the text's tokens."""
+        """The token numbers of a text."""
 
     async def count_tokens(self, text: str) -> int:
-        """How many tokens the text has."""
+        """The number of tokens of a text."""
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-        """The text that the model would read for a conversation."""
+        """The prompt for a conversation."""
 
     async def unload(self) -> None:
-        """Give the memory back; no prediction is running, and none will follow."""
+        """Free the memory; no prediction is running, and none will follow."""
 
 
 class Engine(Protocol):
-    """What turns model files into answers."""
+    """An engine, which loads models."""
 
     @property
     def name(self) -> str:
-        """Its name, for messages."""
+        """Its name, for error messages."""
 
     @property
     def version(self) -> str:
-        """Its version, for messages."""
+        """Its version, for error messages."""
 
     @property
     def downloaded(self) -> Sequence[ModelInfo]:
         """The models that can be loaded."""
 
     async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
-        """Get ready; the models that are loaded from the beginning."""
+        """Start; returns the models that are loaded at startup."""
 
     def load(
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
     ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
-        """Load a model that is in `downloaded`.
+        """Load a downloaded model.
 
         Args:
-            model: which one.
-            values: the load configuration asked for, by its wire keys.
-            cancelled: set when nobody wants the model any more.
+            model: one of `downloaded`.
+            values: the requested load config by wire key.
+            cancelled: set when loading has to stop.
 
         Yields:
-            `LoadProgress`, and last the loaded model; when `cancelled` is set, no model. The generator is closed
-            early when the client is gone; then `cancelled` is set, too.
+            `LoadProgress` values, then the loaded model unless `cancelled` is set.
 
         Raises:
-            Refused: it cannot be loaded.
+            RequestFailed: it cannot be loaded.
         """

@@ -1,4 +1,4 @@
-"""One loaded model: its identifier, who uses it, and how it is described."""
+"""One loaded model: its identifier, its predictions, and its description."""
 
 import asyncio
 import secrets
@@ -8,21 +8,21 @@ from lmcli.server.engine import LoadedModel
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
 
 IDLE = "idle"
-READING = "processingPrompt"
+PROCESSING_PROMPT = "processingPrompt"
 GENERATING = "generating"
 
 
 @dataclass(slots=True, eq=False)
-class Use:
-    """One prediction on an instance.
+class ActivePrediction:
+    """A prediction that an instance is running.
 
     Attributes:
-        cancelled: the prediction's own; an unload sets it.
-        phase: READING or GENERATING.
+        cancelled: set to cancel it.
+        phase: PROCESSING_PROMPT or GENERATING.
     """
 
     cancelled: asyncio.Event
-    phase: str = READING
+    phase: str = PROCESSING_PROMPT
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -39,14 +39,14 @@ class Instance:
     reference: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     last_used_time: int | None = None
     is_unloaded: bool = False
-    uses: list[Use] = field(default_factory=list)
+    predictions: list[ActivePrediction] = field(default_factory=list)
     expiry: asyncio.TimerHandle | None = None
 
     def describe(self) -> ModelInstance:
-        """What clients are told about it."""
-        known = {name: getattr(self.model_info, name) for name in ModelInfo.fields}
+        """Its description for clients."""
+        common = {name: getattr(self.model_info, name) for name in ModelInfo.fields}
         return ModelInstance(
-            **known,
+            **common,
             identifier=self.identifier,
             instance_reference=self.reference,
             context_length=self.model.context_length,
@@ -55,8 +55,8 @@ class Instance:
         )
 
     def processing_state(self) -> JsonObject:
-        """What it is doing.
+        """Its state, and the number of its predictions.
 
         Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelProcessingStatus.ts
         """
-        return {"status": self.uses[0].phase if self.uses else IDLE, "queued": len(self.uses)}
+        return {"status": self.predictions[0].phase if self.predictions else IDLE, "queued": len(self.predictions)}

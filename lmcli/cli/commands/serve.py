@@ -19,7 +19,7 @@ from lmcli.cli.signals import die_of
 from lmcli.client.address import LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
-from lmcli.server.echo.repeater import EchoEngine, Pace
+from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
 

@@ -1,1 +1,1 @@
-"""The built-in engine: models that repeat what they are asked."""
+"""The built-in engine, whose models repeat their input."""

@@ -1,86 +1,110 @@
-"""The smallest instance of a JSON schema, for a model that understands nothing and yet must keep to the form.
+"""An example of a JSON schema: a smallest instance, for models that cannot generate one.
 
-Knows the keywords that describe values of one kind each, references inside the schema, and the combinations
-`allOf`, `anyOf` and `oneOf`; a `pattern` only where a plain filling meets it. A schema comes from a stranger: what
-is made of it, and the work of making it, are bounded.
+Supported are types, `enum`, `const`, `properties`, `required`, `items`, `prefixItems`, `minItems`, `minLength`,
+`format`, the limits of numbers, `$ref` within the schema, `allOf`, `anyOf` and `oneOf` (whose alternatives are not
+compared). A `pattern` is refused; any other keyword is ignored, and the example may be invalid then.
+Schemas come from clients, so the work and the size of the example are bounded.
 """
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-FORMATS: Mapping[str, str] = {
+FORMATS: Final[Mapping[str, str]] = {
     "date": "1970-01-01",
     "date-time": "1970-01-01T00:00:00Z",
     "time": "00:00:00Z",
-    "duration": "P0D",
     "email": "a@example.com",
-    "hostname": "example.com",
     "ipv4": "127.0.0.1",
-    "ipv6": "::1",
     "uri": "http://example.com/",
     "uuid": "00000000-0000-0000-0000-000000000000",
 }
-FILLINGS = ("a", "A", "0", " ", "_", "-", "x1", "A1", "1970-01-01")
-MAX_DEPTH = 64
-# How many values may be tried and how many characters may be written, together.
-MAX_WORK = 10_000
-# How long a pattern may be, and a filling that it is tried on by the number of choices in it: Python's regular
-# expressions take a time to the power of that number.
-MAX_PATTERN = 200
-LONGEST_FILLINGS = (100, 30, 12, 8)
-_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?", re.DOTALL)
-_REPEATED_GROUP = re.compile(r"\)[*+?{]")
-_CHOICE = re.compile(r"[*+?|]|\{(?!\d+\})")
+MAX_DEPTH: Final = 64
+# The number of schemas visited, names merged and characters written for one example, together.
+MAX_WORK: Final = 10_000
 
 
 class NoExample(Exception):
-    """The schema asks for something that cannot be made up."""
+    """No example of the schema can be made."""
 
 
 class TooLarge(NoExample):
-    """The schema asks for more than is reasonable."""
+    """The example, or the search for it, exceeds MAX_WORK."""
 
 
 class _Work:
-    """What there is to be done for one schema, and how much of it is allowed."""
+    """The schema that references resolve against, and the work that is left."""
 
     def __init__(self, root: Any) -> None:
         self.root = root
         self._left = MAX_WORK
 
-    def spend(self, size: int) -> None:
-        self._left -= size
+    def spend(self, amount: int) -> None:
+        self._left -= amount
         if self._left < 0:
             raise TooLarge("a schema that is too large")
 
 
 def schema_example(schema: Any) -> Any:
-    """Make an instance of a schema.
+    """Make an example of a schema.
 
     Raises:
-        NoSpecimen: the schema admits nothing, nothing that is found by plain means, or only something large; or it
-            is no schema.
+        NoExample: the schema is malformed, unsupported or too large, or it has no finite instance.
     """
     try:
         return _make(schema, _Work(schema), 0)
-    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, re.error) as error:
-        raise NoExample(f"a schema that is malformed: {error}") from error
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise NoExample(f"a malformed schema: {error}") from error
 
 
 def _make(schema: Any, work: _Work, depth: int) -> Any:
-    """Make an instance, by the first way of reading the schema that leads to one."""
-    work.spend(1)
+    plain = _flattened(schema, work, depth)
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in plain:
+            return _first_possible(plain.pop(keyword), plain, work, depth)
+    values = [plain["const"]] if "const" in plain else plain.get("enum")
+    if values:
+        work.spend(len(json.dumps(values[0])))
+        return values[0]
+    return _MAKERS[_type(plain)](plain, work, depth + 1)
+
+
+def _flattened(schema: Any, work: _Work, depth: int) -> dict[str, Any]:
+    """The schema as one object, with what its `$ref` and `allOf` refer to."""
     if schema is False or depth > MAX_DEPTH:
-        raise NoExample("a schema that admits no finite value")
+        raise NoExample("a schema without a finite instance")
     if not isinstance(schema, Mapping):
-        return {}
-    problem = NoExample("alternatives of which none can be met")
-    for plain in _readings(schema, work, depth):
+        schema = {}
+    work.spend(1 + len(schema))
+    flat = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
+    references = [_referenced(schema["$ref"], work.root)] if "$ref" in schema else []
+    for part in (*schema.get("allOf", ()), *references):
+        for key, value in _flattened(part, work, depth + 1).items():
+            if key in flat and key in ("properties", "required"):
+                work.spend(len(flat[key]) + len(value))
+                flat[key] = {**value, **flat[key]} if key == "properties" else [*flat[key], *value]
+            flat.setdefault(key, value)  # of other keywords the first counts
+    return flat
+
+
+def _referenced(reference: str, root: Any) -> Any:
+    """Resolve a reference within the schema: `#`, and a JSON pointer."""
+    if not reference.startswith("#"):
+        raise NoExample(f"a reference outside the schema: {reference}")
+    found = root
+    for step in reference.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        found = found[int(name)] if isinstance(found, list) else found[name]
+    return found
+
+
+def _first_possible(options: Any, rest: Mapping[str, Any], work: _Work, depth: int) -> Any:
+    """An example of the first option that has one, null before all others."""
+    problem = NoExample("alternatives without an instance")
+    for option in sorted(options, key=lambda option: option != {"type": "null"}):
         try:
-            return _make_plain(plain, work, depth)
+            return _make({"allOf": [rest, option]}, work, depth + 1)
         except TooLarge:
             raise
         except NoExample as found:
@@ -88,177 +112,56 @@ def _make(schema: Any, work: _Work, depth: int) -> Any:
     raise problem
 
 
-def _make_plain(schema: Mapping[str, Any], work: _Work, depth: int) -> Any:
-    given = schema.get("enum")
-    if "const" in schema:
-        given = [schema["const"]]
-    if isinstance(given, list) and given:
-        work.spend(len(json.dumps(given[0])))
-        return given[0]
-    return _MAKERS[_kind(schema)](schema, work, depth + 1)
-
-
-def _readings(schema: Mapping[str, Any], work: _Work, depth: int) -> Iterator[Mapping[str, Any]]:
-    """The plain schemas that a schema stands for: references and combinations folded in, null before all others."""
-    own = {key: value for key, value in schema.items() if key not in ("$ref", "allOf", "anyOf", "oneOf")}
-    parts = [[part] for part in schema.get("allOf", ())]
-    if "$ref" in schema:
-        parts.append([_referenced(schema["$ref"], work.root)])
-    alternatives = (schema[key] for key in ("anyOf", "oneOf") if schema.get(key))
-    parts.extend(sorted(options, key=lambda option: option != {"type": "null"}) for options in alternatives)
-    if depth > MAX_DEPTH and parts:
-        raise NoExample("a schema that refers to itself without end")
-    return _folded(own, parts, work, depth)
-
-
-def _folded(
-    schema: Mapping[str, Any], parts: Sequence[Sequence[Any]], work: _Work, depth: int
-) -> Iterator[Mapping[str, Any]]:
-    """A plain schema with one alternative of each part, in all combinations."""
-    if not parts:
-        yield schema
-        return
-    for option in parts[0]:
-        work.spend(1)
-        if option is False:
-            continue
-        for reading in _readings(option, work, depth + 1) if isinstance(option, Mapping) else ({},):
-            yield from _folded(_merged(schema, reading, work), parts[1:], work, depth)
-
-
-def _merged(schema: Mapping[str, Any], other: Mapping[str, Any], work: _Work) -> Mapping[str, Any]:
-    merged = dict(schema)
-    for key, value in other.items():
-        if key == "properties" and isinstance(merged.get(key), Mapping):
-            merged[key] = {**merged[key], **value}
-        elif key == "required" and isinstance(merged.get(key), list):
-            merged[key] = list(dict.fromkeys((*merged[key], *value)))
-        else:
-            merged.setdefault(key, value)
-            continue
-        work.spend(len(merged[key]))
-    return merged
-
-
-def _referenced(reference: Any, root: Any) -> Any:
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        raise NoExample(f"a reference out of the schema: {reference}")
-    found = root
-    for step in reference[1:].split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        try:
-            found = found[int(name)] if isinstance(found, list) else found[name]
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise NoExample(f"a reference to nothing: {reference}") from error
-    return found
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    kind = schema.get("type")
-    if isinstance(kind, list) and kind:
+def _type(schema: Mapping[str, Any]) -> str:
+    """The type of the example. Without `type` an object is valid, whatever the keywords for other types say."""
+    kind = schema.get("type", "object")
+    if isinstance(kind, list):
         kind = "null" if "null" in kind else kind[0]
-    if isinstance(kind, str) and kind in _MAKERS:
-        return kind
-    return next((kind for key, kind in _IMPLIED.items() if key in schema), "object")
+    if kind not in _MAKERS:
+        raise NoExample(f"an unknown type: {kind}")
+    return str(kind)
 
 
 def _object(schema: Mapping[str, Any], work: _Work, depth: int) -> dict[str, Any]:
-    known = schema.get("properties") or {}
-    extra = schema.get("additionalProperties", True)
-    least = int(schema.get("minProperties", 0))
-    names = dict.fromkeys(schema.get("required") or ())
-    for name in (*known, *(f"key{number}" for number in range(1, 1 + min(least, MAX_WORK + 1)))):
-        if len(names) >= least:
-            break
-        names.setdefault(name)
-    work.spend(sum(len(name) for name in names))
-    return {name: _make(known.get(name, extra), work, depth) for name in names}
+    known, other = schema.get("properties", {}), schema.get("additionalProperties")
+    names = dict.fromkeys(schema.get("required", ()))
+    work.spend(sum(map(len, names)))
+    return {name: _make(known.get(name, other), work, depth) for name in names}
 
 
 def _array(schema: Mapping[str, Any], work: _Work, depth: int) -> list[Any]:
-    first = schema.get("prefixItems") or ()
-    rest = schema.get("items", True)
-    least = int(schema.get("minItems", 0))
-    return [_make(first[index] if index < len(first) else rest, work, depth) for index in range(least)]
+    first, rest = schema.get("prefixItems", ()), schema.get("items")
+    count = int(schema.get("minItems", 0))
+    return [_make(first[index] if index < len(first) else rest, work, depth) for index in range(count)]
 
 
 def _string(schema: Mapping[str, Any], work: _Work, _depth: int) -> str:
-    least = int(schema.get("minLength", 0))
-    work.spend(least)
-    text = FORMATS.get(schema.get("format", ""), "")
-    text += "a" * (least - len(text))
-    pattern = schema.get("pattern")
-    if pattern is None:
-        return text
-    most = min(int(schema.get("maxLength", least + 40)), _longest(pattern))
-    candidates = (text, *(filling * size for size in range(max(least, 1), most + 1) for filling in FILLINGS))
-    for candidate in candidates:
-        if least <= len(candidate) <= most and re.search(pattern, candidate):
-            return candidate
-    raise NoExample(f"the pattern {pattern}")
-
-
-def _longest(pattern: str) -> int:
-    """How long a text may be that the pattern is tried on, so that the search surely ends soon; -1 for none."""
-    plain = _ATOM.sub(lambda found: "(" if found[0] == "(?" else "x", pattern[:MAX_PATTERN])
-    choices = len(_CHOICE.findall(plain))
-    if len(pattern) > MAX_PATTERN or choices >= len(LONGEST_FILLINGS) or _REPEATED_GROUP.search(plain):
-        return -1
-    return LONGEST_FILLINGS[choices]
-
-
-def _integer(schema: Mapping[str, Any], _work: _Work, _depth: int) -> int:
-    return int(_nearest_to_zero(schema, 1))
+    if "pattern" in schema:
+        raise NoExample("a pattern")
+    length = int(schema.get("minLength", 0))
+    work.spend(length)
+    return FORMATS.get(schema.get("format", ""), "").ljust(length, "a")
 
 
 def _number(schema: Mapping[str, Any], _work: _Work, _depth: int) -> float:
-    value = _nearest_to_zero(schema, 0)
-    return int(value) if float(value).is_integer() else value
+    """Zero, a limit, a whole number next to a limit, or the middle: the first that is within the limits."""
+    low, above = schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf)
+    high, below = schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf)
+    limits = [limit for limit in (max(low, above), min(high, below)) if math.isfinite(limit)]
+    neighbors = [number for limit in limits for number in (math.floor(limit) + 1, math.ceil(limit) - 1)]
+    for number in (0, *limits, *neighbors, sum(limits) / 2):
+        is_whole = number % 1 == 0
+        if low <= number <= high and above < number < below and (is_whole or _type(schema) == "number"):
+            return int(number) if is_whole else number
+    raise NoExample("limits without a number between them")
 
 
-def _nearest_to_zero(schema: Mapping[str, Any], unit: int) -> float:
-    """The value of the range that is nearest to zero, on the grid of `multipleOf` or of whole numbers."""
-    step = schema.get("multipleOf") or unit
-    low, above = _bound(schema, "minimum", "exclusiveMinimum")
-    high, below = _bound(schema, "maximum", "exclusiveMaximum")
-    edge, strict, way = (low, above, 1) if low is not None and low >= 0 else (high, below, -1)
-    if edge is None or edge * way < 0 or (edge == 0 and not strict):
-        return 0
-    if not step:
-        other = high if way > 0 else low
-        return edge if not strict else edge + way if other is None else (edge + other) / 2
-    count = math.ceil(abs(edge) / step)
-    if strict and count * step == abs(edge):
-        count += 1
-    return way * count * step
-
-
-def _bound(schema: Mapping[str, Any], plain: str, exclusive: str) -> tuple[float | None, bool]:
-    """A limit of a range, and whether it is itself outside."""
-    limit, strict = schema.get(plain), schema.get(exclusive)
-    if isinstance(strict, bool):  # the form before draft 6
-        return limit, strict
-    return (limit, False) if strict is None else (strict, True)
-
-
-Maker = Callable[[Mapping[str, Any], _Work, int], Any]
-
-_MAKERS: Mapping[str, Maker] = {
+_MAKERS: Final[Mapping[str, Callable[[Mapping[str, Any], _Work, int], Any]]] = {
     "object": _object,
     "array": _array,
     "string": _string,
-    "integer": _integer,
+    "integer": _number,
     "number": _number,
     "boolean": lambda _schema, _work, _depth: False,
     "null": lambda _schema, _work, _depth: None,
-}
-_IMPLIED: Mapping[str, str] = {
-    "properties": "object",
-    "items": "array",
-    "prefixItems": "array",
-    "minLength": "string",
-    "pattern": "string",
-    "format": "string",
-    "minimum": "number",
-    "maximum": "number",
 }

@@ -1,4 +1,4 @@
-"""The door to llama.cpp: the engine for GGUF files, if what it needs is installed."""
+"""The engine for GGUF files, with llama.cpp, which is an optional dependency."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,25 +8,25 @@ from lmcli.server.engine import Engine
 
 
 def local_engine(files: Sequence[Path], *, is_verbose: bool = False) -> Engine:
-    """The engine for GGUF files; llama.cpp is loaded by this, and may write its log to stderr if `is_verbose`.
+    """Import llama.cpp and make the engine for GGUF files; if `is_verbose`, llama.cpp logs to stderr.
 
     Raises:
-        Unavailable: llama.cpp is not installed, or a file is damaged.
+        Unavailable: llama.cpp is not installed, or a file is invalid.
         NoInput: a file cannot be read.
-        UsageError: a file holds something else than a language model.
+        UsageError: a file does not contain a language model.
     """
     try:
-        from lmcli.server.llama.backend import LlamaEngine  # noqa: PLC0415  what it needs comes with the extra
+        from lmcli.server.llama.llama_engine import LlamaEngine  # noqa: PLC0415  xllamacpp comes with the extra
     except ImportError as error:
         raise Unavailable(
-            f"running GGUF files takes llama.cpp, which cannot be loaded: {error}", _hint(error)
+            f"running GGUF files requires llama.cpp, which cannot be imported: {error}", _hint(error)
         ) from error
     return LlamaEngine(files, is_verbose=is_verbose)
 
 
 def _hint(error: ImportError) -> str:
-    from lmcli.server.llama.installation import command_to_install  # noqa: PLC0415  only who lacks it pays
+    from lmcli.server.llama.installation import command_to_install  # noqa: PLC0415  needed for the error only
 
-    if "libgomp" in str(error):  # a library of the system, which a minimal Debian is without
+    if "libgomp" in str(error):  # a system library that a minimal Debian lacks
         return "apt-get install libgomp1 installs it on Debian and Ubuntu"
     return f"{command_to_install('xllamacpp')} installs it"

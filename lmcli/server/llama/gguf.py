@@ -1,7 +1,6 @@
-"""What a GGUF file says about itself, read without loading it.
+"""The header of a GGUF file, read without loading the model.
 
-Also tells a file that is cut short or was never one, by its header alone: every tensor must lie inside of the file.
-Knows nothing of any engine.
+A file that is truncated, or is not a GGUF file, is detected by the header: every tensor must end inside the file.
 Source: ggml-org/ggml, docs/gguf.md; ggml_type and llama_ftype of llama.cpp.
 """
 
@@ -39,11 +38,11 @@ _STRING: Final = 8
 _ARRAY: Final = 9
 _COUNT: Final = _SCALARS[10]
 _NUMBER: Final = _SCALARS[4]
-# The least that an entry can take, in bytes: what counts promise more than the file holds is a lie.
-_LEAST_ENTRY: Final = 13
-_LEAST_TENSOR: Final = 24
+# The smallest sizes in bytes, by which counts that exceed the file are detected.
+_MIN_ENTRY_BYTES: Final = 13
+_MIN_TENSOR_BYTES: Final = 24
 
-# How tensors are stored: weights in a block, bytes of a block.
+# The types of tensors: weights per block, bytes per block.
 BLOCKS: Final[Mapping[int, tuple[int, int]]] = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
     10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66),
@@ -62,17 +61,17 @@ FILE_TYPES: Final[Mapping[int, str]] = {
 
 
 class InvalidGGUF(Exception):
-    """The file is no GGUF, or not all of one; the text says in what way, in the middle of a sentence."""
+    """The file is not a valid GGUF file; the text is a predicate for the file."""
 
 
 class Header(NamedTuple):
-    """What stands before the tensors' data.
+    """The header, which precedes the data of the tensors.
 
     Attributes:
-        values: the metadata that is one value each; arrays, such as the vocabulary, are left out.
-        lengths: how long the arrays are.
-        weights: how many numbers all tensors have together.
-        size_bytes: of the file.
+        values: the metadata, without arrays such as the vocabulary.
+        lengths: the lengths of the arrays.
+        weights: the number of weights in all tensors.
+        size_bytes: the size of the file.
     """
 
     values: Mapping[str, Any]
@@ -82,34 +81,34 @@ class Header(NamedTuple):
 
     @property
     def architecture(self) -> str:
-        """The family of models, such as `llama`; empty where the file does not say."""
+        """The architecture, such as `llama`; empty if absent."""
         return self.text("general.architecture")
 
     def text(self, key: str) -> str:
-        """A metadata value that is text; empty where there is none."""
+        """A metadata value that is a string; empty if absent."""
         value = self.values.get(key)
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int | None:
-        """A metadata value that is a whole number; None where there is none."""
+        """A metadata value that is an integer; None if absent."""
         value = self.values.get(key)
         return value if type(value) is int else None
 
     def of_architecture(self, key: str) -> int | None:
-        """A whole number that is kept under the architecture's name, such as `context_length`."""
+        """An integer whose key starts with the architecture, such as `context_length`."""
         return self.number(f"{self.architecture}.{key}")
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a file's header.
+    """Read and validate a file's header.
 
     Raises:
-        OSError: the file cannot be read, or is a device or a pipe: opening one may wait for ever.
-        Damaged: it is no GGUF, or not all of one.
+        OSError: the file cannot be read, or is not a regular file: opening a device or a pipe may block.
+        InvalidGGUF: it is not a valid GGUF file.
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "it is no ordinary file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     with path.open("rb") as file:
         try:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -118,12 +117,12 @@ def read_header(path: Path) -> Header:
         with content:
             try:
                 return _Reader(content).header()
-            except (struct.error, IndexError, OverflowError) as error:  # the last: an offset beyond all memory
-                raise InvalidGGUF("ends in the middle of its header") from error
+            except (struct.error, IndexError, OverflowError) as error:  # the last: an offset that exceeds a C integer
+                raise InvalidGGUF("is truncated in its header") from error
 
 
 class _Reader:
-    """Walks through a header."""
+    """Reads a header from its beginning."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -132,8 +131,8 @@ class _Reader:
         self._lengths: dict[str, int] = {}
 
     def header(self) -> Header:
-        self._begin()
-        tensors, entries = self._count(_LEAST_TENSOR), self._count(_LEAST_ENTRY)
+        self._check_begin()
+        tensors, entries = self._count(_MIN_TENSOR_BYTES), self._count(_MIN_ENTRY_BYTES)
         for _ in range(entries):
             self._entry()
         weights, end = 0, 0
@@ -144,33 +143,33 @@ class _Reader:
         self._check_end(end)
         return Header(self._values, self._lengths, weights, len(self._content))
 
-    def _begin(self) -> None:
+    def _check_begin(self) -> None:
         magic = self._content[: len(MAGIC)]
         if magic != MAGIC:
-            raise InvalidGGUF("is no GGUF file")
+            raise InvalidGGUF("is not a GGUF file")
         self._at = len(MAGIC)
         version = self._scalar(_NUMBER)
         if version not in VERSIONS:
-            raise InvalidGGUF(f"has the GGUF version {version}, and only {' and '.join(map(str, VERSIONS))} are known")
+            raise InvalidGGUF(f"has the GGUF version {version}; only {' and '.join(map(str, VERSIONS))} are supported")
 
     def _check_end(self, end: int) -> None:
         alignment = self._values.get("general.alignment", DEFAULT_ALIGNMENT)
         if type(alignment) is not int or alignment < 1 or alignment % 8:
-            raise InvalidGGUF("has an alignment that cannot be")
+            raise InvalidGGUF("has an invalid alignment")
         start = -(-self._at // alignment) * alignment
         if end and start + end > len(self._content):
-            raise InvalidGGUF(f"is cut short: {len(self._content)} bytes of at least {start + end}")
+            raise InvalidGGUF(f"is truncated: {len(self._content)} bytes of at least {start + end}")
 
     def _scalar(self, form: struct.Struct) -> Any:
         (value,) = form.unpack_from(self._content, self._at)
         self._at += form.size
         return value
 
-    def _count(self, least: int) -> int:
-        """How many things follow, of at least so many bytes each."""
+    def _count(self, min_bytes: int) -> int:
+        """Read the number of items that follow, each of at least so many bytes."""
         count: int = self._scalar(_COUNT)
-        if count * least > len(self._content) - self._at:
-            raise InvalidGGUF("promises more than it holds")
+        if count * min_bytes > len(self._content) - self._at:
+            raise InvalidGGUF("has a count that exceeds its size")
         return count
 
     def _string(self) -> str:
@@ -195,7 +194,7 @@ class _Reader:
             return self._skip_strings()
         if kind == _ARRAY:
             if depth == MAX_NESTING:
-                raise InvalidGGUF("has arrays in arrays without end")
+                raise InvalidGGUF("has arrays that are nested too deeply")
             count = self._count(12)
             for _ in range(count):
                 self._skip_array(depth + 1)
@@ -206,18 +205,18 @@ class _Reader:
         return count
 
     def _skip_strings(self) -> int:
-        """Pass over the vocabulary: hundreds of thousands of strings, so the loop is bare."""
+        """Skip an array of strings: the vocabulary has hundreds of thousands, so the loop is optimized."""
         count = self._count(_COUNT.size)
         content, at, size_at = self._content, self._at, _COUNT.unpack_from
         for _ in range(count):
             at += 8 + size_at(content, at)[0]
         if at > len(content):
-            raise InvalidGGUF("ends in the middle of its header")
+            raise InvalidGGUF("is truncated in its header")
         self._at = at
         return count
 
     def _tensor(self) -> tuple[int, int]:
-        """Read where a tensor is; gives how many weights it has, and where it ends after the header, in bytes."""
+        """Read the description of a tensor; returns its number of weights, and its end after the header in bytes."""
         name = self._string()
         dimensions = self._scalar(_NUMBER)
         if dimensions > MAX_DIMENSIONS:
@@ -226,9 +225,9 @@ class _Reader:
         for _ in range(dimensions):
             count *= self._scalar(_COUNT)
         kind, offset = self._scalar(_NUMBER), self._scalar(_COUNT)
-        weights, size = BLOCKS.get(kind, (1, 0))  # a kind newer than this table has at least a beginning
+        weights, size = BLOCKS.get(kind, (1, 0))  # of a type that is not in the table, only the offset is checked
         if count % weights:
-            raise InvalidGGUF(f"has a tensor with half a block: {name}")
+            raise InvalidGGUF(f"has a tensor with an incomplete block: {name}")
         return count, offset + count // weights * size
 
 

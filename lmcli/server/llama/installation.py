@@ -1,7 +1,8 @@
-"""What to type to install a package beside this copy of `lm`; loaded when a package is missing.
+"""The command line that installs a package into the environment of this copy of `lm`.
 
-pipx and uv keep a program in an environment of its own, which has no place on PATH and, with uv, no pip; Debian refuses
-packages outside of an environment. So what works depends on how this copy was installed, which the environment says.
+pipx and uv keep each program in its own environment, which is not on PATH and, with uv, has no pip; Debian forbids
+packages outside of an environment. So the command depends on how this copy was installed, as files in its environment
+indicate.
 """
 
 import json
@@ -20,7 +21,7 @@ _NAME: Final = "lmcli"
 
 
 def command_to_install(package: str) -> str:
-    """The command line that installs a package where this copy of `lm` finds it, in the version that `lm` requires."""
+    """Return the command line for a package, in the version that `lm` requires."""
     prefix, requirement = Path(sys.prefix), shlex.quote(_requirement(package))
     if (prefix / _PIPX_FILE).is_file():
         return f"pipx inject {shlex.quote(prefix.name)} {requirement}"
@@ -33,17 +34,17 @@ def command_to_install(package: str) -> str:
 
 
 def _requirement(package: str) -> str:
-    """What the metadata of `lm` asks for, such as name>=1.0; the name alone where there is none."""
+    """The requirement in the metadata of `lm`, such as name>=1.0; the name alone if there is none."""
     found = _distribution()
     entries = (line.partition(";")[0].strip() for line in (found and found.requires) or ())
     return next((entry for entry in entries if entry.startswith(package)), package)
 
 
 def _source() -> str:
-    """Where this copy came from, as uv takes it: a folder, a repository, a file, or the index.
+    """The source that this copy was installed from, as an argument for uv: a folder, a repository, a file, or a name.
 
     Shapes: {"url": str, "dir_info": {"editable": bool}}, {"url": str, "vcs_info": {"vcs": str, "requested_revision":
-    str}}, {"url": str}; none if it came from the index.
+    str}}, {"url": str}; no file if it was installed from the index.
     Source: https://packaging.python.org/en/latest/specifications/direct-url/
     """
     found = _distribution()
@@ -62,5 +63,5 @@ def _source() -> str:
 
 
 def _distribution() -> metadata.Distribution | None:
-    """This copy's own metadata; None if it runs from a folder without having been installed."""
+    """The metadata of this copy; None if it runs from a folder without being installed."""
     return next(iter(metadata.distributions(name=_NAME)), None)

@@ -1,6 +1,6 @@
-"""GGUF files → the models that can be loaded: keys, names and figures, from names and headers alone.
+"""GGUF files → descriptions of models, from their names and headers.
 
-A model in several files (`…-00001-of-00003.gguf`) is named by its first.
+A model that is split into several files (`…-00001-of-00003.gguf`) is referred to by the first.
 """
 
 import re
@@ -13,8 +13,8 @@ from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
 from lmcli.values import ModelInfo, Quantization
 
 PUBLISHER: Final = "local"
-# Architectures that answer nothing: parts of vision models, and models that only embed.
-SPEECHLESS: Final = frozenset(
+# Architectures that do not generate text: parts of vision models, and embedding models.
+NOT_GENERATIVE: Final = frozenset(
     {"clip", "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "t5encoder"}
 )
 _PART: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -27,7 +27,7 @@ class LocalModel(NamedTuple):
     Attributes:
         file: the file, or the first of several.
         parts: all files.
-        layers: how many blocks the model has.
+        layers: the number of blocks.
     """
 
     info: ModelInfo
@@ -37,18 +37,18 @@ class LocalModel(NamedTuple):
 
 
 def local_models(files: Sequence[Path]) -> Sequence[LocalModel]:
-    """Describe the models in files; each has a key of its own.
+    """Describe the models in files; their keys are unique.
 
     Raises:
         NoInput: a file cannot be read.
-        LoadFailed: a file is damaged, or no GGUF.
-        UsageError: what is in a file is no language model, or not the first of its files.
+        LoadFailed: a file is not a valid GGUF file.
+        UsageError: a file is not a language model, or not the first of its files.
     """
     found: list[LocalModel] = []
-    taken: set[str] = set()
+    used: set[str] = set()
     for file in files:
-        model = _describe(file, taken)
-        taken.add(model.info.model_key)
+        model = _describe(file, used)
+        used.add(model.info.model_key)
         found.append(model)
     return found
 
@@ -58,7 +58,7 @@ def checked_header(file: Path) -> Header:
 
     Raises:
         NoInput: it cannot be read.
-        LoadFailed: it is damaged, or no GGUF.
+        LoadFailed: it is not a valid GGUF file.
     """
     try:
         return read_header(file)
@@ -68,18 +68,18 @@ def checked_header(file: Path) -> Header:
         raise LoadFailed(f"{quoted(file)} {problem}", "download it again, or convert it again") from problem
 
 
-def _describe(file: Path, taken: set[str]) -> LocalModel:
+def _describe(file: Path, used: set[str]) -> LocalModel:
     parts = _parts(file)
     headers = [checked_header(part) for part in parts]
     header = headers[0]
-    if header.architecture in SPEECHLESS or not header.architecture:
-        kind = header.architecture or "nothing that it names"
-        raise UsageError(f"{quoted(file)} is no language model: its architecture is {kind}")
+    if header.architecture in NOT_GENERATIVE or not header.architecture:
+        architecture = header.architecture or "unknown"
+        raise UsageError(f"{quoted(file)} is not a language model: its architecture is {architecture}")
     quantization = _quantization(header)
     path = file.as_posix()
     info = ModelInfo(
         type="llm",
-        model_key=_key(file, quantization, taken),
+        model_key=_key(file, quantization, used),
         display_name=header.text("general.name") or _stem(file),
         path=path,
         indexed_model_identifier=path,
@@ -100,7 +100,10 @@ def _parts(file: Path) -> Sequence[Path]:
         return [file]
     number, count = int(found[1]), int(found[2])
     if number != 1:
-        raise UsageError(f"{quoted(file)} is a later part of a model", "name the first part, the others are found")
+        raise UsageError(
+            f"{quoted(file)} is not the first part of its model",
+            "name the first part; the others are found by their names",
+        )
     base = file.stem[: found.start()]
     return [file.with_name(f"{base}-{part:05}-of-{count:05}{file.suffix}") for part in range(1, count + 1)]
 
@@ -109,14 +112,14 @@ def _stem(file: Path) -> str:
     return _PART.sub("", file.stem)
 
 
-def _key(file: Path, quantization: Quantization | None, taken: set[str]) -> str:
-    """A short key: the file's name in small letters, without the quantisation unless that tells two apart."""
+def _key(file: Path, quantization: Quantization | None, used: set[str]) -> str:
+    """The key: the file's name in lower case, without the quantization if it is unique without."""
     full = _stem(file).lower()
     short = full
     if quantization is not None:
         short = re.sub(rf"[-._@]{re.escape(quantization.name.lower())}$", "", full) or full
-    numbered = (f"{full}-{number}" for number in range(2, len(taken) + 3))
-    return next(key for key in (short, full, *numbered) if key not in taken)
+    numbered = (f"{full}-{number}" for number in range(2, len(used) + 3))
+    return next(key for key in (short, full, *numbered) if key not in used)
 
 
 def _quantization(header: Header) -> Quantization | None:

@@ -1,6 +1,6 @@
-"""A first load in a process of its own: on some damage that no header shows, llama.cpp aborts the whole process.
+"""The preflight of a model file: a first load in a subprocess, because some invalid files make llama.cpp abort.
 
-`python -m lmcli.server.llama.preflight FILE [--verbose]` is that process.
+`python -m lmcli.server.llama.preflight FILE [--verbose]` is the subprocess.
 """
 
 import asyncio
@@ -13,45 +13,45 @@ from pathlib import Path
 from typing import Final
 
 from lmcli.errors import escaped
-from lmcli.server.llama.runtime import EngineFailure, LoadSettings, Runtime
+from lmcli.server.llama.runtime import EngineError, LoadOptions, Runtime
 
 _CANNOT_LOAD: Final = 3
-# Python's own status for a traceback: it says nothing about the file.
-_NO_TRIAL: Final = 1
-# Where this package is imported from, installed or not.
+# The status of a Python process that ends with a traceback: it says nothing about the file.
+_TRACEBACK: Final = 1
+# The folder that this package is imported from.
 _ROOT: Final = str(Path(__file__).parents[2])
 _VERBOSE: Final = "--verbose"
-# As small as can be, and without what only makes it faster: the weights are only looked at.
-_SMALLEST: Final = LoadSettings(
+# The smallest context, without optimizations: no prediction follows.
+_MINIMAL: Final = LoadOptions(
     context_length=256, sessions=1, gpu_layers=0, threads=None, parameters={"no_extra_bufts": True}
 )
-# What stands before the reason where a load fails; the lines after it say no more than that it failed.
+# The prefix of llama.cpp's line that has the reason.
 _REASON: Final = "error loading model: "
-_MOST_SAID: Final = 300
-# The number in Linux's header file linux/prctl.h.
+_MAX_REASON_CHARACTERS: Final = 300
+# From Linux's header file linux/prctl.h.
 _PR_SET_PDEATHSIG: Final = 1
-_proven: Final[set[tuple[str, int, int]]] = set()
+_passed: Final[set[tuple[str, int, int]]] = set()
 
 
 async def preflight(file: Path, cancelled: asyncio.Event, *, is_verbose: bool = False) -> bool:
-    """Make sure that a file can be loaded; once for each state of a file. False if the cancel came first.
+    """Check that a file can be loaded, once while it is unchanged; False if cancelled.
 
     Args:
         file: the model.
-        cancelled: set when nobody wants to know any more.
-        is_verbose: whether llama.cpp may write its log to stderr.
+        cancelled: set to end the subprocess.
+        is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
-        EngineFailure: llama.cpp cannot load it, or does not survive the attempt.
-        OSError: the file is gone.
+        EngineError: llama.cpp cannot load it, or aborts.
+        OSError: the file does not exist.
     """
     state = _state(file)
-    if state in _proven:
+    if state in _passed:
         return not cancelled.is_set()
     process = await _start(file, is_verbose=is_verbose)
-    watch = asyncio.create_task(_end(process, cancelled))
+    watch = asyncio.create_task(_kill_when(cancelled, process))
     try:
-        said = await process.stderr.read() if process.stderr is not None else b""
+        log = await process.stderr.read() if process.stderr is not None else b""
         status = await process.wait()
     finally:
         watch.cancel()
@@ -60,8 +60,8 @@ async def preflight(file: Path, cancelled: asyncio.Event, *, is_verbose: bool = 
             await process.wait()
     if cancelled.is_set():
         return False
-    _judge(status, _last_words(said.decode(errors="replace")))
-    _proven.add(state)
+    _check(status, _reason(log.decode(errors="replace")))
+    _passed.add(state)
     return True
 
 
@@ -74,56 +74,56 @@ async def _start(file: Path, *, is_verbose: bool) -> Process:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
-        "GGML_NO_BACKTRACE": "1",  # without it, llama.cpp calls a debugger for its last words
+        "GGML_NO_BACKTRACE": "1",  # without it, llama.cpp starts a debugger when it aborts
     }
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        "-P",  # a module of the folder that one happens to be in is not ours
+        "-P",  # no imports from the working directory
         "-m",
         "lmcli.server.llama.preflight",
         str(file),
         *([_VERBOSE] if is_verbose else []),
-        stdin=PIPE,  # nothing is written: its end says that we are gone
+        stdin=PIPE,  # nothing is written: its end means that this process is gone
         stdout=DEVNULL,
         stderr=None if is_verbose else PIPE,
         env=environment,
     )
 
 
-async def _end(process: Process, cancelled: asyncio.Event) -> None:
+async def _kill_when(cancelled: asyncio.Event, process: Process) -> None:
     await cancelled.wait()
     process.kill()
 
 
-def _judge(status: int, said: str) -> None:
-    because = f": {said}" if said else ""
+def _check(status: int, reason: str) -> None:
+    because = f": {reason}" if reason else ""
     if status == _CANNOT_LOAD:
-        raise EngineFailure(f"llama.cpp cannot load it{because}")
-    if status not in (0, _NO_TRIAL):
-        raise EngineFailure(f"the file is damaged: llama.cpp ended with {status} in a trial{because}")
+        raise EngineError(f"llama.cpp cannot load it{because}")
+    if status not in (0, _TRACEBACK):
+        raise EngineError(f"the file is invalid: llama.cpp ended with status {status} in the preflight{because}")
 
 
-def _last_words(said: str) -> str:
-    """The line that says why, else the last one."""
-    lines = [line for line in said.splitlines() if line.strip()]
+def _reason(log: str) -> str:
+    """The reason in llama.cpp's log, or else the last line."""
+    lines = [line for line in log.splitlines() if line.strip()]
     reasons = [line.partition(_REASON)[2] for line in lines if _REASON in line]
     last = (reasons or lines or [""])[-1]
-    return escaped(last.strip()[:_MOST_SAID])
+    return escaped(last.strip()[:_MAX_REASON_CHARACTERS])
 
 
 def main(file: Path, *, is_verbose: bool) -> int:
-    """Load a file; gives the status to exit with."""
-    _stay_no_longer_than_the_parent()
+    """Load a file; returns the exit status."""
+    _end_with_parent()
     try:
-        Runtime(file, _SMALLEST, is_verbose=True if is_verbose else None).close()
-    except EngineFailure:
+        Runtime(file, _MINIMAL, is_verbose=True if is_verbose else None).close()
+    except EngineError:
         return _CANNOT_LOAD
     return 0
 
 
-def _stay_no_longer_than_the_parent() -> None:
-    """End with the parent, however it ends. Loading holds Python's lock, so on Linux the system sees to it, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+def _end_with_parent() -> None:
+    """End when the parent ends. Loading holds the GIL, which delays the thread; Linux kills the process at once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415  not a part of every Python
 

@@ -1,4 +1,4 @@
-"""What llama.cpp gets to read: a conversation through the model's template, or a text as it is."""
+"""Prompts for llama.cpp: a conversation formatted by the model's template, or a raw text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,9 @@ from typing import Any, Final, NamedTuple
 
 from lmcli.chat import FilePart, Message, ToolCallRequest, ToolCallResult
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.failures import unsupported
-from lmcli.server.llama.runtime import NAME, VERSION, Runtime, scrubbed
-from lmcli.server.text_stream import reasoning_tags
+from lmcli.server.llama.runtime import NAME, VERSION, Runtime, without_surrogates
+from lmcli.server.request_errors import unsupported
+from lmcli.server.text_processing import reasoning_tags
 from lmcli.values import JsonObject
 from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
@@ -17,74 +17,74 @@ THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"
 
 
 class Prompt(NamedTuple):
-    """A text to be continued.
+    """A text for the model to continue.
 
     Attributes:
-        text: what the model reads.
-        is_thinking: whether it ends in the middle of reasoning that the template began.
+        text: the text.
+        is_reasoning: whether the template ended it with the start tag of reasoning.
     """
 
     text: str
-    is_thinking: bool = False
+    is_reasoning: bool = False
 
 
-def write_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
-    """Put together what the model is to read.
+def make_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
+    """Make the prompt for a request.
 
     Raises:
-        Refused: there is an image, or another file that cannot be read.
-        EngineFailure: the template cannot be applied.
+        RequestFailed: a message contains an image, or another unsupported file.
+        EngineError: the template cannot be applied.
     """
     if request.raw_prompt is not None:
         return Prompt(request.raw_prompt)
-    text = format_messages(runtime, request.messages, request.values)
+    text = apply_template(runtime, request.messages, request.values)
     tags = reasoning_tags(request.options)
     if tags is None or not text.rstrip().endswith(tags.start):
         return Prompt(text)
-    if _must_not_think(request):
+    if _is_reasoning_disabled(request):
         return Prompt(f"{text.rstrip()}\n\n{tags.end}\n\n")
-    return Prompt(text, is_thinking=True)
+    return Prompt(text, is_reasoning=True)
 
 
-def format_messages(runtime: Runtime, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-    """Put a conversation into one text: with the manual template of the configuration, else the model's own.
+def apply_template(runtime: Runtime, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
+    """Format a conversation, with the manual template of the config or else the model's own.
 
     Raises:
-        Refused: there is an image, or another file that cannot be read.
-        EngineFailure: the template cannot be applied.
+        RequestFailed: a message contains an image, or another unsupported file.
+        EngineError: the template cannot be applied.
     """
-    turns = [turn for message in messages for turn in _turns(message)]
+    entries = [entry for message in messages for entry in _entries(message)]
     system = values.get(SYSTEM_PROMPT_KEY)
-    if isinstance(system, str) and system and not any(turn["role"] == "system" for turn in turns):
-        turns.insert(0, {"role": "system", "content": system})
+    if isinstance(system, str) and system and not any(entry["role"] == "system" for entry in entries):
+        entries.insert(0, {"role": "system", "content": system})
     match values.get(PROMPT_TEMPLATE_KEY):
-        case {"type": "manual", "manualPromptTemplate": Mapping() as around}:
-            text = "".join(_around(turn, around) for turn in turns) + str(around.get("beforeAssistant", ""))
-            return str(scrubbed(text))
-    return runtime.apply_template(turns, _template_arguments(values))
+        case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
+            text = "".join(_with_affixes(entry, affixes) for entry in entries)
+            return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
+    return runtime.apply_template(entries, _template_arguments(values))
 
 
 def _is_structured(values: Mapping[str, Any]) -> bool:
-    """Whether the answer must have a form."""
+    """Whether the output is constrained by a schema or a grammar."""
     structured = values.get(PREDICTION_PREFIX + "structured")
     return isinstance(structured, Mapping) and structured.get("type", "none") != "none"
 
 
-def _must_not_think(request: PredictionRequest) -> bool:
+def _is_reasoning_disabled(request: PredictionRequest) -> bool:
     options = request.options
     return _is_structured(request.values) or options.enable_thinking is False or options.reasoning_budget == 0
 
 
 def _template_arguments(values: Mapping[str, Any]) -> JsonObject:
-    """What the template is told; a form would be broken by reasoning before it."""
+    """The template's arguments; structured output permits no reasoning before it."""
     thinking = values.get(THINKING_KEY)
     if thinking is None and _is_structured(values):
         thinking = False
     return {} if thinking is None else {"enable_thinking": bool(thinking)}
 
 
-def _turns(message: Message) -> Sequence[JsonObject]:
-    """Write a message as OpenAI does; each result of a tool is a turn of its own."""
+def _entries(message: Message) -> Sequence[JsonObject]:
+    """A message in the format of OpenAI, in which each tool result is a message of its own."""
     for part in message.content:
         if isinstance(part, FilePart):
             what = "images: the model has no vision part" if part.file_type == "image" else f"files ({part.file_type})"
@@ -92,9 +92,9 @@ def _turns(message: Message) -> Sequence[JsonObject]:
     results = [part for part in message.content if isinstance(part, ToolCallResult)]
     if results:
         return [{"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""} for part in results]
-    turn: JsonObject = {"role": message.role, "content": message.text}
+    entry: JsonObject = {"role": message.role, "content": message.text}
     calls = [_tool_call(part) for part in message.content if isinstance(part, ToolCallRequest)]
-    return [turn | {"tool_calls": calls}] if calls else [turn]
+    return [entry | {"tool_calls": calls}] if calls else [entry]
 
 
 def _tool_call(part: ToolCallRequest) -> JsonObject:
@@ -102,6 +102,6 @@ def _tool_call(part: ToolCallRequest) -> JsonObject:
     return {"type": "function", "id": part.id or "", "function": function}
 
 
-def _around(turn: JsonObject, around: Mapping[str, Any]) -> str:
-    role = "User" if turn["role"] == "tool" else turn["role"].capitalize()
-    return f"{around.get(f'before{role}', '')}{turn['content']}{around.get(f'after{role}', '')}"
+def _with_affixes(entry: JsonObject, affixes: Mapping[str, Any]) -> str:
+    role = "User" if entry["role"] == "tool" else entry["role"].capitalize()
+    return f"{affixes.get(f'before{role}', '')}{entry['content']}{affixes.get(f'after{role}', '')}"

@@ -1,6 +1,6 @@
-"""The built-in models, which say what they are told: `respond` gives the last user text back, `complete` the prompt.
+"""The built-in models, which answer with the last user message, or with the raw prompt of a completion.
 
-A token is a word with the white space before it, so the tokens of a text joined are the text, byte by byte.
+A token is a word with the white space before it, so that the joined tokens of a text are the text.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from lmcli.chat import Message
 from lmcli.server.echo.schema_example import NoExample, schema_example
+from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
-from lmcli.server.failures import Refused, unsupported
-from lmcli.server.settings import BASE_VALUES
-from lmcli.server.text_stream import Outlet, reasoning_tags
+from lmcli.server.request_errors import RequestFailed, unsupported
+from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import LoadProgress, ModelInfo, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PredictionConfig
@@ -29,19 +29,19 @@ MAX_CONTEXT_LENGTH: Final = 131_072
 CONTEXT_LENGTH_KEY: Final = "llm.load.contextLength"
 VOCABULARY: Final = 65_536
 LOAD_STEPS: Final = 5
-# How often a slow reading of the prompt shows its progress, in seconds.
+# The seconds between two reports of the prompt progress.
 PROGRESS_INTERVAL: Final = 0.1
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 def tokens(text: str) -> Iterator[str]:
-    """Cut a text into tokens."""
+    """Split a text into tokens."""
     return (match[0] for match in _TOKEN.finditer(text))
 
 
 def count(text: str) -> int:
-    """How many tokens a text has."""
+    """Count the tokens of a text."""
     return sum(1 for _ in tokens(text))
 
 
@@ -73,7 +73,7 @@ LOADED_ON_REQUEST: Final = model_info("echo-jit", "Echo (loaded on request)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How slow the models pretend to be; None is as fast as it goes."""
+    """The simulated speed; None is unlimited."""
 
     tokens_per_second: float | None = None
     load_seconds: float = 0.0
@@ -84,7 +84,7 @@ class EchoEngine:
     """The engine of the built-in models.
 
     Args:
-        pace: how slow to be.
+        pace: the simulated speed.
     """
 
     name = NAME
@@ -95,14 +95,14 @@ class EchoEngine:
         self._pace = pace or Pace()
 
     async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
-        """The model `echo`, at once."""
+        """Return the model `echo`, loaded."""
         return [(LOADED_AT_START, EchoModel({}, self._pace))]
 
     async def load(
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
     ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
-        """Take `load_seconds` in a few steps; the model itself takes none."""
-        del model  # both are the same
+        """Load for `load_seconds`, in a few steps."""
+        del model  # both models are the same
         for step in range(LOAD_STEPS + 1):
             yield LoadProgress(step / LOAD_STEPS)
             if step < LOAD_STEPS:
@@ -116,54 +116,54 @@ class EchoModel:
     """A built-in model in memory."""
 
     def __init__(self, values: Mapping[str, Any], pace: Pace) -> None:
-        wanted = values.get(CONTEXT_LENGTH_KEY, MAX_CONTEXT_LENGTH)
-        if type(wanted) is not int or wanted < 1:
-            raise Refused(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
-        self.context_length = min(wanted, MAX_CONTEXT_LENGTH)
+        length = values.get(CONTEXT_LENGTH_KEY, MAX_CONTEXT_LENGTH)
+        if type(length) is not int or length < 1:
+            raise RequestFailed(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
+        self.context_length = min(length, MAX_CONTEXT_LENGTH)
         self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: self.context_length}
-        self.prediction_values = BASE_VALUES
+        self.prediction_values = DEFAULT_VALUES
         self._pace = pace
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
-        """Read the prompt, then say it again."""
+        """Report the prompt progress, then repeat the input."""
         answer = _answer(request)
         prompt = request.raw_prompt
         size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
         async for progress in self._read_prompt(size, request.cancelled):
             yield progress
-        run = _Run(request.options, room=self.context_length - size)
-        clock = _Clock(self._pace.tokens_per_second)
+        state = _PredictionState(request.options, free_context=self.context_length - size)
+        rate_limit = _RateLimit(self._pace.tokens_per_second)
         for token in tokens(answer):
-            if clock.is_ahead:
-                await clock.wait(request.cancelled)
-            if run.is_over(cancelled=request.cancelled.is_set()):
+            if rate_limit.is_exceeded:
+                await rate_limit.wait(request.cancelled)
+            if not state.count_token(cancelled=request.cancelled.is_set()):
                 break
-            for fragment in run.outlet.feed(token):
+            for fragment in state.processor.feed(token):
                 yield fragment
-            if run.outlet.stop_string is not None:
-                run.stop_reason = "stopStringFound"
+            if state.processor.stop_string is not None:
+                state.stop_reason = "stopStringFound"
                 break
-            clock.tick()
+            rate_limit.tick()
         else:
-            run.stop_reason = "userStopped" if request.cancelled.is_set() else "eosFound"
-        for fragment in run.outlet.flush():
+            state.stop_reason = "userStopped" if request.cancelled.is_set() else "eosFound"
+        for fragment in state.processor.flush():
             yield fragment
-        yield run.stats(size)
+        yield state.stats(size)
 
     async def tokenize(self, text: str) -> Sequence[int]:
-        """The same number for the same word."""
+        """The token numbers of a text: equal for equal words."""
         return await off_loop(_numbers, text)
 
     async def count_tokens(self, text: str) -> int:
-        """How many words with their white space."""
+        """The number of tokens of a text."""
         return await off_loop(count, text)
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-        """The built-in template, or the manual one in the configuration."""
+        """Apply the built-in template, or the manual one of the config."""
         return _formatted(messages, values)
 
     async def unload(self) -> None:
-        """Nothing to give back."""
+        """Nothing to free."""
 
     async def _read_prompt(self, size: int, cancelled: asyncio.Event) -> AsyncGenerator[PromptRead, None]:
         seconds = size / self._pace.prompt_tokens_per_second if self._pace.prompt_tokens_per_second else 0.0
@@ -177,38 +177,43 @@ class EchoModel:
 
 
 @dataclass(slots=True)
-class _Run:
-    """Where a prediction stands."""
+class _PredictionState:
+    """The state of a prediction.
+
+    Args:
+        options: the config.
+        free_context: the tokens that are left after the prompt.
+    """
 
     options: PredictionConfig
-    room: int
+    free_context: int
     stop_reason: str = ""
     predicted: int = 0
-    outlet: Outlet = field(init=False)
+    processor: TextProcessor = field(init=False)
     _limits: tuple[tuple[float, str], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outlet = Outlet(self.options.stop_strings or (), reasoning_tags(self.options))
-        room = self.room if self.options.context_overflow_policy == "stopAtLimit" else math.inf
-        most = self.options.max_tokens or math.inf
-        self._limits = ((room, "contextLengthReached"), (most, "maxPredictedTokensReached"))
+        self.processor = TextProcessor(self.options.stop_strings or (), reasoning_tags(self.options))
+        free = self.free_context if self.options.context_overflow_policy == "stopAtLimit" else math.inf
+        limit = self.options.max_tokens or math.inf
+        self._limits = ((free, "contextLengthReached"), (limit, "maxPredictedTokensReached"))
 
-    def is_over(self, *, cancelled: bool) -> bool:
-        """Whether one token more is one too many; if not, it is counted."""
+    def count_token(self, *, cancelled: bool) -> bool:
+        """Count a token; False if the prediction ends before it."""
         if cancelled:
             self.stop_reason = "userStopped"
-            return True
-        for most, reason in self._limits:
-            if self.predicted >= most:
+            return False
+        for limit, reason in self._limits:
+            if self.predicted >= limit:
                 self.stop_reason = reason
-                return True
+                return False
         self.predicted += 1
-        return False
+        return True
 
     def stats(self, prompt_size: int) -> Stats:
         return Stats(
             stop_reason=self.stop_reason,
-            stop_string=self.outlet.stop_string,
+            stop_string=self.processor.stop_string,
             num_gpu_layers=-1,
             prompt_tokens_count=prompt_size,
             predicted_tokens_count=self.predicted,
@@ -216,15 +221,15 @@ class _Run:
         )
 
 
-class _Clock:
-    """Holds tokens back so that no more than `rate` a second come."""
+class _RateLimit:
+    """Limits the rate of tokens, given per second."""
 
     def __init__(self, rate: float | None) -> None:
         self._interval = 1 / rate if rate else 0.0
         self._due = time.monotonic()
 
     @property
-    def is_ahead(self) -> bool:
+    def is_exceeded(self) -> bool:
         return bool(self._interval) and time.monotonic() < self._due
 
     async def wait(self, cancelled: asyncio.Event) -> None:
@@ -235,7 +240,7 @@ class _Clock:
 
 
 async def _pause(seconds: float, cancelled: asyncio.Event) -> None:
-    """Wait, but not longer than until the cancel."""
+    """Sleep until the time is over or the event is set."""
     if seconds <= 0 or cancelled.is_set():
         return
     try:
@@ -267,13 +272,14 @@ def _structured(schema: Any) -> str:
 
 
 def _formatted(messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-    """Put a conversation into one text, with the manual template of the configuration if there is one."""
+    """Format a conversation, with the manual template of the config if there is one."""
     match values.get(PROMPT_TEMPLATE_KEY):
-        case {"type": "manual", "manualPromptTemplate": Mapping() as around}:
-            return "".join(_manual(message, around) for message in messages) + str(around.get("beforeAssistant", ""))
+        case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
+            text = "".join(_with_affixes(message, affixes) for message in messages)
+            return f"{text}{affixes.get('beforeAssistant', '')}"
     return "".join(f"[{message.role}]\n{message.text}\n" for message in messages) + "[assistant]\n"
 
 
-def _manual(message: Message, around: Mapping[str, Any]) -> str:
+def _with_affixes(message: Message, affixes: Mapping[str, Any]) -> str:
     role = "User" if message.role == "tool" else message.role.capitalize()
-    return f"{around.get(f'before{role}', '')}{message.text}{around.get(f'after{role}', '')}"
+    return f"{affixes.get(f'before{role}', '')}{message.text}{affixes.get(f'after{role}', '')}"

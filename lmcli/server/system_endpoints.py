@@ -1,4 +1,4 @@
-"""The `/system` endpoints that a client for chats needs.
+"""The endpoints of `/system`, as far as chat clients use them.
 
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/systemBackendInterface.ts
 """
@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from lmcli import __version__
 from lmcli.errors import quoted
-from lmcli.server.endpoints import FLAG, TEXT, Call, Channel, Context, Field, Stream
-from lmcli.server.failures import path_not_found
+from lmcli.server.endpoints import FLAG, TEXT, CallEndpoint, Channel, ChannelEndpoint, Context, Field
+from lmcli.server.request_errors import path_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.payloads import write
@@ -27,7 +27,7 @@ async def list_downloaded_models(context: Context, _: JsonObject) -> Any:
 
 
 async def list_variants(context: Context, parameter: JsonObject) -> Any:
-    """Describe the variants of a model: no engine has any."""
+    """Describe the variants of a model, which no engine has."""
     keys = [model.model_key for model in context.engine.downloaded]
     if parameter["modelKey"] not in keys:
         raise path_not_found(parameter["modelKey"], keys)
@@ -35,32 +35,32 @@ async def list_variants(context: Context, parameter: JsonObject) -> Any:
 
 
 async def version(_context: Context, _: JsonObject) -> Any:
-    """Tell the server's version."""
+    """Return the server's version."""
     return {"version": __version__, "build": BUILD}
 
 
 async def info(_context: Context, _: JsonObject) -> Any:
-    """Tell about the server's process."""
+    """Describe the server's process."""
     return {"pid": os.getpid(), "isDaemon": True, "version": __version__}
 
 
 async def notify(_context: Context, parameter: JsonObject) -> Any:
-    """Show a message to the server's user: in the log."""
-    _log.info("a client notifies: %s %s", quoted(parameter["title"]), quoted(parameter.get("description", "")))
+    """Log a notification of the client."""
+    _log.info("notification of a client: %s %s", quoted(parameter["title"]), quoted(parameter.get("description", "")))
     return ABSENT
 
 
 async def alive(_context: Context, channel: Channel, _: JsonObject) -> None:
-    """Stay open for as long as server and client live."""
+    """Stay open until the client or the server disconnects."""
     await channel.cancelled.wait()
 
 
-CALLS: Mapping[str, Call] = {
-    "listDownloadedModels": Call(None, list_downloaded_models),
-    "listDownloadedModelVariants": Call({"modelKey": Field(TEXT)}, list_variants),
-    "version": Call(None, version),
-    "info": Call(None, info),
-    "notify": Call(
+CALLS: Mapping[str, CallEndpoint] = {
+    "listDownloadedModels": CallEndpoint(None, list_downloaded_models),
+    "listDownloadedModelVariants": CallEndpoint({"modelKey": Field(TEXT)}, list_variants),
+    "version": CallEndpoint(None, version),
+    "info": CallEndpoint(None, info),
+    "notify": CallEndpoint(
         {
             "title": Field(TEXT),
             "description": Field(TEXT, optional=True),
@@ -69,4 +69,4 @@ CALLS: Mapping[str, Call] = {
         notify,
     ),
 }
-STREAMS: Mapping[str, Stream] = {"alive": Stream(None, alive)}
+CHANNELS: Mapping[str, ChannelEndpoint] = {"alive": ChannelEndpoint(None, alive)}

@@ -1,6 +1,6 @@
-"""Configuration keys → what llama.cpp takes; which keys it has nothing for; and what would be too much for it.
+"""Config keys → parameters of llama.cpp, the keys that it does not support, and its limits.
 
-Pure: no engine is needed to read it. A key that is neither translated nor neutral is reported by `unmet`.
+Pure: does not import llama.cpp.
 Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts; llama.cpp, tools/server/README.md (POST /completion).
 """
 
@@ -9,18 +9,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lmcli.server.failures import Refused
+from lmcli.server.request_errors import RequestFailed
 from lmcli.values import JsonObject
 from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
 LOAD_PREFIX: Final = "llm.load."
 CONTEXT_LENGTH_KEY: Final = LOAD_PREFIX + "contextLength"
 
-# Keys whose value is passed on as it is.
+# Keys whose values are passed unchanged.
 PLAIN: Final[Mapping[str, str]] = {"temperature": "temperature", "topKSampling": "top_k"}
 
-# Keys with a switch: the engine's name, and what it takes for "off".
-SWITCHED: Final[Mapping[str, tuple[str, float]]] = {
+# Keys of {"checked": bool, "value": number}: the parameter, and its value if unchecked.
+CHECKED: Final[Mapping[str, tuple[str, float]]] = {
     "topPSampling": ("top_p", 1.0),
     "minPSampling": ("min_p", 0.0),
     "repeatPenalty": ("repeat_penalty", 1.0),
@@ -32,8 +32,8 @@ SWITCHED: Final[Mapping[str, tuple[str, float]]] = {
     "seed": ("seed", -1),
 }
 
-# Keys that are met elsewhere: by counting, by searching the text, by writing the prompt.
-MET_ELSEWHERE: Final = frozenset(
+# Keys that other modules implement: by counting tokens, processing the text, or making the prompt.
+IMPLEMENTED_ELSEWHERE: Final = frozenset(
     {
         "maxPredictedTokens",
         "stopStrings",
@@ -46,7 +46,7 @@ MET_ELSEWHERE: Final = frozenset(
     }
 )
 
-# Keys that mean nothing unless another one is there, which is reported itself, or unless there are images.
+# Keys that have an effect only with another key, which is reported itself, or with images.
 DEPENDENT: Final = frozenset(
     {
         "toolChoice",
@@ -61,66 +61,71 @@ DEPENDENT: Final = frozenset(
     }
 )
 
-# How much form an answer may be asked to have. llama.cpp writes repetitions out and reads what is nested on its stack:
-# without limits, one request takes all memory, or the process.
-MOST_FORM_CHARACTERS: Final = 100_000
-MOST_NESTING: Final = 100
-MOST_PARENTHESES: Final = 500
-MOST_REPETITIONS: Final = 2_000
-# All repetitions in a grammar or a pattern together, times its length: what is written out is no longer than that.
-MOST_WRITTEN_OUT: Final = 20_000_000
-_REPEATING: Final = frozenset(
+# The limits of schemas and grammars. llama.cpp expands repetitions and parses recursively: without limits, one request
+# could exhaust the memory or overflow the stack.
+MAX_CHARACTERS: Final = 100_000
+MAX_NESTED_SCHEMAS: Final = 100
+MAX_NESTED_PARENTHESES: Final = 500
+MAX_REPETITIONS: Final = 2_000
+# The sum of all repetitions in a grammar or a pattern times its length, which bounds the expanded length.
+MAX_EXPANDED_CHARACTERS: Final = 20_000_000
+_REPETITION_KEYWORDS: Final = frozenset(
     {"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties", "minContains", "maxContains"}
 )
-# Every part may be missing, so that no text makes the search slow.
+# Every part is optional, so that the search takes linear time.
 _REPETITION: Final = re.compile(r"\{\s*(\d{0,9})[\s,]*(\d{0,9})")
 
-# Values that ask for nothing.
-_NOTHING: Final[Sequence[Any]] = (None, "", [], {}, {"type": "none"})
+# Values that have no effect.
+_NEUTRAL: Final[Sequence[Any]] = (None, "", [], {}, {"type": "none"})
 
 
-def sampling(values: Mapping[str, Any]) -> JsonObject:
-    """Translate how to sample.
+def sampling_parameters(values: Mapping[str, Any]) -> JsonObject:
+    """Translate the prediction config.
 
     Raises:
-        Refused: a value has not the form that its key wants.
+        RequestFailed: a value is invalid.
     """
     body: JsonObject = {}
     for key, value in values.items():
         name = key.removeprefix(PREDICTION_PREFIX)
         if name in PLAIN:
             body[PLAIN[name]] = value
-        elif name in SWITCHED:
-            body[SWITCHED[name][0]] = _switched(key, value, SWITCHED[name][1])
+        elif name in CHECKED:
+            body[CHECKED[name][0]] = _checked_number(key, value, CHECKED[name][1])
         elif name in _TRANSLATED:
             body.update(_TRANSLATED[name](key, value))
     return body
 
 
-def unmet(values: Mapping[str, Any]) -> Iterator[str]:
-    """The prediction keys that ask for something that this engine does not do."""
+def unsupported_prediction_keys(values: Mapping[str, Any]) -> Iterator[str]:
+    """The prediction keys that would have an effect and are not supported."""
     for key, value in values.items():
         name = key.removeprefix(PREDICTION_PREFIX)
-        is_met = name in PLAIN or name in SWITCHED or name in _TRANSLATED or name in MET_ELSEWHERE or name in DEPENDENT
-        if not is_met and not _asks_for_nothing(value) and not (key == PROMPT_TEMPLATE_KEY and _is_manual(value)):
+        is_supported = (
+            name in PLAIN
+            or name in CHECKED
+            or name in _TRANSLATED
+            or name in IMPLEMENTED_ELSEWHERE
+            or name in DEPENDENT
+        )
+        if not is_supported and not _is_neutral(value) and not (key == PROMPT_TEMPLATE_KEY and _is_manual(value)):
             yield key
 
 
-def is_on(value: Any) -> bool:
-    """Whether an option with a switch is on."""
+def _is_checked(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("checked") is True
 
 
-def _asks_for_nothing(value: Any) -> bool:
-    return value in _NOTHING or (isinstance(value, Mapping) and value.get("checked") is False)
+def _is_neutral(value: Any) -> bool:
+    return value in _NEUTRAL or (isinstance(value, Mapping) and value.get("checked") is False)
 
 
 def _is_manual(value: Any) -> bool:
     return isinstance(value, Mapping) and value.get("type") == "manual"
 
 
-def _invalid(key: str) -> Refused:
-    return Refused(f"Invalid config: {key} has not the form that it must have")
+def _invalid(key: str) -> RequestFailed:
+    return RequestFailed(f"Invalid config: {key} has an invalid value")
 
 
 def _number(key: str, value: Any) -> float:
@@ -129,15 +134,15 @@ def _number(key: str, value: Any) -> float:
     raise _invalid(key)
 
 
-def _switched(key: str, value: Any, off: float) -> float:
-    return _number(key, value.get("value")) if is_on(value) else off
+def _checked_number(key: str, value: Any, default: float) -> float:
+    return _number(key, value.get("value")) if _is_checked(value) else default
 
 
 def _mirostat(key: str, value: Any) -> JsonObject:
     if not isinstance(value, Mapping):
         raise _invalid(key)
     names = {"version": "mirostat", "learningRate": "mirostat_eta", "targetEntropy": "mirostat_tau"}
-    return {name: _number(key, value[ours]) for ours, name in names.items() if ours in value}
+    return {name: _number(key, value[field]) for field, name in names.items() if field in value}
 
 
 def _logit_bias(key: str, value: Any) -> JsonObject:
@@ -165,59 +170,59 @@ _TRANSLATED: Final[Mapping[str, Callable[[str, Any], JsonObject]]] = {
 }
 
 
-def excess(body: JsonObject) -> Iterator[str]:
-    """What in a request is too much for llama.cpp to read, in words that follow "does not support"."""
+def exceeded_limits(body: JsonObject) -> Iterator[str]:
+    """The limits that a request exceeds, as an object of "does not support"."""
     if "json_schema" in body:
-        yield from _excess_of_schema(body["json_schema"])
+        yield from _limits_exceeded_by_schema(body["json_schema"])
     if "grammar" in body:
-        yield from _excess_of_text("grammar", body["grammar"])
+        yield from _limits_exceeded_by_text("grammar", body["grammar"])
 
 
-def _excess_of_schema(schema: Any) -> Iterator[str]:
+def _limits_exceeded_by_schema(schema: Any) -> Iterator[str]:
     characters = 0
     for depth, key, value in _walk(schema):
         characters += len(key) + (len(value) if isinstance(value, str) else 1)
-        if depth > MOST_NESTING:
-            yield f"a JSON schema that is nested deeper than {MOST_NESTING}"
+        if depth > MAX_NESTED_SCHEMAS:
+            yield f"a JSON schema that is nested deeper than {MAX_NESTED_SCHEMAS}"
             return
-        if characters > MOST_FORM_CHARACTERS:
-            yield f"a JSON schema of more than {MOST_FORM_CHARACTERS} characters"
+        if characters > MAX_CHARACTERS:
+            yield f"a JSON schema of more than {MAX_CHARACTERS} characters"
             return
-        if key in _REPEATING and isinstance(value, int | float) and value > MOST_REPETITIONS:
-            yield f"a {key} above {MOST_REPETITIONS} in a JSON schema"
+        if key in _REPETITION_KEYWORDS and isinstance(value, int | float) and value > MAX_REPETITIONS:
+            yield f"a {key} above {MAX_REPETITIONS} in a JSON schema"
         if key == "pattern" and isinstance(value, str):
-            yield from _excess_of_text("pattern", value)
+            yield from _limits_exceeded_by_text("pattern", value)
 
 
 def _walk(value: Any) -> Iterator[tuple[int, str, Any]]:
-    """Everything inside of a JSON value: how deep, under which key (else an empty one), and what.
+    """All values inside a JSON value with their depths and their keys, which are empty for the items of arrays.
 
-    A loop, and not a function that calls itself: how deep it goes is what is asked.
+    A loop, because a recursive function would overflow the stack on the values that the limits are for.
     """
-    waiting: list[tuple[int, str, Any]] = [(0, "", value)]
-    while waiting:
-        depth, key, found = waiting.pop()
+    pending: list[tuple[int, str, Any]] = [(0, "", value)]
+    while pending:
+        depth, key, found = pending.pop()
         yield depth, key, found
         if isinstance(found, Mapping):
-            waiting.extend((depth + 1, name, inner) for name, inner in found.items())
+            pending.extend((depth + 1, name, inner) for name, inner in found.items())
         elif isinstance(found, list):
-            waiting.extend((depth + 1, "", inner) for inner in found)
+            pending.extend((depth + 1, "", inner) for inner in found)
 
 
-def _excess_of_text(kind: str, text: str) -> Iterator[str]:
+def _limits_exceeded_by_text(kind: str, text: str) -> Iterator[str]:
     counts = [int(count or 0) for pair in _REPETITION.findall(text) for count in pair]
-    if len(text) > MOST_FORM_CHARACTERS:
-        yield f"a {kind} of more than {MOST_FORM_CHARACTERS} characters"
-    elif max(counts, default=0) > MOST_REPETITIONS:
-        yield f"more than {MOST_REPETITIONS} repetitions in a {kind}"
-    elif sum(counts) * len(text) > MOST_WRITTEN_OUT:
-        yield f"so many repetitions in a {kind} of this length"
-    elif _nesting(text) > MOST_PARENTHESES:
-        yield f"a {kind} with more than {MOST_PARENTHESES} parentheses in each other"
+    if len(text) > MAX_CHARACTERS:
+        yield f"a {kind} of more than {MAX_CHARACTERS} characters"
+    elif max(counts, default=0) > MAX_REPETITIONS:
+        yield f"more than {MAX_REPETITIONS} repetitions in a {kind}"
+    elif sum(counts) * len(text) > MAX_EXPANDED_CHARACTERS:
+        yield f"this number of repetitions in a {kind} of this length"
+    elif _nesting(text) > MAX_NESTED_PARENTHESES:
+        yield f"a {kind} with more than {MAX_NESTED_PARENTHESES} nested parentheses"
 
 
 def _nesting(text: str) -> int:
-    """How deep parentheses go; those in quotes count, too, so that nothing depends on reading quotes as llama.cpp."""
+    """The depth of parentheses, including those in quotes, so that quotes need not be parsed as llama.cpp does."""
     deepest = depth = 0
     for parenthesis in re.findall(r"[()]", text):
         depth = depth + 1 if parenthesis == "(" else max(0, depth - 1)
@@ -226,57 +231,61 @@ def _nesting(text: str) -> int:
 
 
 class Count(NamedTuple):
-    """A load key that is a number of something for llama.cpp, too, and what it survives."""
+    """A load key with an integer: the parameter, and the range that llama.cpp accepts without aborting."""
 
     name: str
-    least: int
-    most: int
+    minimum: int
+    maximum: int
 
 
 LOAD_COUNTS: Final[Mapping[str, Count]] = {
     "llama.evalBatchSize": Count("n_batch", 32, 65_536),
     "numParallelSessions": Count("n_parallel", 1, 1023),
     "llama.contextCheckpoints": Count("n_ctx_checkpoints", 1, 1024),
-    # Threads wait for each other: more than the cores do no work, and very many are more than the system gives.
+    # Threads beyond the number of cores make it slower, and the system limits their number.
     "llama.cpuThreadPoolSize": Count("n_threads", 1, 4 * (os.cpu_count() or 1)),
 }
-LOAD_MET_ELSEWHERE: Final = frozenset(
+LOAD_IMPLEMENTED_ELSEWHERE: Final = frozenset(
     {
         "contextLength",
         "llama.acceleration.offloadRatio",
         "offloadKVCacheToGpu",
         "llama.tryMmap",
         "llama.flashAttention",
-        # Each session has its whole context, so whether they share one cache changes nothing.
+        # Has no effect: the cache is large enough for the whole context of each session.
         "useUnifiedKvCache",
     }
 )
-# The SDK sends these whether or not anybody asked.
+# The SDK sends these by default.
 LOAD_NEUTRAL: Final[Mapping[str, Any]] = {"llama.autoFit": False, "llama.keepModelInMemory": True}
 
 
 def load_parameters(values: Mapping[str, Any]) -> JsonObject:
-    """Translate how to load, as far as it is a matter of names.
+    """Translate the load keys of LOAD_COUNTS.
 
     Raises:
-        Refused: a value is not one that llama.cpp survives.
+        RequestFailed: a value is not in its range.
     """
     found: JsonObject = {}
     for name, count in LOAD_COUNTS.items():
         key = LOAD_PREFIX + name
         value = values.get(key)
         if value is not None:
-            if type(value) is not int or not count.least <= value <= count.most:
-                raise Refused(f"Invalid load config: {key} must be a whole number, {count.least} to {count.most}")
+            if type(value) is not int or not count.minimum <= value <= count.maximum:
+                raise RequestFailed(
+                    f"Invalid load config: {key} must be a whole number, {count.minimum} to {count.maximum}"
+                )
             found[count.name] = value
     return found
 
 
-def unmet_load(values: Mapping[str, Any]) -> Iterator[str]:
-    """The load keys that ask for something that this engine does not do; other engines' keys are none of them."""
+def unsupported_load_keys(values: Mapping[str, Any]) -> Iterator[str]:
+    """The load keys that would have an effect and are not supported, except the keys of other engines."""
     for key, value in values.items():
         name = key.removeprefix(LOAD_PREFIX)
         is_ours = key.startswith(LOAD_PREFIX) and not name.startswith(("mlx.", "yuzu."))
-        is_met = name in LOAD_COUNTS or name in LOAD_MET_ELSEWHERE or LOAD_NEUTRAL.get(name, _NOTHING) == value
-        if is_ours and not is_met and not _asks_for_nothing(value):
+        is_supported = (
+            name in LOAD_COUNTS or name in LOAD_IMPLEMENTED_ELSEWHERE or LOAD_NEUTRAL.get(name, _NEUTRAL) == value
+        )
+        if is_ours and not is_supported and not _is_neutral(value):
             yield key

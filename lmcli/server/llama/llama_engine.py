@@ -1,6 +1,6 @@
-"""GGUF files run by llama.cpp: the engine of `lm serve MODEL.gguf`.
+"""The engine of `lm serve MODEL.gguf`: GGUF files, run by llama.cpp.
 
-Each file is a model; it is loaded when it is first asked for. Importing this module needs the extra `local`.
+Each file is a model, loaded at the first request for it. Importing this module requires the extra `local`.
 """
 
 import asyncio
@@ -16,41 +16,47 @@ import xllamacpp
 from lmcli.chat import Message
 from lmcli.errors import LmError, quoted
 from lmcli.errors import reason as reason_of
+from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
-from lmcli.server.failures import Refused
-from lmcli.server.llama.generator import Prediction, unstarted
+from lmcli.server.llama.concurrency import Slots, ThreadQueue
 from lmcli.server.llama.model_files import LocalModel, checked_header, local_models
+from lmcli.server.llama.parameters import (
+    CONTEXT_LENGTH_KEY,
+    LOAD_PREFIX,
+    load_parameters,
+    unsupported_load_keys,
+    unsupported_prediction_keys,
+)
+from lmcli.server.llama.prediction import Prediction, cancelled_events
 from lmcli.server.llama.preflight import preflight
-from lmcli.server.llama.prompt import format_messages
+from lmcli.server.llama.prompt import apply_template
 from lmcli.server.llama.runtime import (
     BATCH_TOKENS,
     NAME,
     VERSION,
-    EngineFailure,
-    LoadSettings,
+    EngineError,
+    LoadOptions,
     Runtime,
     free_memory_bytes,
-    refused,
-    translated,
+    request_failed,
+    translated_errors,
 )
-from lmcli.server.llama.sampling import CONTEXT_LENGTH_KEY, LOAD_PREFIX, load_parameters, unmet, unmet_load
-from lmcli.server.llama.threads import Slots, ThreadQueue
-from lmcli.server.settings import BASE_VALUES
+from lmcli.server.request_errors import RequestFailed
 from lmcli.values import LoadProgress, ModelInfo
 
-# The context where nobody says how long, in tokens: as in LM Studio.
+# In tokens, as in LM Studio.
 DEFAULT_CONTEXT_LENGTH: Final = 4096
-# Predictions at once on one model, and how many tokens their contexts may have together where nobody says.
-MOST_SESSIONS: Final = 4
-SESSIONS_TOKENS: Final = 65_536
-# How much of a file is read at a time, and how much of the way to a loaded model the reading is.
+# The default limits for the concurrent predictions of a model: their number, and the tokens of all their contexts.
+MAX_SESSIONS: Final = 4
+MAX_SESSIONS_TOKENS: Final = 65_536
+# The bytes read at a time, and the share of reading the file in the load progress.
 READ_BYTES: Final = 16 * 1024 * 1024
 READ_SHARE: Final = 0.9
-# A file that takes more of the free memory is not read ahead: its end would push its beginning out.
-MOST_OF_MEMORY: Final = 0.7
-# Clients make keys up: so many warnings are given and remembered, each under so many characters.
-MOST_WARNINGS: Final = 256
-WARNED_CHARACTERS: Final = 100
+# A file that exceeds this share of the free memory is not read ahead: its end would evict its beginning from the cache.
+MAX_MEMORY_SHARE: Final = 0.7
+# Clients can send any key, so the number and the length of the keys that were warned about are bounded.
+MAX_WARNINGS: Final = 256
+MAX_KEY_CHARACTERS: Final = 100
 
 _log: Final = logging.getLogger(__name__)
 
@@ -60,10 +66,10 @@ class LlamaEngine:
 
     Args:
         files: the models, one file each, or the first of several.
-        is_verbose: whether llama.cpp may write its log to stderr.
+        is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
-        LmError: a file is not there, is damaged, or holds no language model.
+        LmError: a file does not exist, is invalid, or is not a language model.
     """
 
     name = NAME
@@ -77,19 +83,19 @@ class LlamaEngine:
         self._lock = threading.Lock()
 
     async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
-        """None: models are loaded when they are asked for."""
+        """Return no models: they are loaded on request."""
         return []
 
     async def load(
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
     ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
-        """Load a model: its file is read once, so that progress is real, and then llama.cpp finds it in memory.
+        """Load a model: its file is read first, with progress, so that llama.cpp loads it from the system's cache.
 
         Raises:
-            Refused: the file is damaged or gone, or llama.cpp cannot load it.
+            RequestFailed: the file is invalid or does not exist, or llama.cpp cannot load it.
         """
         local = self._models[model.model_key]
-        settings = self._settings(local, values)
+        options = self._load_options(local, values)
         yield LoadProgress(0.0)
         await self._check(local)
         async with aclosing(_read_ahead(local, cancelled)) as steps:
@@ -99,62 +105,62 @@ class LlamaEngine:
             return
         if not await self._passes_preflight(local, cancelled):
             return
-        runtime = await self._load(local, settings)
+        runtime = await self._load(local, options)
         if cancelled.is_set():
             await asyncio.to_thread(runtime.close)
             return
         yield LoadProgress(1.0)
-        yield LlamaModel(runtime, settings, values, self.warn)
+        yield LlamaModel(runtime, options, values, self.warn)
 
     def warn(self, key: str, text: str) -> None:
-        """Warn once for each key, from any thread; no more than MOST_WARNINGS times."""
-        key = key[:WARNED_CHARACTERS]
+        """Log a warning, once for each key and MAX_WARNINGS times at most; from any thread."""
+        key = key[:MAX_KEY_CHARACTERS]
         with self._lock:
-            is_new = key not in self._warned and len(self._warned) < MOST_WARNINGS
+            is_new = key not in self._warned and len(self._warned) < MAX_WARNINGS
             if is_new:
                 self._warned.add(key)
         if is_new:
             _log.warning("%s", text)
 
     async def _check(self, local: LocalModel) -> None:
-        """Look at the files again: they may have changed since the start."""
+        """Check the files again: they may have changed since the start."""
         try:
             for part in local.parts:
                 await asyncio.to_thread(checked_header, part)
         except LmError as error:
-            raise Refused(f"Cannot load {local.info.model_key}: {error.message}") from error
+            raise RequestFailed(f"Cannot load {local.info.model_key}: {error.message}") from error
 
     async def _passes_preflight(self, local: LocalModel, cancelled: asyncio.Event) -> bool:
         try:
             return await preflight(local.file, cancelled, is_verbose=self._is_verbose)
         except OSError as error:
-            raise Refused(f"Cannot load {local.info.model_key}: {reason_of(error)}") from error
-        except EngineFailure as failure:
-            raise self._not_loaded(local, failure) from failure
+            raise RequestFailed(f"Cannot load {local.info.model_key}: {reason_of(error)}") from error
+        except EngineError as error:
+            raise self._not_loaded(local, error) from error
 
-    async def _load(self, local: LocalModel, settings: LoadSettings) -> Runtime:
+    async def _load(self, local: LocalModel, options: LoadOptions) -> Runtime:
         try:
-            return await asyncio.to_thread(Runtime, local.file, settings, is_verbose=self._is_verbose)
-        except EngineFailure as failure:
-            raise self._not_loaded(local, failure) from failure
+            return await asyncio.to_thread(Runtime, local.file, options, is_verbose=self._is_verbose)
+        except EngineError as error:
+            raise self._not_loaded(local, error) from error
 
-    def _not_loaded(self, local: LocalModel, failure: EngineFailure) -> Refused:
-        hint = None if self._is_verbose else "lm serve --verbose shows what llama.cpp says"
-        return Refused(f"Cannot load {local.info.model_key}: {failure}", suggestion=hint)
+    def _not_loaded(self, local: LocalModel, error: EngineError) -> RequestFailed:
+        hint = None if self._is_verbose else "lm serve --verbose shows the log of llama.cpp"
+        return RequestFailed(f"Cannot load {local.info.model_key}: {error}", suggestion=hint)
 
-    def _settings(self, local: LocalModel, values: Mapping[str, Any]) -> LoadSettings:
-        for key in unmet_load(values):
-            self.warn(key, f"llama.cpp does not take the load setting {quoted(key)} here: it is passed over")
+    def _load_options(self, local: LocalModel, values: Mapping[str, Any]) -> LoadOptions:
+        for key in unsupported_load_keys(values):
+            self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
         found = load_parameters(values)
         context = _context_length(values, local.info.max_context_length)
-        sessions = found.pop("n_parallel", max(1, min(MOST_SESSIONS, SESSIONS_TOKENS // context)))
-        # A token of each session must fit into one batch, or llama.cpp aborts.
+        sessions = found.pop("n_parallel", max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context)))
+        # llama.cpp aborts unless one token of each session fits into a batch.
         found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
         for key, parameter in _SWITCHES.items():
             if isinstance(value := values.get(LOAD_PREFIX + key), bool):
                 found.update(parameter(value))
         ratio = values.get(LOAD_PREFIX + "llama.acceleration.offloadRatio")
-        return LoadSettings(
+        return LoadOptions(
             context_length=context,
             sessions=sessions,
             gpu_layers=_gpu_layers(ratio, local.layers),
@@ -169,29 +175,29 @@ class LlamaModel:
     def __init__(
         self,
         runtime: Runtime,
-        settings: LoadSettings,
+        options: LoadOptions,
         values: Mapping[str, Any],
         warn: Callable[[str, str], None],
     ) -> None:
-        self.context_length = settings.context_length
-        self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: settings.context_length}
-        self.prediction_values: Mapping[str, Any] = BASE_VALUES
+        self.context_length = options.context_length
+        self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: options.context_length}
+        self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
         self._runtime = runtime
         self._warn = warn
         self._predictions: set[Prediction] = set()
-        # One more than llama.cpp computes at once: it gets ready meanwhile. The others wait where it costs nothing.
-        self._entrance = Slots(settings.sessions + 1)
+        # One more than llama.cpp runs at once, to be prepared meanwhile. The others wait without a thread.
+        self._slots = Slots(options.sessions + 1)
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
 
         Raises:
-            Refused: the request cannot be met, or llama.cpp failed.
+            RequestFailed: the request is not supported, or llama.cpp failed.
         """
-        for key in unmet(request.values):
-            self._warn(key, f"llama.cpp does not take the setting {quoted(key)} here: it is passed over")
-        if not await self._entrance.enter(request.cancelled):
-            for event in unstarted(request, self.context_length):
+        for key in unsupported_prediction_keys(request.values):
+            self._warn(key, f"llama.cpp does not support the option {quoted(key)}, which is ignored")
+        if not await self._slots.acquire(request.cancelled):
+            for event in cancelled_events(request, self.context_length):
                 yield event
             return
         self._predictions = {running for running in self._predictions if running.thread.is_alive()}
@@ -200,7 +206,7 @@ class LlamaModel:
             request=request,
             context_length=self.context_length,
             warn=self._warn,
-            leave=self._entrance.leave,
+            release=self._slots.release,
         )
         prediction.start()
         self._predictions.add(prediction)
@@ -209,26 +215,26 @@ class LlamaModel:
                 yield event
 
     async def tokenize(self, text: str) -> Sequence[int]:
-        """The numbers of the text's tokens."""
+        """The token numbers of a text."""
         try:
             return await asyncio.to_thread(self._runtime.tokenize, text)
-        except EngineFailure as failure:
-            raise refused(failure) from failure
+        except EngineError as error:
+            raise request_failed(error) from error
 
     async def count_tokens(self, text: str) -> int:
-        """How many tokens the text has."""
+        """The number of tokens of a text."""
         return len(await self.tokenize(text))
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-        """The text that the model would read for a conversation."""
+        """The prompt for a conversation."""
         try:
-            with translated():
-                return await asyncio.to_thread(format_messages, self._runtime, messages, values)
-        except EngineFailure as failure:
-            raise refused(failure) from failure
+            with translated_errors():
+                return await asyncio.to_thread(apply_template, self._runtime, messages, values)
+        except EngineError as error:
+            raise request_failed(error) from error
 
     async def unload(self) -> None:
-        """Give the memory back, as soon as llama.cpp has let go of what was cancelled."""
+        """Free the memory, after the threads of cancelled predictions have ended."""
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -239,43 +245,43 @@ class LlamaModel:
 
 
 async def _read_ahead(local: LocalModel, cancelled: asyncio.Event) -> AsyncGenerator[float, None]:
-    """Have the files in the system's cache; gives the share that is read.
+    """Read the files into the system's cache; yields the share that is read.
 
     Raises:
-        Refused: a file cannot be read.
+        RequestFailed: a file cannot be read.
     """
     total = local.info.size_bytes
-    if total > free_memory_bytes() * MOST_OF_MEMORY:
+    if total > free_memory_bytes() * MAX_MEMORY_SHARE:
         return
-    way: ThreadQueue[int] = ThreadQueue()
-    failures: list[OSError] = []
+    sizes: ThreadQueue[int] = ThreadQueue()
+    errors: list[OSError] = []
 
     def read() -> None:
         try:
             for size in _read_through(local.parts):
-                if not way.put(size):
+                if not sizes.put(size):
                     return
         except OSError as error:
-            failures.append(error)
+            errors.append(error)
         finally:
-            way.end()
+            sizes.finish()
 
-    threading.Thread(target=read, name="reading a model", daemon=True).start()
+    threading.Thread(target=read, name="read model", daemon=True).start()
     done = 0
     try:
-        async for size in way:
+        async for size in sizes:
             if cancelled.is_set():
                 return
             done += size
             yield min(1.0, done / total)
     finally:
-        way.close()
-    for error in failures:
-        raise Refused(f"Cannot read {local.info.model_key}: {reason_of(error)}")
+        sizes.close()
+    for error in errors:
+        raise RequestFailed(f"Cannot read {local.info.model_key}: {reason_of(error)}")
 
 
 def _read_through(files: Sequence[Path]) -> Iterator[int]:
-    """Read files and forget what is in them; gives the sizes of the pieces, in bytes."""
+    """Read files and discard their content; yields the number of bytes of each read."""
     block = bytearray(READ_BYTES)
     for file in files:
         with file.open("rb", buffering=0) as stream:
@@ -283,27 +289,27 @@ def _read_through(files: Sequence[Path]) -> Iterator[int]:
                 yield size
 
 
-def _context_length(values: Mapping[str, Any], longest: int) -> int:
-    wanted = values.get(CONTEXT_LENGTH_KEY, min(DEFAULT_CONTEXT_LENGTH, longest or DEFAULT_CONTEXT_LENGTH))
-    if type(wanted) is not int or wanted < 1:
-        raise Refused(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
-    return min(wanted, longest) if longest else wanted
+def _context_length(values: Mapping[str, Any], max_length: int) -> int:
+    length = values.get(CONTEXT_LENGTH_KEY, min(DEFAULT_CONTEXT_LENGTH, max_length or DEFAULT_CONTEXT_LENGTH))
+    if type(length) is not int or length < 1:
+        raise RequestFailed(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
+    return min(length, max_length) if max_length else length
 
 
 def _gpu_layers(ratio: Any, layers: int) -> int | None:
-    """How many layers go to the GPU, the output being one more; None leaves it to llama.cpp."""
+    """The number of layers on the GPU, where the output counts as one more; None for llama.cpp's default."""
     all_layers = layers + 1
     if isinstance(ratio, int | float) and not isinstance(ratio, bool):
         return round(min(max(ratio, 0.0), 1.0) * all_layers)
     return {"off": 0, "max": all_layers}.get(ratio) if isinstance(ratio, str) else None
 
 
-def _flash_attention(value: bool) -> dict[str, Any]:  # noqa: FBT001  the value of a switch
+def _flash_attention(value: bool) -> dict[str, Any]:  # noqa: FBT001  the value of the option
     kinds = xllamacpp.llama_flash_attn_type
     return {"flash_attn_type": kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED if value else kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED}
 
 
-def _mmap(value: bool) -> dict[str, Any]:  # noqa: FBT001  the value of a switch
+def _mmap(value: bool) -> dict[str, Any]:  # noqa: FBT001  the value of the option
     return {} if value else {"load_mode": xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE}
 
 

@@ -1,16 +1,15 @@
-"""The configuration in force: the model's own, then the preset's, then what the client sent."""
+"""The effective prediction config: the model's defaults, overridden by the preset, overridden by the client."""
 
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from lmcli.server.failures import Refused, preset_not_found
+from lmcli.server.request_errors import RequestFailed, preset_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
 
-# Where neither model nor client says anything.
 # Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts
-BASE_VALUES: Final[Mapping[str, Any]] = {
+DEFAULT_VALUES: Final[Mapping[str, Any]] = {
     PREDICTION_PREFIX + "temperature": 0.8,
     PREDICTION_PREFIX + "topKSampling": 40,
     PREDICTION_PREFIX + "topPSampling": {"checked": True, "value": 0.95},
@@ -26,7 +25,7 @@ REASONING_PARSING_KEY: Final = PREDICTION_PREFIX + "reasoning.parsing"
 
 
 class Preset(NamedTuple):
-    """A configuration that is kept on the server under a name."""
+    """A named config that the server offers."""
 
     name: str
     values: Mapping[str, Any]
@@ -37,46 +36,46 @@ PRESETS: Final[Mapping[str, Preset]] = {
 }
 
 _MESSAGE_CONTENT = r"(?:(\w+)\s*\[\s*['\"]content['\"]\s*\]|(\w+)\.content)"
-_BARE_JINJA = re.compile(
+_CONTENT_ONLY_JINJA = re.compile(
     r"\s*\{%-?\s*for\s+(\w+)\s+in\s+messages\s*-?%\}"
     rf"\s*\{{\{{-?\s*{_MESSAGE_CONTENT}\s*-?\}}\}}"
     r"\s*\{%-?\s*endfor\s*-?%\}\s*"
 )
 
 
-def effective(model_values: Mapping[str, Any], preset: str | None, stack: Any) -> JsonObject:
-    """Lay the configurations over each other; a later one wins.
+def effective_config(model_values: Mapping[str, Any], preset: str | None, stack: Any) -> JsonObject:
+    """Merge the configs.
 
     Raises:
-        Refused: there is no such preset, or an option has a value that it cannot have.
+        RequestFailed: the preset does not exist, or an option has an invalid value.
     """
     values = {**model_values, **(find_preset(preset).values if preset else {}), **read_stack(stack)}
     for problem in invalid_fields(values):
-        raise Refused(f"Invalid prediction config: {problem}")
+        raise RequestFailed(f"Invalid prediction config: {problem}")
     return values
 
 
-def find_preset(wanted: str) -> Preset:
-    """Find a preset by identifier or name, whatever the case.
+def find_preset(name: str) -> Preset:
+    """Find a preset by identifier or name, ignoring case.
 
     Raises:
-        Refused: there is none.
+        RequestFailed: there is none.
     """
     for identifier, preset in PRESETS.items():
-        if wanted.casefold() in (identifier.casefold(), preset.name.casefold()):
+        if name.casefold() in (identifier.casefold(), preset.name.casefold()):
             return preset
-    raise preset_not_found(wanted, ((identifier, preset.name) for identifier, preset in PRESETS.items()))
+    raise preset_not_found(name, ((identifier, preset.name) for identifier, preset in PRESETS.items()))
 
 
-def is_unformatted(values: Mapping[str, Any]) -> bool:
-    """Whether the prompt template puts nothing around the messages: the older way to ask for a raw completion.
+def is_content_only(values: Mapping[str, Any]) -> bool:
+    """Whether the prompt template adds nothing to the messages: the older way to request a raw completion.
 
     Source: lmstudio-python 1.5.0 sends such a template in the layer `completeModeFormatting`.
     """
     match values.get(PROMPT_TEMPLATE_KEY):
         case {"type": "jinja", "jinjaPromptTemplate": {"template": str(template)}}:
-            found = _BARE_JINJA.fullmatch(template)
+            found = _CONTENT_ONLY_JINJA.fullmatch(template)
             return found is not None and found[1] in (found[2], found[3])
-        case {"type": "manual", "manualPromptTemplate": Mapping() as around}:
-            return not any(around.values())
+        case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
+            return not any(affixes.values())
     return False

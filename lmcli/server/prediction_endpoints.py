@@ -1,4 +1,4 @@
-"""The endpoints that run a language model, and the one that shows what it would read.
+"""The endpoints that run predictions, and the one that applies the prompt template.
 
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/llmBackendInterface.ts
 """
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from lmcli.chat import FilePart, Message
 from lmcli.errors import BadInput, quoted
-from lmcli.server.catalog_endpoints import SPECIFIED
+from lmcli.server.effective_config import REASONING_PARSING_KEY, effective_config, is_content_only
 from lmcli.server.endpoints import (
     CANCEL,
     FLAG,
@@ -20,67 +20,67 @@ from lmcli.server.endpoints import (
     SPECIFIER,
     STACK,
     TEXT,
-    Call,
+    CallEndpoint,
     Channel,
+    ChannelEndpoint,
     Context,
     Field,
     Shape,
-    Stream,
 )
 from lmcli.server.engine import PredictionRequest, PromptRead
-from lmcli.server.failures import Refused
+from lmcli.server.model_endpoints import SPECIFIED
 from lmcli.server.model_instance import GENERATING, Instance
-from lmcli.server.settings import REASONING_PARSING_KEY, effective, is_unformatted
+from lmcli.server.request_errors import RequestFailed
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack
 from lmcli.wire.payloads import read_history, write_fragment, write_prediction_end
 
 _log: Final = logging.getLogger(__name__)
-_NO_PARSING: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}
+_PARSING_DISABLED: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}
 
 
 async def predict(context: Context, channel: Channel, parameter: JsonObject) -> None:
-    """Continue a conversation, or a text where the prompt template puts nothing around it."""
+    """Continue a conversation, or the raw text of one whose prompt template adds nothing."""
     instance, values = _configured(context, parameter)
     messages = _messages(context, parameter["history"])
     request = _request(context, channel, values, messages=messages)
-    if is_unformatted(values):
+    if is_content_only(values):
         prompt = "".join(message.text for message in messages)
-        request = _request(context, channel, _unparsed(values, parameter), raw_prompt=prompt)
+        request = _request(context, channel, _without_reasoning(values, parameter), raw_prompt=prompt)
     await _run(context, channel, instance, request)
 
 
 async def complete_raw_text(context: Context, channel: Channel, parameter: JsonObject) -> None:
-    """Continue a text as it is."""
+    """Continue a raw text."""
     instance, values = _configured(context, parameter)
-    request = _request(context, channel, _unparsed(values, parameter), raw_prompt=parameter["rawPrompt"])
+    request = _request(context, channel, _without_reasoning(values, parameter), raw_prompt=parameter["rawPrompt"])
     await _run(context, channel, instance, request)
 
 
 async def apply_prompt_template(context: Context, parameter: JsonObject) -> Any:
-    """Show the text that a model would read for a conversation."""
-    instance = context.instances.require(parameter["specifier"], context.domain)
+    """Return the prompt for a conversation."""
+    instance = context.registry.require(parameter["specifier"], context.domain)
     values = {**instance.model.prediction_values, **read_stack(parameter["predictionConfigStack"])}
     return {"formatted": await instance.model.apply_template(_messages(context, parameter["history"]), values)}
 
 
 def _configured(context: Context, parameter: JsonObject) -> tuple[Instance, JsonObject]:
-    instance = context.instances.require(parameter["modelSpecifier"], context.domain)
+    instance = context.registry.require(parameter["modelSpecifier"], context.domain)
     preset, stack = parameter.get("fuzzyPresetIdentifier"), parameter["predictionConfigStack"]
-    return instance, effective(instance.model.prediction_values, preset, stack)
+    return instance, effective_config(instance.model.prediction_values, preset, stack)
 
 
 def _messages(context: Context, history: JsonObject) -> Sequence[Message]:
-    """Read a conversation; a turn without any part says nothing."""
-    spoken = [entry for entry in history["messages"] if entry["content"]]
+    """Read a conversation, without its empty messages."""
+    entries = [entry for entry in history["messages"] if entry["content"]]
     try:
-        messages = read_history({"messages": spoken})
+        messages = read_history({"messages": entries})
     except BadInput as error:
-        raise Refused(f"Invalid chat history: {error.message}") from error
+        raise RequestFailed(f"Invalid chat history: {error.message}") from error
     for message in messages:
         for part in message.content:
             if isinstance(part, FilePart) and part.identifier not in context.client.files:
-                raise Refused(f"File not found: {quoted(part.identifier)}")
+                raise RequestFailed(f"File not found: {quoted(part.identifier)}")
     return messages
 
 
@@ -102,25 +102,25 @@ def _request(
     )
 
 
-def _unparsed(values: JsonObject, parameter: JsonObject) -> JsonObject:
-    """A raw text is not searched for reasoning, unless the client asks for it."""
+def _without_reasoning(values: JsonObject, parameter: JsonObject) -> JsonObject:
+    """The config of a raw completion: reasoning is not parsed unless the client requests it."""
     if REASONING_PARSING_KEY in read_stack(parameter["predictionConfigStack"]):
         return values
-    return {**values, REASONING_PARSING_KEY: _NO_PARSING}
+    return {**values, REASONING_PARSING_KEY: _PARSING_DISABLED}
 
 
 async def _run(context: Context, channel: Channel, instance: Instance, request: PredictionRequest) -> None:
     started = time.perf_counter()
     first_token: float | None = None
     async with (
-        context.instances.use(instance, channel.cancelled) as use,
+        context.registry.predicting(instance, channel.cancelled) as prediction,
         aclosing(instance.model.predict(request)) as events,
     ):
         async for event in events:
             if isinstance(event, Fragment):
                 if first_token is None:
                     first_token = time.perf_counter()
-                    use.phase = GENERATING
+                    prediction.phase = GENERATING
                 packet = write_fragment(event)
             elif isinstance(event, PromptRead):
                 packet = _prompt_progress(event)
@@ -143,15 +143,17 @@ def _prompt_progress(read: PromptRead) -> JsonObject:
 
 
 def _timed(stats: Stats, started: float, first_token: float | None) -> Stats:
-    """Fill in the times that the engine left out; a rate needs two tokens."""
+    """Add the times that the engine did not measure; a rate needs two tokens."""
     now = time.perf_counter()
     predicted = stats.predicted_tokens_count or 0
-    reading = first_token - started if first_token else None
+    to_first_token = first_token - started if first_token else None
     generating = now - first_token if first_token else 0.0
     rate = predicted / generating if predicted > 1 and generating > 0 else None
     return stats.replace(
         total_time_sec=now - started if stats.total_time_sec is None else stats.total_time_sec,
-        time_to_first_token_sec=reading if stats.time_to_first_token_sec is None else stats.time_to_first_token_sec,
+        time_to_first_token_sec=to_first_token
+        if stats.time_to_first_token_sec is None
+        else stats.time_to_first_token_sec,
         tokens_per_second=rate if stats.tokens_per_second is None else stats.tokens_per_second,
     )
 
@@ -163,19 +165,19 @@ def _end(instance: Instance, request: PredictionRequest, stats: Stats) -> JsonOb
     return write_prediction_end(stats, instance.describe(), instance.model.load_values, request.values)
 
 
-_PREDICTING: Shape = {
+_PREDICTION: Shape = {
     "modelSpecifier": Field(SPECIFIER),
     "predictionConfigStack": Field(STACK),
     "fuzzyPresetIdentifier": Field(TEXT, optional=True),
     "ignoreServerSessionConfig": Field(FLAG, optional=True),
 }
-CALLS: Mapping[str, Call] = {
-    "applyPromptTemplate": Call(
+CALLS: Mapping[str, CallEndpoint] = {
+    "applyPromptTemplate": CallEndpoint(
         {**SPECIFIED, "history": Field(HISTORY), "predictionConfigStack": Field(STACK), "opts": Field(OBJECT)},
         apply_prompt_template,
     ),
 }
-STREAMS: Mapping[str, Stream] = {
-    "predict": Stream({**_PREDICTING, "history": Field(HISTORY)}, predict, CANCEL),
-    "completeRawText": Stream({**_PREDICTING, "rawPrompt": Field(TEXT)}, complete_raw_text, CANCEL),
+CHANNELS: Mapping[str, ChannelEndpoint] = {
+    "predict": ChannelEndpoint({**_PREDICTION, "history": Field(HISTORY)}, predict, CANCEL),
+    "completeRawText": ChannelEndpoint({**_PREDICTION, "rawPrompt": Field(TEXT)}, complete_raw_text, CANCEL),
 }
