@@ -8,18 +8,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
+from lmcli.record import distinct
 from lmcli.values import JsonObject
 
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
 
 
+@distinct
 class TextPart(NamedTuple):
     """A piece of text in a message."""
 
     text: str
 
 
+@distinct
 class FilePart(NamedTuple):
     """A file that the server already holds, such as an uploaded image."""
 
@@ -29,12 +32,14 @@ class FilePart(NamedTuple):
     file_type: str
 
 
+@distinct
 class ImagePart(NamedTuple):
     """An image on this side, to be uploaded before the message is sent: the path of a file, or a data URL."""
 
     source: str
 
 
+@distinct
 class ToolCallRequest(NamedTuple):
     """An assistant's wish to have a function called."""
 
@@ -43,6 +48,7 @@ class ToolCallRequest(NamedTuple):
     id: str | None = None
 
 
+@distinct
 class ToolCallResult(NamedTuple):
     """What the called function gave back."""
 
@@ -61,6 +67,7 @@ ALLOWED_PARTS: Mapping[str, tuple[type[Part], ...]] = {
 }
 
 
+@distinct
 class Message(NamedTuple):
     """One turn: a role and its parts.
 

@@ -1,9 +1,34 @@
 """Frozen records: what `@dataclass(frozen=True, kw_only=True)` gives, without code generated for each class.
 
-Defining a dataclass of fifteen fields takes 0.6 ms, a record 0.02 ms, and `lm` starts often.
+Defining a dataclass of fifteen fields takes 0.6 ms, a record 0.02 ms, and `lm` starts often. What is created for each
+packet is a named tuple, which is faster to create than either; `distinct` makes its type count in comparisons.
 """
 
-from typing import Any, ClassVar, Self, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
+
+AnyTuple = TypeVar("AnyTuple", bound=tuple[Any, ...])
+
+
+def distinct(cls: type[AnyTuple]) -> type[AnyTuple]:
+    """Make the instances of a named tuple unequal to those of every other class, plain tuples included.
+
+    By themselves named tuples compare as tuples do, so `Packet(1, {}) == CallReturned(1, {})` would hold.
+    """
+    for name, method in _COMPARISON.items():
+        setattr(cls, name, method)
+    return cls
+
+
+def _is_equal(one: tuple[Any, ...], other: object) -> bool:
+    return type(one) is type(other) and tuple.__eq__(one, other)
+
+
+_COMPARISON: Mapping[str, Callable[..., Any]] = {
+    "__eq__": _is_equal,
+    "__ne__": lambda one, other: not _is_equal(one, other),  # tuple has one of its own, which would win
+    "__hash__": lambda one: hash((type(one), *one)),
+}
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from lmcli.record import Record
+from lmcli.record import Record, distinct
 
 JsonObject = dict[str, Any]
 
 OverflowPolicy = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
 
 
+@distinct
 class Fragment(NamedTuple):
     """A piece of text as it arrives; usually one model token.
 
@@ -38,12 +39,14 @@ class Fragment(NamedTuple):
         return self.content
 
 
+@distinct
 class LoadProgress(NamedTuple):
     """How much of a model is loaded, 0.0 to 1.0."""
 
     progress: float
 
 
+@distinct
 class PromptProgress(NamedTuple):
     """How much of the prompt the model has read, 0.0 to 1.0."""
 
@@ -117,6 +120,7 @@ class ModelInstance(ModelInfo):
     last_used_time: float | None = None
 
 
+@distinct
 class PredictionConfig(NamedTuple):
     """Sampling options under the SDK's names; what is None is not sent, so presets and app settings hold.
 
@@ -156,6 +160,7 @@ class PredictionConfig(NamedTuple):
     raw: Mapping[str, Any] = MappingProxyType({})
 
 
+@distinct
 class LoadConfig(NamedTuple):
     """How to load a model: context length in tokens, share of the layers on the GPU (0.0 to 1.0, `max`, `off`)."""
 
@@ -163,6 +168,7 @@ class LoadConfig(NamedTuple):
     gpu_ratio: float | Literal["max", "off"] | None = None
 
 
+@distinct
 class PredictionEnd(NamedTuple):
     """The last thing that a prediction says: its figures, the model, and the configuration in force."""
 
@@ -172,6 +178,7 @@ class PredictionEnd(NamedTuple):
     prediction_config: JsonObject
 
 
+@distinct
 class PredictionResult(NamedTuple):
     """A finished prediction; `str(result)` is its text.
 

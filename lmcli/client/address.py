@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from lmcli.errors import BadSetting, LmError, UsageError, quoted
+from lmcli.record import distinct
 
 LOOPBACK: Final = "127.0.0.1"
 HTTP_PORT: Final = 1234
@@ -16,6 +17,7 @@ _API_PATHS: Final = re.compile(r"/(api/)?v\d+$")
 _FORMS: Final = "an address looks like studio.local, 10.0.0.5:1234, https://host or ws://host:1234"
 
 
+@distinct
 class Address(NamedTuple):
     """A server's host and port, whether to speak TLS, and a path prefix without a slash at its end."""
 

@@ -7,11 +7,13 @@ from lmcli.chat import Message, TextPart
 from lmcli.client.session import Session
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
+from lmcli.record import distinct
 from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress
 from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
 
+@distinct
 class Callbacks(NamedTuple):
     """Whom to tell what; called in the thread that reads the stream."""
 

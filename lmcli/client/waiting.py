@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
+from lmcli.record import distinct
 
+
+@distinct
 class Interrupt(NamedTuple):
     """A descriptor that ends a wait: when it becomes readable, or only when it breaks (the reader of a pipe left)."""
 

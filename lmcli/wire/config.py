@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from lmcli.errors import UsageError, quoted
+from lmcli.record import distinct
 from lmcli.values import JsonObject, LoadConfig, PredictionConfig
 
 PREDICTION_PREFIX: Final = "llm.prediction."
@@ -21,6 +22,7 @@ Range = tuple[float | None, float | None]
 Types = type | tuple[type, ...]
 
 
+@distinct
 class Option(NamedTuple):
     """How one option is written on the wire.
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.record import distinct
 
 
 class _Absent:
@@ -27,6 +28,7 @@ ABSENT: Final = _Absent()
 NO_ID: Final = -1
 
 
+@distinct
 class Envelope(NamedTuple):
     """One text on the socket, either way.
 
@@ -44,6 +46,7 @@ class Envelope(NamedTuple):
     body: Any = ABSENT
 
 
+@distinct
 class Kind(NamedTuple):
     """The keys of one kind of envelope: its number, its body, and whether it names an endpoint."""
 

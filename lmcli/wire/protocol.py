@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
+from lmcli.record import distinct
 from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
 
 AUTH_VERSION = 1
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
 
+@distinct
 class Credentials(NamedTuple):
     """Who the client is; one pair for all the sockets of one client. Its text never shows the passkey."""
 
@@ -45,10 +47,15 @@ class State(Enum):
     CLOSED = auto()
 
 
+@distinct
 class Greeted(NamedTuple):
-    """The server let the client in."""
+    """The server accepted the credentials."""
+
+    def __bool__(self) -> bool:
+        return True  # though it has no fields
 
 
+@distinct
 class Packet(NamedTuple):
     """Something arrived on an open channel; `body` is as it came."""
 
@@ -56,12 +63,14 @@ class Packet(NamedTuple):
     body: Any
 
 
+@distinct
 class ChannelClosed(NamedTuple):
     """A channel came to its normal end."""
 
     channel_id: int
 
 
+@distinct
 class ChannelFailed(NamedTuple):
     """A channel ended with an error: the server's error object, or ours where it refused the request."""
 
@@ -69,6 +78,7 @@ class ChannelFailed(NamedTuple):
     error: Any
 
 
+@distinct
 class CallReturned(NamedTuple):
     """A call was answered; ABSENT for one without a result."""
 
@@ -76,6 +86,7 @@ class CallReturned(NamedTuple):
     result: Any
 
 
+@distinct
 class CallFailed(NamedTuple):
     """A call ended with an error: the server's error object, or ours where it refused the request."""
 
