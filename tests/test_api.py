@@ -24,6 +24,8 @@ from lmcli.errors import (
     Incomplete,
     ModelNotFound,
     NoInput,
+    NoModelLoaded,
+    PresetNotFound,
     UsageError,
 )
 from lmcli.server import background
@@ -193,7 +195,7 @@ def test_unload(client: lms.Client) -> None:
     with pytest.raises(ModelNotFound, match="echo-jit"):
         model.unload()
     client.llm.unload("echo")
-    with pytest.raises(ModelNotFound, match="no model is loaded"):
+    with pytest.raises(NoModelLoaded, match="no model is loaded"):
         client.llm.model()
 
 
@@ -348,7 +350,7 @@ def test_preset(model: lms.LLM) -> None:
     words = "1 2 3 4 5 6 7 8 9 10"
     assert model.respond(words, preset="short").content == "1 2 3 4 5 6 7 8"
     assert model.complete(words, preset="Short", config={"maxTokens": 2}).content == "1 2"
-    with pytest.raises(ModelNotFound, match="no preset 'long'") as caught:
+    with pytest.raises(PresetNotFound, match="no preset 'long'") as caught:
         model.respond(words, preset="long")
     assert caught.value.hints == ("there are: Short",)
 

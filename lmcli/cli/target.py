@@ -14,7 +14,7 @@ from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.client.waiting import Interrupts, no_interrupts
-from lmcli.errors import BadSetting, CannotConnect, ModelNotFound, UsageError, quoted
+from lmcli.errors import BadSetting, CannotConnect, NoModelLoaded, UsageError, quoted
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
@@ -59,13 +59,13 @@ def loaded_model(connection: Connection, messages: Messages) -> str:
     """The identifier of the model to use when none was named: the one that is loaded, or the last one used.
 
     Raises:
-        ModelNotFound: none is loaded; the hint says which could be.
+        NoModelLoaded: none is loaded; the hint says which could be.
     """
     instances = list_loaded(connection.session("llm"))
     if not instances:
         keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
         there_are = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
-        raise ModelNotFound("no model is loaded", "-m KEY loads one", there_are)
+        raise NoModelLoaded("no model is loaded", there_are)
     latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
         messages.note(f"several models are loaded, this goes to {latest.identifier} (-m KEY takes another)")

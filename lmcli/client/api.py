@@ -19,7 +19,7 @@ from lmcli.client.images import Uploads, upload
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
 from lmcli.closing import Closing
-from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted, reason
+from lmcli.errors import NoInput, NoModelLoaded, RemoteProtocolError, UsageError, quoted, reason
 from lmcli.values import (
     Fragment,
     JsonObject,
@@ -144,7 +144,7 @@ class LlmNamespace:
     def _loaded(self) -> ModelInstance:
         instances = list_loaded(self._client.session("llm"))
         if not instances:
-            raise ModelNotFound("no model is loaded", "give the key of the model that is to be loaded")
+            raise NoModelLoaded("no model is loaded", "give the key of the model that is to be loaded")
         return instances[0]
 
 
