@@ -2,7 +2,7 @@
 
 What the server fills key by key is a `Record`, the rest are named tuples.
 
-Figures keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
+Statistics keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
 Python SDK writes them, so that a program for one runs with the other.
 """
 
@@ -54,13 +54,28 @@ class PromptProgress(NamedTuple):
 
 
 Value = Fragment | PromptProgress | LoadProgress
-"""What an exchange says while it runs."""
+"""What a channel delivers while it is open."""
 
 
 class Stats(Record):
-    """The server's figures on one prediction; a count that the server did not give is None.
+    """The server's statistics on one prediction; what the server did not send is None.
 
-    `total_tokens_count` is prompt + predicted; the draft counts obey total = accepted + rejected + ignored.
+    Attributes:
+        stop_reason: why it ended: `eosFound`, `stopStringFound`, `maxPredictedTokensReached`, `contextLengthReached`,
+            `toolCalls`, `userStopped`, `modelUnloaded` or `failed`.
+        stop_string: the stop string that ended it.
+        tokens_per_second: predicted tokens per second.
+        num_gpu_layers: layers on the GPU; unreliable.
+        time_to_first_token_sec: seconds from the request to the first token.
+        total_time_sec: seconds from the request to the end.
+        prompt_tokens_count: model tokens in the prompt.
+        predicted_tokens_count: model tokens that were predicted, that of the end included.
+        total_tokens_count: prompt and predicted tokens together.
+        used_draft_model_key: the draft model of speculative decoding.
+        total_draft_tokens_count: tokens that the draft model proposed: accepted, rejected and ignored ones.
+        accepted_draft_tokens_count: proposed tokens that the model accepted.
+        rejected_draft_tokens_count: proposed tokens that the model rejected.
+        ignored_draft_tokens_count: proposed tokens that were not looked at.
     Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionStats.ts
     """
 
@@ -81,7 +96,12 @@ class Stats(Record):
 
 
 class Quantization(Record):
-    """How a model's weights were rounded, such as Q4_K_M with 4 bits."""
+    """How a model's weights were rounded.
+
+    Attributes:
+        name: the method, such as `Q4_K_M`.
+        bits: bits per weight.
+    """
 
     name: str
     bits: int
@@ -90,6 +110,22 @@ class Quantization(Record):
 class ModelInfo(Record):
     """A downloaded model.
 
+    Attributes:
+        type: `llm`, `embedding` or another kind.
+        model_key: what to load it by.
+        display_name: its name for people.
+        path: its path below the server's folder of models.
+        format: the format of its files, such as `gguf`.
+        size_bytes: the size of its files, in bytes.
+        max_context_length: the longest context that it supports, in model tokens.
+        publisher: who published it.
+        indexed_model_identifier: its identifier in the server's index.
+        device_identifier: the machine that it is on; None is the server's own.
+        params_string: the number of its parameters, such as `7B`.
+        architecture: its architecture, such as `llama`.
+        quantization: how its weights were rounded.
+        vision: whether it accepts images.
+        trained_for_tool_use: whether it was trained to call tools.
     Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelInfoBase.ts and llm/LLMModelInfo.ts
     """
 
@@ -111,7 +147,15 @@ class ModelInfo(Record):
 
 
 class ModelInstance(ModelInfo):
-    """A loaded model: `identifier` is its name among the loaded, `last_used_time` Unix milliseconds."""
+    """A loaded model; see `ModelInfo` for what every model has.
+
+    Attributes:
+        identifier: its name among the loaded models.
+        instance_reference: the server's own name for this instance, never used again.
+        context_length: the context that it was loaded with, in model tokens.
+        ttl_ms: milliseconds without use after which it is unloaded; None keeps it.
+        last_used_time: when it was last used, in Unix milliseconds.
+    """
 
     identifier: str
     instance_reference: str
@@ -170,7 +214,7 @@ class LoadConfig(NamedTuple):
 
 @distinct
 class PredictionEnd(NamedTuple):
-    """The last thing that a prediction says: its figures, the model, and the configuration in force."""
+    """What a prediction ends with: its statistics, the model, and the configuration in force."""
 
     stats: Stats
     model_info: ModelInstance

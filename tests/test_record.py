@@ -1,13 +1,16 @@
 """Frozen records, and named tuples that their type tells apart."""
 
 import importlib
+import inspect
 import itertools
 import pkgutil
+import re
 from typing import Any
 
 import pytest
 
 import lmcli
+from lmcli import values
 from lmcli.record import Record
 
 
@@ -137,3 +140,19 @@ def test_a_named_tuple_is_not_equal_to_a_plain_one(cls: Any) -> None:
     assert not value == plain  # noqa: SIM201  the operator itself
     assert value == cls._make(plain)
     assert not value != cls._make(plain)  # noqa: SIM202  the operator itself
+
+
+def test_the_signature_lists_the_fields() -> None:
+    """`help` and `inspect` show what a record is made of."""
+    shown = str(inspect.signature(Named)).replace(f"{__name__}.", "")
+    assert shown == "(*, x: int, y: int = 0, name: str, at: Point | None = None)"
+
+
+RECORDS = [cls for cls in vars(values).values() if isinstance(cls, type) and issubclass(cls, Record)]
+
+
+@pytest.mark.parametrize("cls", [cls for cls in RECORDS if cls is not Record])
+def test_every_field_of_a_record_is_explained(cls: type[Record]) -> None:
+    """The docstring of a record has a line for each field of its own."""
+    described = re.findall(r"^    (\w+): ", inspect.getdoc(cls) or "", flags=re.MULTILINE)
+    assert described == list(cls.__annotations__)
