@@ -9,6 +9,7 @@ from lmcli.chat import Message
 from lmcli.cli.choices import Overflow
 from lmcli.cli.input.document import Document
 from lmcli.cli.options import AskOptions, LoadOptions
+from lmcli.client.waiting import is_duration
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
 from lmcli.wire import requests
@@ -18,7 +19,6 @@ from lmcli.wire.requests import ChannelRequest
 if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
 
-_LONGEST_SECONDS: Final = 1e9
 _POLICIES: Final[Mapping[Overflow, OverflowPolicy]] = {
     Overflow.STOP: "stopAtLimit",
     Overflow.MIDDLE: "truncateMiddle",
@@ -150,11 +150,6 @@ def sampling_config(options: AskOptions, overflow: Overflow | None = None) -> Pr
     return config
 
 
-def is_span(seconds: float) -> bool:
-    """Whether something can last so long; three decades are enough for all that is waited for."""
-    return 0 < seconds <= _LONGEST_SECONDS
-
-
 def load_config(options: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
@@ -176,7 +171,7 @@ def load_request(key: str, options: LoadOptions, *, identifier: str | None = Non
     Raises:
         UsageError: an option has a value that it cannot have.
     """
-    if options.ttl is not None and not is_span(options.ttl):
+    if options.ttl is not None and not is_duration(options.ttl):
         raise UsageError(f"--ttl takes a number of seconds above 0, not {options.ttl:g}")
     config = load_config(options)
     if identifier is None:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Final
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
-from lmcli.cli.resolve import is_span
 from lmcli.client.address import LOOPBACK, Address
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
-from lmcli.client.waiting import Interrupts, no_interrupts
+from lmcli.client.waiting import Interrupts, is_duration, no_interrupts
 from lmcli.errors import BadSetting, CannotConnect, NoModelLoaded, UsageError, quoted
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
         UsageError, BadSetting: it is no number above 0; the latter where it came from the environment.
     """
     if options.timeout is not None:
-        if is_span(options.timeout):
+        if is_duration(options.timeout):
             return options.timeout
         raise UsageError(f"--timeout takes a number of seconds above 0, not {options.timeout:g}")
     text = env.setting(TIMEOUT_VARIABLE)
@@ -89,7 +88,7 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if is_span(seconds):
+    if is_duration(seconds):
         return seconds
     raise BadSetting(f"{TIMEOUT_VARIABLE} is no number of seconds above 0: {quoted(text)}")
 

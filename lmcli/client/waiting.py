@@ -7,9 +7,12 @@ handler may tear what it lands in. So what blocks waits here, and wakes when an 
 import select
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from lmcli.record import distinct
+
+_LONGEST_SECONDS: Final = 1e9
+_LONGEST_POLL: Final = 2**31 - 1  # milliseconds; poll(2) takes an int, and 24 days are as good as for ever
 
 
 @distinct
@@ -37,6 +40,11 @@ def no_interrupts() -> Sequence[Interrupt]:
     return ()
 
 
+def is_duration(seconds: float) -> bool:
+    """Whether a timeout can last so long: above 0, and at most three decades, which sockets and clocks can count."""
+    return 0 < seconds <= _LONGEST_SECONDS
+
+
 def wait(
     descriptor: int,
     *,
@@ -46,12 +54,13 @@ def wait(
     timeout: float | None = None,
 ) -> Woken:
     """Wait until a descriptor can be read or written, an interrupt is ready, or `timeout` seconds are over."""
+    milliseconds = None if timeout is None else min(max(timeout, 0) * 1000, _LONGEST_POLL)
     poll = select.poll()
     poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
     for interrupt in interrupts:
         if interrupt.descriptor != descriptor:
             poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
-    ready = [found for found, _ in poll.poll(None if timeout is None else max(timeout, 0) * 1000)]
+    ready = [found for found, _ in poll.poll(milliseconds)]
     if not ready:
         return Woken.TIMED_OUT
     return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
