@@ -25,12 +25,15 @@ class Fed(Protocol):
     @property
     def channel(self) -> Channel:
         """Where its values come from."""
+        ...
 
     def feed(self, values: list[Value]) -> None:
         """Take what has arrived together; nothing, where time has passed."""
+        ...
 
     def fail(self, error: LmError) -> None:
         """Take the server's error for the end."""
+        ...
 
 
 def deliver(

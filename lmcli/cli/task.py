@@ -72,10 +72,10 @@ def perform(task: Task, run: Run, keepers: Sequence[Sink] = ()) -> Outcome:
             model = None if task.model_key else loaded_model(run.connection, task.messages)
             with run.watched():
                 outcome = predict(task, run, model, keepers)
+                return outcome
     finally:
         if outcome is None and task.preface:
             _write_preface(task, run)
-    return outcome
 
 
 def predict(task: Task, run: Run, model: str | None, keepers: Sequence[Sink] = ()) -> Outcome:

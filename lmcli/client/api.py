@@ -9,7 +9,7 @@ import atexit
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypedDict, Unpack
+from typing import Any, BinaryIO, Protocol, TypedDict, Unpack, overload
 
 from lmcli.chat import Chat, FilePart, Message
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
@@ -18,6 +18,7 @@ from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import Uploads, upload
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
+from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
 from lmcli.errors import NoInput, NoModelLoaded, RemoteProtocolError, UsageError, quoted, reason
 from lmcli.values import (
@@ -42,6 +43,7 @@ class HasJsonSchema(Protocol):
     @classmethod
     def model_json_schema(cls) -> JsonObject:
         """The schema."""
+        ...
 
 
 class PredictionOptions(TypedDict, total=False):
@@ -57,18 +59,25 @@ class PredictionOptions(TypedDict, total=False):
 
 
 class Client(Closing):
-    """The way to one server; sockets are opened when they are needed and closed together.
+    """A connection to one server; sockets are opened when they are needed and closed together.
 
     Args:
-        host: where, as `--host` takes it; None finds the server of this machine.
-        api_token: the token to be let in with; None takes that of the environment, empty none at all.
+        host: `host`, `host:port`, `http(s)://…` or `ws(s)://…`; None takes LM_HOST, else discovers the server of this
+            machine.
+        api_token: the token to authenticate with; None takes that of the environment, an empty one connects as a guest.
+        timeout: the longest silence of the server, in seconds, after which a wait for it ends with TimedOut; None
+            waits as long as the connection stands.
 
     Raises:
-        BadSetting: the token is malformed. A host that is, or no server, shows when the first socket is opened.
+        BadSetting: the token is malformed. A malformed host, or no server, shows when the first socket is opened.
+        UsageError: the timeout is not a number of seconds above 0.
     """
 
-    def __init__(self, host: str | None = None, api_token: str | None = None) -> None:
+    def __init__(self, host: str | None = None, api_token: str | None = None, *, timeout: float | None = None) -> None:
+        if timeout is not None and not is_duration(timeout):
+            raise UsageError(f"timeout must be a number of seconds above 0, not {timeout:g}")
         self._host = host
+        self._timeout = timeout
         self._credentials = credentials(find_token() if api_token is None else api_token or None)
         self._connection: Connection | None = None
         self.uploads = Uploads(lambda: self.session("files"))
@@ -84,7 +93,7 @@ class Client(Closing):
     def session(self, namespace: str) -> Session:
         """The socket to a namespace; the server is looked for when the first one is asked for."""
         if self._connection is None:
-            self._connection = Connection(find_server(self._host), self._credentials)
+            self._connection = Connection(find_server(self._host), self._credentials, timeout=self._timeout)
         return self._connection.session(namespace)
 
 
@@ -218,11 +227,17 @@ class LLM:
         asked = (self.identifier, prompt, config, options.get("preset"))
         return self._stream(config, options, requests.complete(*asked), requests.complete_by_predict(*asked))
 
-    def tokenize(self, text: str | Sequence[str]) -> Any:
+    @overload
+    def tokenize(  # type: ignore[overload-overlap]  # a str is a sequence of str, too: the first one counts
+        self, text: str
+    ) -> list[int]: ...
+
+    @overload
+    def tokenize(self, text: Sequence[str]) -> list[list[int]]: ...
+
+    def tokenize(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
         """The numbers of the tokens of a text; of several texts, a list for each."""
-        if not isinstance(text, str):
-            return [self.tokenize(item) for item in text]
-        return self._ask("tokenize", "tokens", {"inputString": text})
+        return self._tokens(text) if isinstance(text, str) else [self._tokens(item) for item in text]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has."""
@@ -257,6 +272,12 @@ class LLM:
     @property
     def _session(self) -> Session:
         return self._client.session("llm")
+
+    def _tokens(self, text: str) -> list[int]:
+        numbers = self._ask("tokenize", "tokens", {"inputString": text})
+        if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
+            raise RemoteProtocolError(f"the server answered tokenize with {quoted(numbers, limit=40)}")
+        return numbers
 
     def _stream(
         self, config: PredictionConfig, options: PredictionOptions, *asked: requests.ChannelRequest
@@ -293,7 +314,7 @@ def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any])
     Raises:
         UsageError: it is none of these.
     """
-    if hasattr(response_format, "model_json_schema"):
+    if not isinstance(response_format, Mapping) and hasattr(response_format, "model_json_schema"):
         return {"type": "json", "jsonSchema": response_format.model_json_schema()}
     if not isinstance(response_format, Mapping) or "type" not in response_format:
         raise UsageError("a response format is a JSON schema, a setting with a type, or a class with model_json_schema")

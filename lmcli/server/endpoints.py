@@ -139,9 +139,11 @@ class Channel(Protocol):
     @property
     def cancelled(self) -> asyncio.Event:
         """Set when the client asks for a cancel, or is gone."""
+        ...
 
     async def send(self, packet: JsonObject) -> None:
         """Send a packet; returns when the client's side can take more."""
+        ...
 
 
 class Call(NamedTuple):

@@ -83,14 +83,17 @@ class LoadedModel(Protocol):
     @property
     def context_length(self) -> int:
         """The context in model tokens."""
+        ...
 
     @property
     def load_values(self) -> Mapping[str, Any]:
         """The effective load configuration by its wire keys."""
+        ...
 
     @property
     def prediction_values(self) -> Mapping[str, Any]:
         """The prediction configuration where a client sets nothing, by its wire keys."""
+        ...
 
     def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -103,18 +106,23 @@ class LoadedModel(Protocol):
         Raises:
             Refused: the request cannot be met.
         """
+        ...
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """The numbers of the text's tokens."""
+        ...
 
     async def count_tokens(self, text: str) -> int:
         """How many tokens the text has."""
+        ...
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The text that the model would read for a conversation."""
+        ...
 
     async def unload(self) -> None:
         """Give the memory back; no prediction is running, and none will follow."""
+        ...
 
 
 class Engine(Protocol):
@@ -123,17 +131,21 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Its name, for messages."""
+        ...
 
     @property
     def version(self) -> str:
         """Its version, for messages."""
+        ...
 
     @property
     def downloaded(self) -> Sequence[ModelInfo]:
         """The models that can be loaded."""
+        ...
 
     async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
         """Get ready; the models that are loaded from the beginning."""
+        ...
 
     def load(
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
@@ -152,3 +164,4 @@ class Engine(Protocol):
         Raises:
             Refused: it cannot be loaded.
         """
+        ...

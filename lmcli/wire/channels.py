@@ -29,9 +29,11 @@ class Pending(Protocol):
     @property
     def is_ready(self) -> bool:
         """Whether there is something to read."""
+        ...
 
     def fail(self, error: Any) -> None:
         """End it with the server's error object, or with an error of ours."""
+        ...
 
 
 class Call:

@@ -166,7 +166,7 @@ def _object(schema: Mapping[str, Any], work: _Work, depth: int) -> dict[str, Any
     known = schema.get("properties") or {}
     extra = schema.get("additionalProperties", True)
     least = int(schema.get("minProperties", 0))
-    names = dict.fromkeys(schema.get("required") or ())
+    names: dict[str, None] = dict.fromkeys(schema.get("required") or ())
     for name in (*known, *(f"key{number}" for number in range(1, 1 + min(least, MAX_WORK + 1)))):
         if len(names) >= least:
             break
