@@ -1,7 +1,7 @@
 """Conversations: what a chat history may look like, and the `Chat` that programs build.
 
-A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare array. This module knows its shapes and
-rules and nothing of the wire or of files.
+A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare array. This module defines its shapes and
+rules, and depends neither on the wire nor on files.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class ImagePart(NamedTuple):
 
 @distinct
 class ToolCallRequest(NamedTuple):
-    """An assistant's wish to have a function called."""
+    """An assistant's request to call a function."""
 
     name: str
     arguments: JsonObject | None = None
@@ -141,7 +141,7 @@ class Chat:
         return self._add("system", [prompt])
 
     def add_user_message(self, content: Any, *, images: Iterable[FilePart] = ()) -> Message:
-        """Add what the user says: text or parts first, then images that were uploaded."""
+        """Add a message of the user: text or parts first, then images that were uploaded."""
         return self._add("user", [*_listed(content), *images])
 
     def add_assistant_response(self, response: object) -> Message:

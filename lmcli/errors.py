@@ -62,7 +62,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
-    141: "died of SIGPIPE: nobody reads stdout any more",
+    141: "died of SIGPIPE: the reader of stdout has left",
     143: "died of SIGTERM",
 }
 """What each status means: for help, man pages and README."""
@@ -115,7 +115,7 @@ class ModelUnloaded(Incomplete):
 
 
 class ConnectionLost(Incomplete):
-    """The connection ended in the middle of an exchange."""
+    """The connection ended in the middle of a channel or a call."""
 
 
 class RemoteProtocolError(Incomplete):

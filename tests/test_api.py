@@ -117,7 +117,7 @@ def test_nobody_there() -> None:
 
 def test_bad_arguments_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that is none and a token that is none are refused; an empty token means a guest."""
-    with lms.Client("a b") as client, pytest.raises(UsageError, match="'a b' is no address"):
+    with lms.Client("a b") as client, pytest.raises(UsageError, match="'a b' is not a valid address"):
         client.llm.list_loaded()
     with pytest.raises(BadSetting, match="malformed"):
         lms.Client(api_token="secret")

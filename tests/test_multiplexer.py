@@ -24,7 +24,7 @@ def authenticated() -> Multiplexer:
     multiplexer.authenticate(Credentials("guest:me", "s3cret"))
     assert len(multiplexer.texts_to_send()) == 1
     deliver(multiplexer, {"success": True})
-    assert multiplexer.is_greeted
+    assert multiplexer.is_authenticated
     return multiplexer
 
 

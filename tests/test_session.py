@@ -1,4 +1,4 @@
-"""One greeted namespace: being let in, calls, interrupts and silence."""
+"""One authenticated namespace: authentication, calls, interrupts and silence."""
 
 import select
 import threading
@@ -35,15 +35,15 @@ from lmcli.wire.multiplexer import WARNINGS
 from lmcli.wire.protocol import Credentials
 
 
-def test_nothing_is_sent_before_the_greeting(open_session: Open) -> None:
-    """Until `success: true` has arrived the server hears the credentials and nothing else."""
-    heard: list[Any] = []
+def test_nothing_is_sent_before_the_authentication(open_session: Open) -> None:
+    """Until `success: true` has arrived the server receives the credentials and nothing else."""
+    received: list[Any] = []
 
     def script(peer: Peer) -> None:
-        heard.append(peer.receive())
+        received.append(peer.receive())
         assert not select.select([peer.socket], [], [], 0.1)[0], "the client did not wait"
         peer.send({"success": True})
-        heard.append(peer.receive()["endpoint"])
+        received.append(peer.receive()["endpoint"])
         peer.send({"type": "rpcResult", "callId": 1, "result": []})
         peer.wait_until_left()
 
@@ -51,7 +51,7 @@ def test_nothing_is_sent_before_the_greeting(open_session: Open) -> None:
         session = open_session(server)
         assert session.call("listLoaded") == []
         session.close()
-    assert heard == [
+    assert received == [
         {"authVersion": 1, "clientIdentifier": "guest:somebody", "clientPasskey": "the-secret-passkey"},
         "listLoaded",
     ]
@@ -66,8 +66,8 @@ def test_refused_credentials(start_server: StartServer, open_session: Open) -> N
     assert WHO.passkey not in str(caught.value)
 
 
-def test_admitted_with_a_token(start_server: StartServer) -> None:
-    """The owner of a token gets in where guests do not."""
+def test_access_with_a_token(start_server: StartServer) -> None:
+    """The owner of a token has access where guests have none."""
     server = start_server(options={"api_tokens": {"abcdefgh": "0123456789abcdefghij"}})
     who = Credentials("abcdefgh", "0123456789abcdefghij")
     session = Session.open(Address("127.0.0.1", server.port), "llm", who)
@@ -165,8 +165,8 @@ def test_call_in_the_middle_of_a_stream(server: Running, open_session: Open) -> 
     assert begun + text_of(session, prediction) == text
 
 
-def greeting(peer: Peer) -> None:
-    """Let the client in, and say nothing more."""
+def authenticate(peer: Peer) -> None:
+    """Accept the credentials, and send nothing more."""
     peer.greet()
     peer.wait_until_left()
 
@@ -174,7 +174,7 @@ def greeting(peer: Peer) -> None:
 @pytest.mark.timeout(20)
 def test_interrupt_ends_a_call(open_session: Open, interrupt: Interrupt) -> None:
     """A question whose answer nobody waits for any more is an error, at once."""
-    with ScriptedServer(greeting) as server:
+    with ScriptedServer(authenticate) as server:
         interrupts: list[Interrupt] = []
         session = open_session(server, interrupts=lambda: interrupts)
         interrupts.append(interrupt)
@@ -223,7 +223,7 @@ def test_interrupt_ends_the_greeting_of_a_socket(interrupt: Interrupt) -> None:
 
 
 def test_silence_times_out(open_session: Open) -> None:
-    """The timeout counts from the last thing heard; what was heard is read first."""
+    """The timeout counts from the last thing received; what was received is read first."""
     with answering(piece("a")) as server:
         session = open_session(server, timeout=0.3)
         text, error = what_came(session, session.predict(asking()))
@@ -356,6 +356,7 @@ def test_a_request_that_waits_for_a_mute_server(open_session: Open, monkeypatch:
         answered = session.predict(asking())
         assert text_of(session, answered, until=1) == "a"
         unanswered = session.predict(asking())
+        assert session.ready([answered, unanswered]) == [unanswered]
         with pytest.raises(RequestRejected, match="used up its warnings"):
             session.read(unanswered)
         proceed.set()

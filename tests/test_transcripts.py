@@ -12,13 +12,13 @@ from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import Envelope, decode
 from lmcli.wire.protocol import (
+    Authenticated,
     CallFailed,
     CallReturned,
     ChannelClosed,
     ChannelFailed,
     Credentials,
     Event,
-    Greeted,
     Packet,
     Protocol,
 )
@@ -155,7 +155,7 @@ def test_every_line_of_the_server_decodes(name: str) -> None:
 def test_replay(name: str) -> None:
     """Each line means the event of its kind; only kinds from the future mean nothing."""
     (_, greeted), *rest = Replay(name).events
-    assert greeted == Greeted()
+    assert greeted == Authenticated()
     for line, event in rest:
         expected = EVENTS.get(line.value["type"])
         assert (type(event) if event is not None else None) == expected, line.text

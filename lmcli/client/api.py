@@ -1,7 +1,7 @@
 """The SDK-shaped face of the client: `Client`, its namespaces and model handles.
 
 Names and behaviour follow the synchronous API of the official Python SDK on this ground, so that a program for one
-runs with the other. Two differences are meant: leaving a stream early cancels the prediction on the server, and an
+runs with the other. Two differences are intended: leaving a stream early cancels the prediction on the server, and an
 exception in a callback is not swallowed. A client belongs to one thread.
 """
 
@@ -38,7 +38,7 @@ History = Chat | Mapping[str, Any] | Sequence[Any] | str
 
 
 class HasJsonSchema(Protocol):
-    """A class that knows its JSON schema, as pydantic models do."""
+    """A class that has a JSON schema, as pydantic models do."""
 
     @classmethod
     def model_json_schema(cls) -> JsonObject:
@@ -47,7 +47,7 @@ class HasJsonSchema(Protocol):
 
 
 class PredictionOptions(TypedDict, total=False):
-    """What every prediction can be given, all by keyword."""
+    """The options of every prediction, all by keyword."""
 
     config: Mapping[str, Any] | PredictionConfig | None
     response_format: type[HasJsonSchema] | Mapping[str, Any] | None
@@ -117,7 +117,7 @@ class LlmNamespace:
             key: a model key or the identifier of a loaded model; None takes the model that is loaded.
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
             config: how to load it, if it is loaded now.
-            on_load_progress: told 0.0 … 1.0 while it loads, rising strictly; nothing if it is loaded already.
+            on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
 
         Raises:
             ModelNotFound: there is no such model, or none is loaded.
@@ -127,15 +127,15 @@ class LlmNamespace:
             return LLM(self._client, self._loaded().identifier)
         session = self._client.session("llm")
         loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
-        tell = on_load_progress or (lambda _: None)
-        told = -1.0
+        report = on_load_progress or (lambda _: None)
+        reported = -1.0
         for burst in session.bursts(loading):
             for value in burst:
-                if isinstance(value, LoadProgress) and value.progress > told:
-                    told = value.progress
-                    tell(told)
-        if 0 <= told < 1:
-            tell(1.0)
+                if isinstance(value, LoadProgress) and value.progress > reported:
+                    reported = value.progress
+                    report(reported)
+        if 0 <= reported < 1:
+            report(1.0)
         return LLM(self._client, loading.loaded().identifier)
 
     def list_loaded(self) -> "list[LLM]":
@@ -146,7 +146,7 @@ class LlmNamespace:
         """Drop a loaded model from memory.
 
         Raises:
-            ModelNotFound: no loaded model is called so.
+            ModelNotFound: no loaded model has this identifier.
         """
         unload(self._client.session("llm"), identifier)
 
@@ -158,7 +158,7 @@ class LlmNamespace:
 
 
 class SystemNamespace:
-    """What the server has."""
+    """What is on the server's machine."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -169,7 +169,7 @@ class SystemNamespace:
 
 
 class FilesNamespace:
-    """What the client brings along; the server keeps it until the client closes."""
+    """Files for messages; the server keeps them until the client closes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -253,7 +253,7 @@ class LLM:
         return str(self._ask("applyPromptTemplate", "formatted", parameter))
 
     def get_info(self) -> ModelInstance:
-        """What the server knows of the model.
+        """The server's description of the model.
 
         Raises:
             ModelNotFound: it is no longer loaded.
@@ -312,7 +312,7 @@ def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any])
     Shapes: a class with `model_json_schema()`; {"type": "json", "jsonSchema": {…}}; {"type": "gbnf",
     "gbnfGrammar": str}; any other object with `type` is a JSON schema itself.
     Raises:
-        UsageError: it is none of these.
+        UsageError: it has another form.
     """
     if not isinstance(response_format, Mapping) and hasattr(response_format, "model_json_schema"):
         return {"type": "json", "jsonSchema": response_format.model_json_schema()}

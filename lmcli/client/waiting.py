@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from lmcli.record import distinct
 
 _LONGEST_SECONDS: Final = 1e9
-_LONGEST_POLL: Final = 2**31 - 1  # milliseconds; poll(2) takes an int, and 24 days are as good as for ever
+_LONGEST_POLL: Final = 2**31 - 1  # milliseconds; poll(2) takes an int, and 24 days are long enough
 
 
 @distinct
@@ -60,14 +60,14 @@ def wait(
     for interrupt in interrupts:
         if interrupt.descriptor != descriptor:
             poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
-    ready = [found for found, _ in poll.poll(milliseconds)]
+    ready = [polled for polled, _ in poll.poll(milliseconds)]
     if not ready:
         return Woken.TIMED_OUT
     return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
 
 
 def is_broken(descriptor: int) -> bool:
-    """Whether nobody is left at the other end of a pipe, socket or terminal."""
+    """Whether the other end of a pipe, socket or terminal is closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

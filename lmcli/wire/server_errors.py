@@ -1,4 +1,4 @@
-"""What a server's error object says, as a sentence and what to do about it.
+"""A server's error object as an error: a sentence, and hints.
 
 Shapes: {"title"?, "rootTitle"?, "cause"?, "suggestion"?, "displayData"?: {"code", …}}; every key may be missing.
 Source: lmstudio-js 6ec11db, lms-shared-types/src/Error.ts and GenericErrorDisplayData.ts
@@ -26,7 +26,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
 
     Args:
         error: the object as it came; wrongly typed values count as missing.
-        kind: the class for an error whose code does not tell a better one.
+        kind: the class for an error without a known code.
     """
     body = error if isinstance(error, Mapping) else {}
     display = body.get("displayData")
