@@ -1,57 +1,124 @@
 """Unix filters for LM Studio, and the compact synchronous client that they are built on.
 
-`import lmcli as lms` gives the synchronous API of the official Python SDK on this ground. The names are loaded when
-they are used, so the import itself costs nothing.
+`import lmcli as lms` gives the names of the official Python SDK's synchronous API for chat and text completion. Each
+is loaded when it is first used, so the import itself costs nothing.
 """
 
 TYPE_CHECKING = False  # as typing has it, without the 4 ms that typing takes
 if TYPE_CHECKING:
-    from typing import Any
-
-    from lmcli.chat import Chat
-    from lmcli.client.api import LLM, Client, llm
+    from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
+    from lmcli.client.api import LLM, Client, PredictionOptions, llm
     from lmcli.client.streams import PredictionStream
-    from lmcli.errors import LmError
-    from lmcli.values import Fragment, LoadConfig, PredictionResult
+    from lmcli.errors import (
+        BadInput,
+        BadSetting,
+        CannotConnect,
+        ConnectionLost,
+        ContextFull,
+        Incomplete,
+        LmError,
+        LoadFailed,
+        ModelNotFound,
+        ModelUnloaded,
+        NoInput,
+        NoModelLoaded,
+        NotAllowed,
+        OutputFailed,
+        PredictionFailed,
+        PresetNotFound,
+        RemoteProtocolError,
+        RequestRejected,
+        TimedOut,
+        Unavailable,
+        Unusable,
+        UsageError,
+    )
+    from lmcli.values import (
+        Fragment,
+        LoadConfig,
+        LoadProgress,
+        ModelInfo,
+        ModelInstance,
+        PredictionEnd,
+        PredictionResult,
+        PromptProgress,
+        Quantization,
+        Stats,
+    )
     from lmcli.wire.prediction_config import PredictionConfig
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Chat": "lmcli.chat",
-    "Client": "lmcli.client.api",
-    "Fragment": "lmcli.values",
-    "LLM": "lmcli.client.api",
-    "LmError": "lmcli.errors",
-    "LoadConfig": "lmcli.values",
-    "PredictionConfig": "lmcli.wire.prediction_config",
-    "PredictionResult": "lmcli.values",
-    "PredictionStream": "lmcli.client.streams",
-    "llm": "lmcli.client.api",
-}
-
 __all__ = [
     "LLM",
+    "BadInput",
+    "BadSetting",
+    "CannotConnect",
     "Chat",
     "Client",
+    "ConnectionLost",
+    "ContextFull",
+    "FilePart",
     "Fragment",
+    "ImagePart",
+    "Incomplete",
     "LmError",
     "LoadConfig",
+    "LoadFailed",
+    "LoadProgress",
+    "Message",
+    "ModelInfo",
+    "ModelInstance",
+    "ModelNotFound",
+    "ModelUnloaded",
+    "NoInput",
+    "NoModelLoaded",
+    "NotAllowed",
+    "OutputFailed",
     "PredictionConfig",
+    "PredictionEnd",
+    "PredictionFailed",
+    "PredictionOptions",
     "PredictionResult",
     "PredictionStream",
+    "PresetNotFound",
+    "PromptProgress",
+    "Quantization",
+    "RemoteProtocolError",
+    "RequestRejected",
+    "Stats",
+    "TextPart",
+    "TimedOut",
+    "ToolCallRequest",
+    "ToolCallResult",
+    "Unavailable",
+    "Unusable",
+    "UsageError",
     "llm",
 ]
 
+# Where the names are, from the lowest layer up: a module loads those before it anyway.
+_MODULES = (
+    "lmcli.errors",
+    "lmcli.values",
+    "lmcli.chat",
+    "lmcli.wire.prediction_config",
+    "lmcli.client.streams",
+    "lmcli.client.api",
+)
 
-def __getattr__(name: str) -> "Any":
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415  paid by who uses a name
+if not TYPE_CHECKING:  # a type checker that saw it would accept every name
 
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415  paid by who uses a name
 
+        for module in map(import_module, _MODULES):
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                break
+        return globals()[name]
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

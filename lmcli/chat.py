@@ -1,25 +1,28 @@
 """Conversations: what a chat history may look like, and the `Chat` that programs build.
 
-A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare array. This module knows its shapes and
-rules and nothing of the wire or of files.
+A history is JSON: `{"messages": [{"role": …, "content": …}]}`, or the bare array. This module defines its shapes and
+rules, and depends neither on the wire nor on files.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
+from lmcli.record import distinct
 from lmcli.values import JsonObject
 
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
 
 
+@distinct
 class TextPart(NamedTuple):
     """A piece of text in a message."""
 
     text: str
 
 
+@distinct
 class FilePart(NamedTuple):
     """A file that the server already holds, such as an uploaded image."""
 
@@ -29,20 +32,23 @@ class FilePart(NamedTuple):
     file_type: str
 
 
+@distinct
 class ImagePart(NamedTuple):
     """An image on this side, to be uploaded before the message is sent: the path of a file, or a data URL."""
 
     source: str
 
 
+@distinct
 class ToolCallRequest(NamedTuple):
-    """An assistant's wish to have a function called."""
+    """An assistant's request to call a function."""
 
     name: str
     arguments: JsonObject | None = None
     id: str | None = None
 
 
+@distinct
 class ToolCallResult(NamedTuple):
     """What the called function gave back."""
 
@@ -61,6 +67,7 @@ ALLOWED_PARTS: Mapping[str, tuple[type[Part], ...]] = {
 }
 
 
+@distinct
 class Message(NamedTuple):
     """One turn: a role and its parts.
 
@@ -134,7 +141,7 @@ class Chat:
         return self._add("system", [prompt])
 
     def add_user_message(self, content: Any, *, images: Iterable[FilePart] = ()) -> Message:
-        """Add what the user says: text or parts first, then images that were uploaded."""
+        """Add a message of the user: text or parts first, then images that were uploaded."""
         return self._add("user", [*_listed(content), *images])
 
     def add_assistant_response(self, response: object) -> Message:

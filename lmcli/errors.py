@@ -1,7 +1,7 @@
 """Everything that can go wrong, each with its exit status.
 
 LmError
-├── UsageError             2   the command line is not valid
+├── UsageError             2   an option or an argument is not valid
 ├── PredictionFailed       1   the server reported a failure
 │   └── RequestRejected    1   the server did not accept the request's form
 ├── Incomplete             3   an answer began and did not end
@@ -15,6 +15,8 @@ LmError
 ├── Unavailable           69
 │   ├── CannotConnect     69   no server, or something else at its address
 │   ├── ModelNotFound     69
+│   │   └── NoModelLoaded 69
+│   ├── PresetNotFound    69
 │   └── LoadFailed        69
 ├── OutputFailed          74   an answer could not be written
 ├── TimedOut              75   the server was silent for too long
@@ -60,7 +62,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
-    141: "died of SIGPIPE: nobody reads stdout any more",
+    141: "died of SIGPIPE: the reader of stdout has left",
     143: "died of SIGTERM",
 }
 """What each status means: for help, man pages and README."""
@@ -83,7 +85,7 @@ class LmError(Exception):
 
 
 class UsageError(LmError):
-    """The command line is not valid."""
+    """An option or an argument is not valid."""
 
     exit_code = ExitCode.USAGE
 
@@ -113,7 +115,7 @@ class ModelUnloaded(Incomplete):
 
 
 class ConnectionLost(Incomplete):
-    """The connection ended in the middle of an exchange."""
+    """The connection ended in the middle of a channel or a call."""
 
 
 class RemoteProtocolError(Incomplete):
@@ -149,7 +151,15 @@ class CannotConnect(Unavailable):
 
 
 class ModelNotFound(Unavailable):
-    """No model, or no preset, of that name."""
+    """No model of that name."""
+
+
+class NoModelLoaded(ModelNotFound):
+    """No model is loaded, and none was named."""
+
+
+class PresetNotFound(Unavailable):
+    """No preset of that name."""
 
 
 class LoadFailed(Unavailable):

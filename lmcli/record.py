@@ -1,9 +1,51 @@
 """Frozen records: what `@dataclass(frozen=True, kw_only=True)` gives, without code generated for each class.
 
-Defining a dataclass of fifteen fields takes 0.6 ms, a record 0.02 ms, and `lm` starts often.
+Defining a dataclass of fifteen fields takes 0.6 ms, a record 0.02 ms, and `lm` starts often. What is created for each
+packet is a named tuple, which is faster to create than either; `distinct` makes its type count in comparisons.
 """
 
-from typing import Any, ClassVar, Self, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    import inspect
+
+AnyTuple = TypeVar("AnyTuple", bound=tuple[Any, ...])
+
+
+def distinct(cls: type[AnyTuple]) -> type[AnyTuple]:
+    """Make the instances of a named tuple unequal to those of every other class, plain tuples included.
+
+    By themselves named tuples compare as tuples do, so `Packet(1, {}) == CallReturned(1, {})` would hold.
+    """
+    for name, method in _COMPARISON.items():
+        setattr(cls, name, method)
+    return cls
+
+
+def _is_equal(one: tuple[Any, ...], other: object) -> bool:
+    return type(one) is type(other) and tuple.__eq__(one, other)
+
+
+_COMPARISON: Mapping[str, Callable[..., Any]] = {
+    "__eq__": _is_equal,
+    "__ne__": lambda one, other: not _is_equal(one, other),  # tuple has one of its own, which would win
+    "__hash__": lambda one: hash((type(one), *one)),
+}
+
+
+class _Signature:
+    """What `inspect` and `help` show as a record's parameters, made when they ask."""
+
+    def __get__(self, record: object, cls: "type[Record]") -> "inspect.Signature":
+        from inspect import Parameter, Signature  # noqa: PLC0415  a third of a start of `lm`, and nothing else asks
+
+        return Signature(
+            [
+                Parameter(name, Parameter.KEYWORD_ONLY, default=getattr(cls, name, Parameter.empty), annotation=type_)
+                for name, type_ in cls.fields.items()
+            ]
+        )
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -15,6 +57,7 @@ class Record:
     """
 
     fields: ClassVar[dict[str, Any]] = {}
+    __signature__: ClassVar = _Signature()
 
     def __init_subclass__(cls) -> None:
         cls.fields = cls.fields | cls.__annotations__

@@ -2,17 +2,18 @@
 
 What the server fills key by key is a `Record`, the rest are named tuples.
 
-Figures keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
+Statistics keep the server's names (`predicted_tokens_count`, `time_to_first_token_sec`), written as the official
 Python SDK writes them, so that a program for one runs with the other.
 """
 
 from typing import Any, Literal, NamedTuple
 
-from lmcli.record import Record
+from lmcli.record import Record, distinct
 
 JsonObject = dict[str, Any]
 
 
+@distinct
 class Fragment(NamedTuple):
     """A piece of text as it arrives; usually one model token.
 
@@ -34,12 +35,14 @@ class Fragment(NamedTuple):
         return self.content
 
 
+@distinct
 class LoadProgress(NamedTuple):
     """How much of a model is loaded, 0.0 to 1.0."""
 
     progress: float
 
 
+@distinct
 class PromptProgress(NamedTuple):
     """How much of the prompt the model has read, 0.0 to 1.0."""
 
@@ -47,13 +50,28 @@ class PromptProgress(NamedTuple):
 
 
 Value = Fragment | PromptProgress | LoadProgress
-"""What an exchange says while it runs."""
+"""What a channel delivers while it is open."""
 
 
 class Stats(Record):
-    """The server's figures on one prediction; a count that the server did not give is None.
+    """The server's statistics on one prediction; what the server did not send is None.
 
-    `total_tokens_count` is prompt + predicted; the draft counts obey total = accepted + rejected + ignored.
+    Attributes:
+        stop_reason: why it ended: `eosFound`, `stopStringFound`, `maxPredictedTokensReached`, `contextLengthReached`,
+            `toolCalls`, `userStopped`, `modelUnloaded` or `failed`.
+        stop_string: the stop string that ended it.
+        tokens_per_second: predicted tokens per second.
+        num_gpu_layers: layers on the GPU; unreliable.
+        time_to_first_token_sec: seconds from the request to the first token.
+        total_time_sec: seconds from the request to the end.
+        prompt_tokens_count: model tokens in the prompt.
+        predicted_tokens_count: model tokens that were predicted, that of the end included.
+        total_tokens_count: prompt and predicted tokens together.
+        used_draft_model_key: the draft model of speculative decoding.
+        total_draft_tokens_count: tokens that the draft model proposed: accepted, rejected and ignored ones.
+        accepted_draft_tokens_count: proposed tokens that the model accepted.
+        rejected_draft_tokens_count: proposed tokens that the model rejected.
+        ignored_draft_tokens_count: proposed tokens that were not looked at.
     Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionStats.ts
     """
 
@@ -74,7 +92,12 @@ class Stats(Record):
 
 
 class Quantization(Record):
-    """How a model's weights were rounded, such as Q4_K_M with 4 bits."""
+    """How a model's weights were rounded.
+
+    Attributes:
+        name: the method, such as `Q4_K_M`.
+        bits: bits per weight.
+    """
 
     name: str
     bits: int
@@ -83,6 +106,22 @@ class Quantization(Record):
 class ModelInfo(Record):
     """A downloaded model.
 
+    Attributes:
+        type: `llm`, `embedding` or another kind.
+        model_key: what to load it by.
+        display_name: its name for people.
+        path: its path below the server's folder of models.
+        format: the format of its files, such as `gguf`.
+        size_bytes: the size of its files, in bytes.
+        max_context_length: the longest context that it supports, in model tokens.
+        publisher: who published it.
+        indexed_model_identifier: its identifier in the server's index.
+        device_identifier: the machine that it is on; None is the server's own.
+        params_string: the number of its parameters, such as `7B`.
+        architecture: its architecture, such as `llama`.
+        quantization: how its weights were rounded.
+        vision: whether it accepts images.
+        trained_for_tool_use: whether it was trained to call tools.
     Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelInfoBase.ts and llm/LLMModelInfo.ts
     """
 
@@ -104,7 +143,15 @@ class ModelInfo(Record):
 
 
 class ModelInstance(ModelInfo):
-    """A loaded model: `identifier` is its name among the loaded, `last_used_time` Unix milliseconds."""
+    """A loaded model; see `ModelInfo` for what every model has.
+
+    Attributes:
+        identifier: its name among the loaded models.
+        instance_reference: the server's own name for this instance, never used again.
+        context_length: the context that it was loaded with, in model tokens.
+        ttl_ms: milliseconds without use after which it is unloaded; None keeps it.
+        last_used_time: when it was last used, in Unix milliseconds.
+    """
 
     identifier: str
     instance_reference: str
@@ -113,6 +160,7 @@ class ModelInstance(ModelInfo):
     last_used_time: float | None = None
 
 
+@distinct
 class LoadConfig(NamedTuple):
     """How to load a model: context length in tokens, share of the layers on the GPU (0.0 to 1.0, `max`, `off`)."""
 
@@ -120,8 +168,9 @@ class LoadConfig(NamedTuple):
     gpu_ratio: float | Literal["max", "off"] | None = None
 
 
+@distinct
 class PredictionEnd(NamedTuple):
-    """The last thing that a prediction says: its figures, the model, and the configuration in force."""
+    """What a prediction ends with: its statistics, the model, and the configuration in force."""
 
     stats: Stats
     model_info: ModelInstance
@@ -129,6 +178,7 @@ class PredictionEnd(NamedTuple):
     prediction_config: JsonObject
 
 
+@distinct
 class PredictionResult(NamedTuple):
     """A finished prediction; `str(result)` is its text.
 

@@ -1,4 +1,4 @@
-"""What a scripted server says to a session, and what a session hears: packets by hand, and readers of exchanges."""
+"""Packets for scripted servers to send, and readers of channels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +65,7 @@ def message(text: str) -> Any:
 
 
 def answering(*values: Any, then: Callable[[Peer], None] = Peer.wait_until_left) -> ScriptedServer:
-    """A server that greets, waits for one request, says some values in one write, and goes on."""
+    """A server that authenticates the client, waits for one request, sends some values in one write, and goes on."""
 
     def script(peer: Peer) -> None:
         peer.greet()
@@ -100,7 +100,7 @@ def what_came(session: Session, channel: Channel) -> tuple[str, LmError | None]:
 
 
 def loaded(session: Session, key: str) -> ModelInstance:
-    """A model that is loaded, or found loaded."""
+    """Have a model loaded, unless it is."""
     loading = session.load(requests.get_or_load(key, LoadConfig()))
     for _ in session.bursts(loading):
         pass

@@ -63,10 +63,10 @@ def test_what_is_shown_can_be_typed(text: str) -> None:
     ],
 )
 def test_what_is_no_address(text: str) -> None:
-    """What is no address is refused with the forms that are; from the environment it is a bad setting."""
-    with pytest.raises(UsageError, match="is no address") as options:
+    """What is not a valid address is refused with the forms that are; from the environment it is a bad setting."""
+    with pytest.raises(UsageError, match="is not a valid address") as options:
         parse_address(text)
-    with pytest.raises(BadSetting, match=r"^LM_HOST is no address: ") as found:
+    with pytest.raises(BadSetting, match=r"^LM_HOST is not a valid address: ") as found:
         parse_address(text, source="LM_HOST")
     assert options.value.hints == found.value.hints
     assert "10.0.0.5:1234" in options.value.hints[0]

@@ -128,7 +128,7 @@ def test_any_bytes_give_values_or_an_error(said: bytes, asked: str) -> None:
             if asked == "call":
                 session.call("listLoaded")
             else:
-                for burst in session.bursts(exchange_of(session, asked)):
+                for burst in session.bursts(channel_of(session, asked)):
                     assert all(isinstance(value, Fragment | PromptProgress | LoadProgress) for value in burst)
                     for value in burst:
                         str(value).encode()
@@ -140,7 +140,7 @@ def test_any_bytes_give_values_or_an_error(said: bytes, asked: str) -> None:
     assert failure is None or "\n" not in failure.message
 
 
-def exchange_of(session: Session, asked: str) -> Channel:
+def channel_of(session: Session, asked: str) -> Channel:
     if asked == "predict":
         return session.predict(asking())
     return completing(session) if asked == "complete" else session.load(requests.get_or_load("tiny", LoadConfig()))

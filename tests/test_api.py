@@ -24,6 +24,8 @@ from lmcli.errors import (
     Incomplete,
     ModelNotFound,
     NoInput,
+    NoModelLoaded,
+    PresetNotFound,
     UsageError,
 )
 from lmcli.server import background
@@ -93,7 +95,7 @@ def test_import_costs_nothing() -> None:
     assert set(lms.__all__) <= set(dir(lms))
     assert all(getattr(lms, name) is not None for name in lms.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'AsyncClient'"):
-        _ = lms.AsyncClient
+        _ = lms.AsyncClient  # type: ignore[attr-defined]
 
 
 def test_convenience(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +117,7 @@ def test_nobody_there() -> None:
 
 def test_bad_arguments_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that is none and a token that is none are refused; an empty token means a guest."""
-    with lms.Client("a b") as client, pytest.raises(UsageError, match="'a b' is no address"):
+    with lms.Client("a b") as client, pytest.raises(UsageError, match="'a b' is not a valid address"):
         client.llm.list_loaded()
     with pytest.raises(BadSetting, match="malformed"):
         lms.Client(api_token="secret")
@@ -123,6 +125,33 @@ def test_bad_arguments_of_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadSetting, match="malformed"):
         lms.Client()
     lms.Client(api_token="").close()
+
+
+def test_timeout_of_a_client() -> None:
+    """A server that is silent for longer than the client's timeout ends the wait; without one it would not end."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server, lms.Client(f"127.0.0.1:{server.port}", timeout=0.05) as client:
+        with pytest.raises(lms.TimedOut, match=r"silent for 0\.05 s") as caught:
+            client.llm.list_loaded()
+        assert caught.value.hints == ()
+        client.close()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e10])
+def test_a_timeout_that_cannot_be(timeout: float) -> None:
+    """A timeout is a number of seconds above 0 that a clock can count."""
+    with pytest.raises(UsageError, match="timeout must be a number of seconds above 0"):
+        lms.Client(timeout=timeout)
+
+
+def test_the_longest_timeout(server: Running) -> None:
+    """A timeout of decades is as good as none."""
+    with lms.Client(f"127.0.0.1:{server.port}", timeout=1e9) as client:
+        assert client.llm.model().respond("hi").content == "hi"
 
 
 def test_api_token(start_server: StartServer) -> None:
@@ -193,7 +222,7 @@ def test_unload(client: lms.Client) -> None:
     with pytest.raises(ModelNotFound, match="echo-jit"):
         model.unload()
     client.llm.unload("echo")
-    with pytest.raises(ModelNotFound, match="no model is loaded"):
+    with pytest.raises(NoModelLoaded, match="no model is loaded"):
         client.llm.model()
 
 
@@ -348,7 +377,7 @@ def test_preset(model: lms.LLM) -> None:
     words = "1 2 3 4 5 6 7 8 9 10"
     assert model.respond(words, preset="short").content == "1 2 3 4 5 6 7 8"
     assert model.complete(words, preset="Short", config={"maxTokens": 2}).content == "1 2"
-    with pytest.raises(ModelNotFound, match="no preset 'long'") as caught:
+    with pytest.raises(PresetNotFound, match="no preset 'long'") as caught:
         model.respond(words, preset="long")
     assert caught.value.hints == ("there are: Short",)
 

@@ -1,6 +1,7 @@
 """Imports run downwards: every module of the package, read and held against the plan of the layers."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,3 +226,25 @@ def test_a_module_says_what_it_is() -> None:
         assert lines, module
         assert lines[0].strip(), module
         assert module.rpartition(".")[2] not in ("utils", "helpers", "common")
+
+
+def is_for_readers(node: ast.AST) -> bool:
+    """Whether a part of a module is a docstring, or the table of statuses that the documentation is made from."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "EXIT_MEANINGS"
+
+
+def constants(module: str) -> Iterator[str]:
+    """The texts in a module that are not for its readers only."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    skipped = {id(inner) for node in ast.walk(tree) if is_for_readers(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.value
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if layer_of(name) in ("core", "wire", "client")])
+def test_the_library_does_not_know_the_command_line(module: str) -> None:
+    """No message or hint that a program can see names an option or a command of `lm`; `lms` is LM Studio's own."""
+    assert [text for text in constants(module) if re.search(r"(^|\s)--?[a-zA-Z]|\blm [a-z-]", text)] == []

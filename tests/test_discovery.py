@@ -92,9 +92,9 @@ def test_host_of_the_environment_is_next(tmp_path: Path, answer: Answer) -> None
 
 def test_bad_hosts_are_told_apart() -> None:
     """What was typed wrong is a usage error, what stands wrong in the environment a bad setting."""
-    with pytest.raises(UsageError, match="'a b' is no address"):
+    with pytest.raises(UsageError, match="'a b' is not a valid address"):
         find_server("a b", {})
-    with pytest.raises(BadSetting, match="LM_HOST is no address: 'ftp://x'"):
+    with pytest.raises(BadSetting, match="LM_HOST is not a valid address: 'ftp://x'"):
         find_server(None, {"LM_HOST": "ftp://x"})
 
 
@@ -319,7 +319,7 @@ def test_token_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(NoInput, match=r"cannot read the token file '.*missing'"):
         find_token(tmp_path / "missing", {})
     (tmp_path / "binary").write_bytes(b"\xff\x00" + TOKEN.encode())
-    with pytest.raises(BadSetting, match=r"the token file '.*binary' is no text") as caught:
+    with pytest.raises(BadSetting, match=r"the token file '.*binary' is not text") as caught:
         find_token(tmp_path / "binary", {})
     assert "sk-lm" not in str(caught.value)
 

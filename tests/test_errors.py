@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from properties import QUICK, nested
 
 from lmcli import errors
-from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped, quoted
+from lmcli.cli.messages import hints_for
+from lmcli.errors import (
+    KEPT_IN_TEXT,
+    ExitCode,
+    LmError,
+    ModelNotFound,
+    ModelUnloaded,
+    NoModelLoaded,
+    TimedOut,
+    escaped,
+    quoted,
+)
 
 Row = tuple[int, str, int]
 
@@ -118,3 +129,19 @@ def test_escaped_text_can_be_written_and_drives_nothing(text: str) -> None:
     assert not re.search(f"[{driving}]", shown)
     if not re.search(rf"[{driving}\ud800-\udfff]", text):
         assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("error", "hints"),
+    [
+        (ModelNotFound("no model 'x'", "there are: a"), ("there are: a", "lm models lists the models that are there")),
+        (NoModelLoaded("no model is loaded"), ("-m KEY loads one",)),
+        (ModelUnloaded("the model was unloaded"), ("-m KEY loads it again",)),
+        (TimedOut("the server was silent for 5 s"), ("a larger --timeout waits longer",)),
+        (LmError("cannot", "try this"), ("try this",)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, LmError) else "",
+)
+def test_the_command_line_adds_its_own_hints(error: LmError, hints: tuple[str, ...]) -> None:
+    """After the hints of the library comes what to type, by the class of the error."""
+    assert tuple(hints_for(error)) == hints

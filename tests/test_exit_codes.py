@@ -56,7 +56,7 @@ CASES = [
         "listening on '0.0.0.0' opens the server to everyone on the network",
         "add --require-token",
     ),
-    Case(2, "lm respond -H 'no host' hi", "'no host' is no address", "an address looks like "),
+    Case(2, "lm respond -H 'no host' hi", "'no host' is not a valid address", "an address looks like "),
     Case(
         3, "lm respond -m echo-jit --context-length 6 a b c d", "the answer is cut: ", "--overflow rolling", stdout=b""
     ),
@@ -86,7 +86,7 @@ CASES = [
     Case(77, "lm respond hi", "the server refused access: ", "put an API token of LM Studio into ", has_tokens=True),
     Case(77, "lm models", "the server refused access: ", "put an API token of LM Studio into ", has_tokens=True),
     Case(78, "LM_TIMEOUT=soon lm respond hi", "LM_TIMEOUT is not a number of seconds above 0: 'soon'", None),
-    Case(78, "LM_HOST=ftp://a lm respond hi", "LM_HOST is no address: 'ftp://a'", "an address looks like "),
+    Case(78, "LM_HOST=ftp://a lm respond hi", "LM_HOST is not a valid address: 'ftp://a'", "an address looks like "),
     Case(78, "LM_API_TOKEN=secret lm respond hi", "the API token is malformed", MALFORMED),
     Case(78, "echo secret > t; chmod 600 t; lm models --token-file t", "the API token is malformed", MALFORMED),
     Case(

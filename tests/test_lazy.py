@@ -68,7 +68,7 @@ def test_star_import_gives_the_public_names() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     """A name that is not there fails as in any module."""
     with pytest.raises(AttributeError, match="module 'lmcli' has no attribute 'Agent'"):
-        _ = lmcli.Agent
+        _ = lmcli.Agent  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

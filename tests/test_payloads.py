@@ -149,7 +149,7 @@ def test_a_value_of_another_type_is_refused(cls: type[Record], wire: dict[str, A
     """Each key has its type; the error names the key and shows the value."""
     for key in wire:
         for wrong in wrong_values(key):
-            with pytest.raises(RemoteProtocolError, match=rf"sent {key} as '|no Quantization where"):
+            with pytest.raises(RemoteProtocolError, match=rf"sent {key} as '|not a valid Quantization"):
                 read(cls, wire | {key: wrong})
 
 
@@ -175,7 +175,7 @@ def test_an_unknown_stop_reason_is_kept() -> None:
 @pytest.mark.parametrize("body", [None, [], "text", 5, nested(2000)])
 def test_what_is_no_record(body: Any) -> None:
     """Anything but an object is a protocol error that says what was expected."""
-    with pytest.raises(RemoteProtocolError, match="no Stats where one was due"):
+    with pytest.raises(RemoteProtocolError, match="not a valid Stats"):
         read(Stats, body)
 
 
@@ -300,13 +300,13 @@ def test_prediction_end_without_configurations() -> None:
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (None, "no success where"),
-        ({}, "no Stats where"),
+        (None, "not a valid success"),
+        ({}, "not a valid Stats"),
         (SUCCESS | {"stats": {}}, "left out stopReason"),
-        (SUCCESS | {"modelInfo": None}, "no ModelInstance where"),
+        (SUCCESS | {"modelInfo": None}, "not a valid ModelInstance"),
         (SUCCESS | {"modelInfo": MODEL}, "left out identifier"),
-        (SUCCESS | {"loadModelConfig": None}, "no loadModelConfig where"),
-        (SUCCESS | {"predictionConfig": []}, "no predictionConfig where"),
+        (SUCCESS | {"loadModelConfig": None}, "not a valid loadModelConfig"),
+        (SUCCESS | {"predictionConfig": []}, "not a valid predictionConfig"),
     ],
 )
 def test_no_prediction_end(body: Any, sentence: str) -> None:

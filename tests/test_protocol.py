@@ -1,4 +1,4 @@
-"""One greeted namespace as a state machine."""
+"""One authenticated namespace as a state machine."""
 
 import json
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from properties import QUICK, any_json, garbled, nested, texts_with_halves
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.protocol import (
+    Authenticated,
     CallFailed,
     CallReturned,
     ChannelClosed,
     ChannelFailed,
     Credentials,
     Event,
-    Greeted,
     Packet,
     Protocol,
     Rejection,
@@ -30,21 +30,21 @@ from lmcli.wire.protocol import (
 ME = Credentials("guest:me", "s3cret")
 
 
-def greeted() -> Protocol:
-    """A protocol whose client was let in."""
+def authenticated() -> Protocol:
+    """A protocol whose server has accepted the credentials."""
     protocol = Protocol()
     protocol.authenticate(ME)
-    assert protocol.receive('{"success":true}') == Greeted()
+    assert protocol.receive('{"success":true}') == Authenticated()
     return protocol
 
 
-def told(protocol: Protocol, type_: str, **keys: Any) -> Event | None:
+def event_of(protocol: Protocol, type_: str, **keys: Any) -> Event | None:
     """What an envelope from the server means."""
     return protocol.receive(json.dumps({"type": type_, **keys}))
 
 
 def test_authentication_comes_first() -> None:
-    """The first text says who the client is, in the form that servers wait for."""
+    """The first text holds the credentials, in the form that servers expect."""
     protocol = Protocol()
     assert json.loads(protocol.authenticate(ME)) == {
         "authVersion": 1,
@@ -61,10 +61,10 @@ ASKING: list[Callable[[Protocol], object]] = [
 
 
 @pytest.mark.parametrize("ask", ASKING, ids=["call", "channel"])
-def test_nothing_is_sent_before_the_greeting(ask: Callable[[Protocol], object]) -> None:
+def test_nothing_is_sent_before_the_authentication(ask: Callable[[Protocol], object]) -> None:
     """A server drops what comes before it has answered the authentication, so asking earlier is a mistake."""
     protocol = Protocol()
-    with pytest.raises(RuntimeError, match="ungreeted"):
+    with pytest.raises(RuntimeError, match="unauthenticated"):
         ask(protocol)
     protocol.authenticate(ME)
     with pytest.raises(RuntimeError, match="waiting"):
@@ -74,17 +74,19 @@ def test_nothing_is_sent_before_the_greeting(ask: Callable[[Protocol], object]) 
 
 
 def test_authentication_happens_once() -> None:
-    """A second introduction on one socket is a mistake."""
+    """Authenticating twice on one socket is a mistake."""
     with pytest.raises(RuntimeError, match="open"):
-        greeted().authenticate(ME)
+        authenticated().authenticate(ME)
 
 
 @pytest.mark.parametrize("text", ['{"success":true}', '{"success":true,"more":1}'])
-def test_greeting(text: str) -> None:
+def test_accepted_credentials(text: str) -> None:
     """`success: true` opens the namespace; further keys are ignored."""
     protocol = Protocol()
     protocol.authenticate(ME)
-    assert protocol.receive(text) == Greeted()
+    event = protocol.receive(text)
+    assert event, "an event is true, so that it differs from none"
+    assert event == Authenticated()
     assert protocol.state is State.OPEN
 
 
@@ -136,11 +138,11 @@ def test_a_server_that_speaks_out_of_turn() -> None:
 
 def test_numbers() -> None:
     """Calls and channels are counted apart, from 1, and no number is given twice."""
-    protocol = greeted()
+    protocol = authenticated()
     assert [protocol.call("a")[0], protocol.call("b")[0]] == [1, 2]
     assert [protocol.open_channel("c")[0], protocol.open_channel("d")[0]] == [1, 2]
-    told(protocol, "rpcResult", callId=2)
-    told(protocol, "channelClose", channelId=2)
+    event_of(protocol, "rpcResult", callId=2)
+    event_of(protocol, "channelClose", channelId=2)
     assert (protocol.call("a")[0], protocol.open_channel("c")[0]) == (3, 3)
 
 
@@ -158,17 +160,17 @@ def test_numbers() -> None:
 )
 def test_what_is_sent(ask: Callable[[Protocol], tuple[int, bytes]], sent: Any) -> None:
     """A request is its envelope; without a parameter the key is absent, because servers reject null there."""
-    assert json.loads(ask(greeted())[1]) == sent
+    assert json.loads(ask(authenticated())[1]) == sent
 
 
-def test_an_exchange() -> None:
+def test_a_channel() -> None:
     """Packets carry the number of their channel until it is closed."""
-    protocol = greeted()
+    protocol = authenticated()
     channel, _ = protocol.open_channel("predict")
-    assert told(protocol, "channelSend", channelId=channel, message={"type": "x"}) == Packet(channel, {"type": "x"})
-    assert told(protocol, "channelSend", channelId=channel, message=5, ackId=1) == Packet(channel, 5)
-    assert told(protocol, "channelSend", channelId=channel) == Packet(channel, ABSENT)
-    assert told(protocol, "channelClose", channelId=channel) == ChannelClosed(channel)
+    assert event_of(protocol, "channelSend", channelId=channel, message={"type": "x"}) == Packet(channel, {"type": "x"})
+    assert event_of(protocol, "channelSend", channelId=channel, message=5, ackId=1) == Packet(channel, 5)
+    assert event_of(protocol, "channelSend", channelId=channel) == Packet(channel, ABSENT)
+    assert event_of(protocol, "channelClose", channelId=channel) == ChannelClosed(channel)
 
 
 ENDS: list[tuple[str, dict[str, Any], Event]] = [
@@ -184,15 +186,15 @@ ENDS: list[tuple[str, dict[str, Any], Event]] = [
 @pytest.mark.parametrize(("type_", "keys", "event"), ENDS)
 def test_an_end_comes_once(type_: str, keys: Any, event: Event) -> None:
     """Each terminal envelope ends its request, and what comes for it later is passed over."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("e")
     protocol.open_channel("e")
-    assert told(protocol, type_, **keys) == event
+    assert event_of(protocol, type_, **keys) == event
     for late, late_keys, _ in ENDS:
         if late[:3] == type_[:3]:
-            assert told(protocol, late, **late_keys) is None
+            assert event_of(protocol, late, **late_keys) is None
     if type_.startswith("channel"):
-        assert told(protocol, "channelSend", channelId=1, message={}) is None
+        assert event_of(protocol, "channelSend", channelId=1, message={}) is None
         assert protocol.cancel(1) is None
 
 
@@ -213,17 +215,17 @@ def test_an_end_comes_once(type_: str, keys: Any, event: Event) -> None:
 )
 def test_what_belongs_to_nothing_is_passed_over(type_: str, keys: Any) -> None:
     """Unknown numbers, unknown kinds and what needs no answer change nothing."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("e")
     protocol.open_channel("e")
-    assert told(protocol, type_, **keys) is None
-    assert told(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
-    assert told(protocol, "channelClose", channelId=1) == ChannelClosed(1)
+    assert event_of(protocol, type_, **keys) is None
+    assert event_of(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
+    assert event_of(protocol, "channelClose", channelId=1) == ChannelClosed(1)
 
 
 def test_cancel() -> None:
     """A cancel is a packet on a channel that is open; for any other there is nothing to send."""
-    protocol = greeted()
+    protocol = authenticated()
     channel, _ = protocol.open_channel("predict")
     assert json.loads(protocol.cancel(channel) or "") == {
         "type": "channelSend",
@@ -233,9 +235,9 @@ def test_cancel() -> None:
     assert protocol.cancel(channel + 1) is None
 
 
-def warned(protocol: Protocol, warning: str = "w", **kind: Any) -> Event | None:
+def event_of_warning(protocol: Protocol, warning: str = "w", **kind: Any) -> Event | None:
     """What a warning means."""
-    return told(protocol, "communicationWarning", warning=warning, **kind)
+    return event_of(protocol, "communicationWarning", warning=warning, **kind)
 
 
 WORDS = {
@@ -246,23 +248,23 @@ WORDS = {
     "rpcEndpointUnknown": "Received rpcCall for unknown endpoint, endpoint = old",
     "rpcParameterTypeError": "Received invalid parameter for rpcCall, endpointName = old, parameter = {}",
 }
-"""What servers say, by the kind that they have added to it since March 2026."""
+"""The warnings of servers, by the kind that they have added since March 2026."""
 
 
 @pytest.mark.parametrize("kind", WORDS)
 @pytest.mark.parametrize("is_named", [True, False], ids=["with kind", "in words"])
 def test_a_warning_ends_the_request_that_it_is_about(kind: str, is_named: bool) -> None:  # noqa: FBT001
     """A request that was not understood gets no other answer, so the warning is its answer; nothing else ends."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("old")
     protocol.open_channel("new")
-    event = warned(protocol, WORDS[kind], **({"kind": kind} if is_named else {}))
+    event = event_of_warning(protocol, WORDS[kind], **({"kind": kind} if is_named else {}))
     if kind.startswith("rpc"):
         assert isinstance(event, CallFailed)
-        assert told(protocol, "channelClose", channelId=1) == ChannelClosed(1)
+        assert event_of(protocol, "channelClose", channelId=1) == ChannelClosed(1)
     else:
         assert isinstance(event, ChannelFailed)
-        assert told(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
+        assert event_of(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
     assert isinstance(event.error, Rejection)
     assert isinstance(event.error, RequestRejected)
     assert event.error.is_unknown_endpoint == ("Endpoint" in kind)
@@ -286,71 +288,72 @@ def test_a_warning_ends_the_request_that_it_is_about(kind: str, is_named: bool) 
 )
 def test_warnings_that_end_nothing(warning: str, kind: str | None) -> None:
     """A cancel that raced a channel's end, and what never was a request, takes no other request with it."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("a")
     protocol.open_channel("a")
-    assert warned(protocol, warning, **({"kind": kind} if kind else {})) is None
-    assert told(protocol, "channelClose", channelId=1) == ChannelClosed(1)
-    assert told(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
+    assert event_of_warning(protocol, warning, **({"kind": kind} if kind else {})) is None
+    assert event_of(protocol, "channelClose", channelId=1) == ChannelClosed(1)
+    assert event_of(protocol, "rpcResult", callId=1) == CallReturned(1, ABSENT)
 
 
-def test_a_request_that_was_heard_of_was_understood() -> None:
+def test_a_request_that_is_answered_was_understood() -> None:
     """A warning about the form of a request is not about a channel on which something has already come."""
-    protocol = greeted()
+    protocol = authenticated()
     for _ in range(3):
         protocol.open_channel("predict")
-    told(protocol, "channelSend", channelId=1, message={})
-    event = warned(protocol, "bad parameter", kind="channelCreationParameterTypeError")
+    event_of(protocol, "channelSend", channelId=1, message={})
+    event = event_of_warning(protocol, "bad parameter", kind="channelCreationParameterTypeError")
     assert isinstance(event, ChannelFailed)
     assert event.channel_id == 2
-    assert told(protocol, "channelSend", channelId=1, message={}) == Packet(1, {})
+    assert event_of(protocol, "channelSend", channelId=1, message={}) == Packet(1, {})
 
 
 def test_a_warning_is_about_the_endpoint_that_it_names() -> None:
     """Of several requests that wait, the one whose endpoint is named; without a name the oldest."""
-    protocol = greeted()
+    protocol = authenticated()
     for endpoint in ("getOrLoad", "completeRawText", "predict"):
         protocol.open_channel(endpoint)
-    event = warned(protocol, WORDS["channelEndpointUnknown"].replace("new", "completeRawText"))
+    event = event_of_warning(protocol, WORDS["channelEndpointUnknown"].replace("new", "completeRawText"))
     assert isinstance(event, ChannelFailed)
     assert event.channel_id == 2
-    event = warned(protocol, "???", kind="unknown")
+    event = event_of_warning(protocol, "???", kind="unknown")
     assert isinstance(event, ChannelFailed)
     assert event.channel_id == 1
 
 
 def test_every_warning_ends_one_request() -> None:
-    """Three requests that are not understood are three warnings and three failures; a fourth warning is nobody's."""
-    protocol = greeted()
+    """Three requests that are not understood are three warnings and three failures; a fourth warning ends nothing."""
+    protocol = authenticated()
     for _ in range(3):
         protocol.open_channel("new")
     kind = "channelEndpointUnknown"
-    events = [warned(protocol, kind=kind) for _ in range(4)]
-    assert [event and event[0] for event in events] == [1, 2, 3, None]
+    events = [event_of_warning(protocol, kind=kind) for _ in range(4)]
+    assert [event.channel_id for event in events[:3] if isinstance(event, ChannelFailed)] == [1, 2, 3]
+    assert events[3] is None
 
 
 @pytest.mark.parametrize("keys", [{}, {"warning": 5, "kind": ["rpc"]}, {"warning": None, "kind": nested(500)}])
 def test_a_warning_without_words(keys: Any) -> None:
     """A warning of another form still ends the oldest request."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("e")
-    event = told(protocol, "communicationWarning", **keys)
+    event = event_of(protocol, "communicationWarning", **keys)
     assert isinstance(event, CallFailed)
     assert event.error.message == "the server did not understand the request e: "
 
 
 def test_a_warning_cannot_drive_the_terminal() -> None:
     """What the server says is escaped in our message."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("e")
-    event = warned(protocol, "\x1b[2J")
+    event = event_of_warning(protocol, "\x1b[2J")
     assert isinstance(event, CallFailed)
     assert event.error.message.endswith(r"e: \x1b[2J")
 
 
 def test_the_passkey_does_not_leak() -> None:
     """No text that is made of the credentials or of a protocol that used them shows the secret."""
-    protocol = greeted()
+    protocol = authenticated()
     shown = [f"{ME}", repr(ME), str([ME]), f"{ME!r}", repr(protocol), str(vars(protocol))]
     assert not [text for text in shown if "s3cret" in text or "guest:me" in text]
 
@@ -378,7 +381,7 @@ ENVELOPES: list[dict[str, Any]] = [
 @given(st.sampled_from(ENVELOPES).flatmap(garbled) | any_json, st.sampled_from(State))
 def test_any_json_is_an_event_or_an_error(value: Any, state: State) -> None:
     """The same for JSON that is almost an envelope; while the answer to the authentication is due, also NotAllowed."""
-    protocol = greeted()
+    protocol = authenticated()
     protocol.call("e")
     protocol.open_channel("e")
     protocol.state = state
@@ -394,12 +397,12 @@ class Interleaving(RuleBasedStateMachine):
     calls = Bundle("calls")
 
     @initialize()
-    def greet(self) -> None:
+    def authenticate(self) -> None:
         """Begin with an open namespace and nothing asked."""
-        self.protocol = greeted()
+        self.protocol = authenticated()
         self.open_channels: set[int] = set()
         self.open_calls: set[int] = set()
-        self.heard: set[int] = set()
+        self.answered: set[int] = set()
 
     @rule(target=channels)
     def open_channel(self) -> int:
@@ -418,9 +421,9 @@ class Interleaving(RuleBasedStateMachine):
     @rule(number=channels, body=any_json)
     def packet(self, number: int, body: Any) -> None:
         """A packet reaches its channel, while that is open."""
-        event = told(self.protocol, "channelSend", channelId=number, message=body)
+        event = event_of(self.protocol, "channelSend", channelId=number, message=body)
         assert event == (Packet(number, body) if number in self.open_channels else None)
-        self.heard.add(number)
+        self.answered.add(number)
 
     @rule(number=channels, has_failed=st.booleans())
     def end_channel(self, number: int, has_failed: bool) -> None:  # noqa: FBT001
@@ -428,7 +431,7 @@ class Interleaving(RuleBasedStateMachine):
         event = ChannelFailed(number, {}) if has_failed else ChannelClosed(number)
         type_ = "channelError" if has_failed else "channelClose"
         expected = event if number in self.open_channels else None
-        assert told(self.protocol, type_, channelId=number, error={}) == expected
+        assert event_of(self.protocol, type_, channelId=number, error={}) == expected
         self.open_channels.discard(number)
 
     @rule(number=calls, has_failed=st.booleans())
@@ -437,7 +440,7 @@ class Interleaving(RuleBasedStateMachine):
         event = CallFailed(number, {}) if has_failed else CallReturned(number, {})
         expected = event if number in self.open_calls else None
         assert (
-            told(self.protocol, "rpcError" if has_failed else "rpcResult", callId=number, error={}, result={})
+            event_of(self.protocol, "rpcError" if has_failed else "rpcResult", callId=number, error={}, result={})
             == expected
         )
         self.open_calls.discard(number)
@@ -445,8 +448,8 @@ class Interleaving(RuleBasedStateMachine):
     @rule()
     def refuse_a_channel(self) -> None:
         """A warning about channels ends the oldest on which nothing came, and no other."""
-        event = warned(self.protocol, kind="channelCreationParameterTypeError")
-        waiting = self.open_channels - self.heard
+        event = event_of_warning(self.protocol, kind="channelCreationParameterTypeError")
+        waiting = self.open_channels - self.answered
         assert waiting or event is None
         if waiting:
             assert isinstance(event, ChannelFailed)
@@ -457,7 +460,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule()
     def refuse_a_call(self) -> None:
         """A warning about calls ends the oldest of them and no channel."""
-        event = warned(self.protocol, kind="rpcParameterTypeError")
+        event = event_of_warning(self.protocol, kind="rpcParameterTypeError")
         assert isinstance(event, CallFailed)
         assert event.call_id == min(self.open_calls)
         self.open_calls.discard(event.call_id)
@@ -470,7 +473,7 @@ class Interleaving(RuleBasedStateMachine):
     @rule(number=st.integers(-1, 20), type_=st.sampled_from(["channelAck", "keepAlive", "keepAliveAck", "new"]))
     def noise(self, number: int, type_: str) -> None:
         """What belongs to nothing changes nothing."""
-        assert told(self.protocol, type_, channelId=number, callId=number, ackId=0) is None
+        assert event_of(self.protocol, type_, channelId=number, callId=number, ackId=0) is None
 
 
 def test_interleavings() -> None:

@@ -1,7 +1,16 @@
-"""Frozen records."""
+"""Frozen records, and named tuples that their type tells apart."""
+
+import importlib
+import inspect
+import itertools
+import pkgutil
+import re
+from typing import Any
 
 import pytest
 
+import lmcli
+from lmcli import values
 from lmcli.record import Record
 
 
@@ -93,3 +102,57 @@ def test_repr_is_how_to_make_it() -> None:
     value = Named(x=1, name="n", at=Point(x=2))
     assert repr(value) == "Named(x=1, y=0, name='n', at=Point(x=2, y=0))"
     assert eval(repr(value)) == value
+
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(lmcli.__path__, "lmcli.")
+    if module.name in ("lmcli.values", "lmcli.chat") or module.name.startswith(("lmcli.wire.", "lmcli.client."))
+]
+NAMED_TUPLES: list[Any] = [
+    cls
+    for module in MODULES
+    for cls in vars(module).values()
+    if isinstance(cls, type) and hasattr(cls, "_fields") and cls.__module__ == module.__name__
+]
+
+
+def test_values_and_events_are_told_apart_by_type() -> None:
+    """Two named tuples with the same content are equal only if they are of one type; so are their hashes."""
+    assert len(NAMED_TUPLES) > 20
+    for one, other in itertools.product(NAMED_TUPLES, repeat=2):
+        fields_count = len(one._fields)
+        if len(other._fields) != fields_count:
+            continue
+        left, right = (cls._make(range(fields_count)) for cls in (one, other))
+        assert (left == right) is (one is other), f"{one} == {other}"
+        assert (left != right) is (one is not other), f"{one} != {other}"
+        assert len({left, right}) == 1 + (one is not other)
+
+
+@pytest.mark.parametrize("cls", NAMED_TUPLES)
+def test_a_named_tuple_is_not_equal_to_a_plain_one(cls: Any) -> None:
+    """Neither side of the comparison falls back to that of tuples; equal content makes equal values."""
+    plain = tuple(range(len(cls._fields)))
+    value = cls._make(plain)
+    assert value != plain
+    assert plain != value
+    assert not value == plain  # noqa: SIM201  the operator itself
+    assert value == cls._make(plain)
+    assert not value != cls._make(plain)  # noqa: SIM202  the operator itself
+
+
+def test_the_signature_lists_the_fields() -> None:
+    """`help` and `inspect` show what a record is made of."""
+    shown = str(inspect.signature(Named)).replace(f"{__name__}.", "")
+    assert shown == "(*, x: int, y: int = 0, name: str, at: Point | None = None)"
+
+
+RECORDS = [cls for cls in vars(values).values() if isinstance(cls, type) and issubclass(cls, Record)]
+
+
+@pytest.mark.parametrize("cls", [cls for cls in RECORDS if cls is not Record])
+def test_every_field_of_a_record_is_explained(cls: type[Record]) -> None:
+    """The docstring of a record has a line for each field of its own."""
+    described = re.findall(r"^    (\w+): ", inspect.getdoc(cls) or "", flags=re.MULTILINE)
+    assert described == list(cls.__annotations__)

@@ -1,14 +1,16 @@
-"""One greeted namespace: being let in, calls, interrupts and silence."""
+"""One authenticated namespace: authentication, calls, interrupts and silence."""
 
 import select
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from conftest import PATIENCE, WHO, Open, StartServer
-from faults import End, Peer, Proxy, ScriptedServer, after_texts
-from packets import answering, asking, closed, piece, success, text_of, what_came
+from faults import End, Left, Peer, Proxy, ScriptedServer, after_texts
+from packets import answering, asking, closed, failed, piece, sent, success, text_of, warning, what_came
+from websockets.frames import Opcode
 
 from lmcli.client.address import Address
 from lmcli.client.catalog import list_downloaded, list_loaded
@@ -21,24 +23,27 @@ from lmcli.errors import (
     ConnectionLost,
     ModelNotFound,
     NotAllowed,
+    PredictionFailed,
     RemoteProtocolError,
     RequestRejected,
     TimedOut,
 )
 from lmcli.server.background import Running
+from lmcli.values import Fragment, LoadConfig
 from lmcli.wire import requests
+from lmcli.wire.multiplexer import WARNINGS
 from lmcli.wire.protocol import Credentials
 
 
-def test_nothing_is_sent_before_the_greeting(open_session: Open) -> None:
-    """Until `success: true` has arrived the server hears the credentials and nothing else."""
-    heard: list[Any] = []
+def test_nothing_is_sent_before_the_authentication(open_session: Open) -> None:
+    """Until `success: true` has arrived the server receives the credentials and nothing else."""
+    received: list[Any] = []
 
     def script(peer: Peer) -> None:
-        heard.append(peer.receive())
+        received.append(peer.receive())
         assert not select.select([peer.socket], [], [], 0.1)[0], "the client did not wait"
         peer.send({"success": True})
-        heard.append(peer.receive()["endpoint"])
+        received.append(peer.receive()["endpoint"])
         peer.send({"type": "rpcResult", "callId": 1, "result": []})
         peer.wait_until_left()
 
@@ -46,7 +51,7 @@ def test_nothing_is_sent_before_the_greeting(open_session: Open) -> None:
         session = open_session(server)
         assert session.call("listLoaded") == []
         session.close()
-    assert heard == [
+    assert received == [
         {"authVersion": 1, "clientIdentifier": "guest:somebody", "clientPasskey": "the-secret-passkey"},
         "listLoaded",
     ]
@@ -61,8 +66,8 @@ def test_refused_credentials(start_server: StartServer, open_session: Open) -> N
     assert WHO.passkey not in str(caught.value)
 
 
-def test_admitted_with_a_token(start_server: StartServer) -> None:
-    """The owner of a token gets in where guests do not."""
+def test_access_with_a_token(start_server: StartServer) -> None:
+    """The owner of a token has access where guests have none."""
     server = start_server(options={"api_tokens": {"abcdefgh": "0123456789abcdefghij"}})
     who = Credentials("abcdefgh", "0123456789abcdefghij")
     session = Session.open(Address("127.0.0.1", server.port), "llm", who)
@@ -160,8 +165,8 @@ def test_call_in_the_middle_of_a_stream(server: Running, open_session: Open) -> 
     assert begun + text_of(session, prediction) == text
 
 
-def greeting(peer: Peer) -> None:
-    """Let the client in, and say nothing more."""
+def authenticate(peer: Peer) -> None:
+    """Accept the credentials, and send nothing more."""
     peer.greet()
     peer.wait_until_left()
 
@@ -169,7 +174,7 @@ def greeting(peer: Peer) -> None:
 @pytest.mark.timeout(20)
 def test_interrupt_ends_a_call(open_session: Open, interrupt: Interrupt) -> None:
     """A question whose answer nobody waits for any more is an error, at once."""
-    with ScriptedServer(greeting) as server:
+    with ScriptedServer(authenticate) as server:
         interrupts: list[Interrupt] = []
         session = open_session(server, interrupts=lambda: interrupts)
         interrupts.append(interrupt)
@@ -218,7 +223,7 @@ def test_interrupt_ends_the_greeting_of_a_socket(interrupt: Interrupt) -> None:
 
 
 def test_silence_times_out(open_session: Open) -> None:
-    """The timeout counts from the last thing heard; what was heard is read first."""
+    """The timeout counts from the last thing received; what was received is read first."""
     with answering(piece("a")) as server:
         session = open_session(server, timeout=0.3)
         text, error = what_came(session, session.predict(asking()))
@@ -254,3 +259,164 @@ def test_read_within(open_session: Open) -> None:
         assert session.read(prediction, within=0.01) == []
         assert not prediction.is_over
         session.close()
+
+
+def refuse(peer: Peer) -> int:
+    """Answer one call as a server that does not know its endpoint; gives its number."""
+    number: int = peer.receive()["callId"]
+    peer.send(warning(f"Received rpcCall for unknown endpoint, endpoint = new, callId = {number}"))
+    return number
+
+
+def use_up_warnings(session: Session) -> None:
+    """Ask what the server does not understand, as often as it says so."""
+    for _ in range(WARNINGS):
+        with pytest.raises(RequestRejected, match="did not understand the request new"):
+            session.call("new")
+
+
+def test_a_new_socket_after_the_last_warning() -> None:
+    """The next request goes over a new socket, on which the server warns again; channels on the old one finish."""
+    proceed = threading.Event()
+    sockets = iter(("old", "new"))
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        if next(sockets) == "old":
+            assert peer.receive()["endpoint"] == "predict"
+            peer.send(piece("a"))
+            for _ in range(WARNINGS):
+                refuse(peer)
+            proceed.wait(PATIENCE)
+            peer.send(piece("b"), success(), closed())
+        else:
+            assert refuse(peer) == 1
+        peer.wait_until_left()
+
+    with (
+        ScriptedServer(script) as server,
+        Connection(Address("127.0.0.1", server.port), WHO) as connection,
+    ):
+        old = connection.session("llm")
+        prediction = old.predict(asking())
+        use_up_warnings(old)
+        new = connection.session("llm")
+        assert new is not old
+        with pytest.raises(RequestRejected, match="did not understand the request new"):
+            new.call("new")
+        assert connection.session("llm") is new
+        proceed.set()
+        assert what_came(old, prediction) == ("ab", None)
+
+
+REQUESTS: dict[str, Callable[[Session], object]] = {
+    "call": lambda session: session.call("listLoaded"),
+    "predict": lambda session: session.predict(asking()),
+    "load": lambda session: session.load(requests.get_or_load("tiny", LoadConfig())),
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_no_request_after_the_last_warning(open_session: Open, request_: Callable[[Session], object]) -> None:
+    """What a server may pass over in silence is not sent to it: the request fails at once."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for _ in range(WARNINGS):
+            refuse(peer)
+        with pytest.raises(Left):
+            peer.receive()
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        use_up_warnings(session)
+        assert not session.takes_requests
+        with pytest.raises(RequestRejected, match="was not sent: the server has used up its warnings"):
+            request_(session)
+        session.close()
+
+
+def test_a_request_that_waits_for_a_mute_server(open_session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request under way at the last warning fails if no answer begins soon; one whose answer has begun goes on."""
+    monkeypatch.setattr("lmcli.client.session.MUTE_SECONDS", 0.05)
+    proceed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.receive()
+        peer.send(piece("a"))
+        peer.receive()
+        peer.send(*[warning("?", kind="channelMessageTypeError")] * WARNINGS)
+        proceed.wait(PATIENCE)
+        peer.send(piece("b"), success(), closed())
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        answered = session.predict(asking())
+        assert text_of(session, answered, until=1) == "a"
+        unanswered = session.predict(asking())
+        assert session.ready([answered, unanswered]) == [unanswered]
+        with pytest.raises(RequestRejected, match="used up its warnings"):
+            session.read(unanswered)
+        proceed.set()
+        assert what_came(session, answered) == ("b", None)
+        session.close()
+
+
+def test_ready_gives_the_channels_that_can_be_read(open_session: Open) -> None:
+    """Of several channels those on which something has arrived, be it the end; empty when the time is over."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        for _ in range(4):
+            peer.receive()
+        peer.send(piece("c", 3), failed("Boom", 2), piece("d", 4))
+        assert peer.receive() == sent(3, {"type": "cancel"})
+        peer.send(piece("a", 1))
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        one, two, three, four = (session.predict(asking()) for _ in range(4))
+        assert session.ready([one, two, three]) == [two, three]
+        with pytest.raises(PredictionFailed, match="Boom"):
+            session.read(two)
+        assert session.read(three) == [Fragment("c")]
+        assert session.ready([one, three], within=0.01) == []
+        session.cancel(three)
+        assert session.ready([one, three]) == [one]
+        assert session.ready([one, four]) == [one, four]
+        session.close()
+
+
+def test_a_read_waits_for_its_own_channel(open_session: Open) -> None:
+    """What arrives on another channel does not end the wait with nothing; it is kept for its own reader."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.receive()
+        peer.receive()
+        for word in ("a", "b"):
+            peer.send(piece(word, 2))
+            peer.protocol.send_ping(b"")
+            peer.flush()
+            assert peer.frame().opcode is Opcode.PONG, "the client has taken the packet in"
+        peer.send(piece("c", 1))
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        one, other = session.predict(asking()), session.predict(asking())
+        assert session.read(one) == [Fragment("c")]
+        assert session.read(other) == [Fragment("a"), Fragment("b")]
+        session.close()
+
+
+def test_no_read_of_an_open_channel_is_empty(server: Running, open_session: Open) -> None:
+    """However the packets of ten channels interleave, each read brings values, or the end."""
+    session = open_session(server)
+    predictions = [session.predict(asking(f"w{number} " * 50)) for number in range(10)]
+    while running := [prediction for prediction in predictions if not prediction.is_over]:
+        for prediction in running:
+            assert session.read(prediction) or prediction.is_over

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 from recordings import NAMES, Line, lines
 
-from lmcli.errors import LmError, ModelNotFound
+from lmcli.errors import LmError, ModelNotFound, PresetNotFound
 from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import Envelope, decode
 from lmcli.wire.protocol import (
+    Authenticated,
     CallFailed,
     CallReturned,
     ChannelClosed,
     ChannelFailed,
     Credentials,
     Event,
-    Greeted,
     Packet,
     Protocol,
 )
@@ -155,7 +155,7 @@ def test_every_line_of_the_server_decodes(name: str) -> None:
 def test_replay(name: str) -> None:
     """Each line means the event of its kind; only kinds from the future mean nothing."""
     (_, greeted), *rest = Replay(name).events
-    assert greeted == Greeted()
+    assert greeted == Authenticated()
     for line, event in rest:
         expected = EVENTS.get(line.value["type"])
         assert (type(event) if event is not None else None) == expected, line.text
@@ -188,7 +188,7 @@ def test_what_the_recordings_hold(name: str) -> None:
     assert any(isinstance(v[-1], ModelInstance) and 1.0 in v for v in loads)
     errors = [value for arrived in values.values() for value in arrived if isinstance(value, LmError)]
     assert {"no model 'no-such-model'", "no loaded model is called 'no-such-model'", "no preset 'nope'"} <= {
-        error.message for error in errors if isinstance(error, ModelNotFound)
+        error.message for error in errors if isinstance(error, ModelNotFound | PresetNotFound)
     }
     assert any("crashed" in error.message and "smaller context" in error.hints[0] for error in errors)
     texts = {"".join(f.content for f in v if isinstance(f, Fragment)) for (e, _), v in values.items() if e == "predict"}

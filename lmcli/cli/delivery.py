@@ -25,12 +25,15 @@ class Consumer(Protocol):
     @property
     def channel(self) -> Channel:
         """The channel."""
+        ...
 
     def feed(self, values: list[Value]) -> None:
         """Receive the values that arrived together; an empty list on a tick."""
+        ...
 
     def fail(self, error: LmError) -> None:
         """Receive the error that ended the channel."""
+        ...
 
 
 def deliver(

@@ -78,10 +78,10 @@ def connect_and_predict(invocation: Invocation, runner: Runner, extra_sinks: Seq
             model = None if invocation.model_key else loaded_model(runner.connection, invocation.messages)
             with runner.watched():
                 outcome = predict(invocation, runner, model, extra_sinks)
+                return outcome
     finally:
         if outcome is None and invocation.preface:
             _write_preface(invocation, runner)
-    return outcome
 
 
 def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sinks: Sequence[Sink] = ()) -> Outcome:

@@ -6,16 +6,20 @@ from enum import IntEnum
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.errors import LmError, TimedOut, escaped
+from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, escaped
 
-_HINTS: Final[Mapping[type[LmError], Sequence[str]]] = {
-    TimedOut: ("a larger --timeout waits longer",),
+_HINTS: Final[Mapping[type[LmError], str]] = {
+    ModelNotFound: "lm models lists the models that are there",
+    ModelUnloaded: "-m KEY loads it again",
+    NoModelLoaded: "-m KEY loads one",
+    TimedOut: "a larger --timeout waits longer",
 }
+"""What to type after an error of the library, which does not know the command line."""
 
 
 def hints_for(error: LmError) -> Sequence[str]:
-    """The hints of an error, or those of its class."""
-    return error.hints or _HINTS.get(type(error), ())
+    """The error's own hints, then what to type."""
+    return (*error.hints, *([_HINTS[type(error)]] if type(error) in _HINTS else []))
 
 
 _RED: Final = "31;1"

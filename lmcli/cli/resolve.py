@@ -8,6 +8,7 @@ import orjson
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
 from lmcli.cli.options import AskOptions, LoadOptions
+from lmcli.client.waiting import is_duration
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig
 from lmcli.wire import requests
@@ -18,7 +19,6 @@ from lmcli.wire.requests import ChannelRequest
 if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
 
-_LONGEST_SECONDS: Final = 1e9
 
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
@@ -137,11 +137,6 @@ def _value(option: Option, given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else words[given] if words else given
 
 
-def is_span(seconds: float) -> bool:
-    """Whether something can last so long; three decades are enough for all that is waited for."""
-    return 0 < seconds <= _LONGEST_SECONDS
-
-
 def load_config(options: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
@@ -163,7 +158,7 @@ def load_request(key: str, options: LoadOptions, *, identifier: str | None = Non
     Raises:
         UsageError: an option has a value that it cannot have.
     """
-    if options.ttl is not None and not is_span(options.ttl):
+    if options.ttl is not None and not is_duration(options.ttl):
         raise UsageError(f"--ttl takes a number of seconds above 0, not {options.ttl:g}")
     config = load_config(options)
     if identifier is None:

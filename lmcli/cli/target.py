@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Final
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
-from lmcli.cli.resolve import is_span
 from lmcli.client.address import LOOPBACK, Address
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
-from lmcli.client.waiting import Interrupts, no_interrupts
-from lmcli.errors import BadSetting, CannotConnect, ModelNotFound, UsageError, quoted
+from lmcli.client.waiting import Interrupts, is_duration, no_interrupts
+from lmcli.errors import BadSetting, CannotConnect, NoModelLoaded, UsageError, quoted
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
@@ -59,13 +58,13 @@ def loaded_model(connection: Connection, messages: Messages) -> str:
     """The identifier of the loaded model, the most recently used one of several.
 
     Raises:
-        ModelNotFound: none is loaded; a hint lists those that can be loaded.
+        NoModelLoaded: none is loaded; a hint lists those that can be loaded.
     """
     instances = list_loaded(connection.session("llm"))
     if not instances:
         keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
         available = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
-        raise ModelNotFound("no model is loaded", "-m KEY loads one", available)
+        raise NoModelLoaded("no model is loaded", available)
     latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
         messages.note(f"several models are loaded, using {latest.identifier} (-m KEY chooses another)")
@@ -79,7 +78,7 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
         UsageError, BadSetting: it is not a number above 0, in the option or in the environment.
     """
     if options.timeout is not None:
-        if is_span(options.timeout):
+        if is_duration(options.timeout):
             return options.timeout
         raise UsageError(f"--timeout takes a number of seconds above 0, not {options.timeout:g}")
     text = env.setting(TIMEOUT_VARIABLE)
@@ -89,7 +88,7 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if is_span(seconds):
+    if is_duration(seconds):
         return seconds
     raise BadSetting(f"{TIMEOUT_VARIABLE} is not a number of seconds above 0: {quoted(text)}")
 

@@ -1,1 +1,1 @@
-"""The compact synchronous client for LM Studio's WebSocket API; it knows nothing of the command line."""
+"""The compact synchronous client for LM Studio's WebSocket API; it does not depend on the command line."""

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from lmcli.errors import BadSetting, LmError, UsageError, quoted
+from lmcli.record import distinct
 
 LOOPBACK: Final = "127.0.0.1"
 HTTP_PORT: Final = 1234
@@ -16,8 +17,9 @@ _API_PATHS: Final = re.compile(r"/(api/)?v\d+$")
 _FORMS: Final = "an address looks like studio.local, 10.0.0.5:1234, https://host or ws://host:1234"
 
 
+@distinct
 class Address(NamedTuple):
-    """A server's host and port, whether to speak TLS, and a path prefix without a slash at its end."""
+    """A server's host and port, whether to use TLS, and a path prefix without a slash at its end."""
 
     host: str
     port: int = HTTP_PORT
@@ -44,7 +46,7 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         source: the environment variable that it came from, if it did.
 
     Raises:
-        UsageError, BadSetting: it is no address; the latter where it came from the environment.
+        UsageError, BadSetting: it is not a valid address; the latter where it came from the environment.
     """
     has_scheme = "://" in text
     try:
@@ -54,18 +56,18 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         host = parts.hostname or ""
         host.encode("idna")
     except (ValueError, KeyError):
-        raise _no_address(text, source) from None
+        raise _invalid_address(text, source) from None
     has_more = parts.username is not None or parts.query or parts.fragment
     if not host or has_more or "//" in parts.path or re.search(r"[\s\x00-\x1f]", text):
-        raise _no_address(text, source)
+        raise _invalid_address(text, source)
     prefix = _API_PATHS.sub("", parts.path.rstrip("/"))
     default_port = _SCHEME_PORTS[secure] if has_scheme else HTTP_PORT
     return Address(host, default_port if port is None else port, secure, prefix)
 
 
-def _no_address(text: str, source: str | None) -> LmError:
+def _invalid_address(text: str, source: str | None) -> LmError:
     is_secret = any(sign in text for sign in "@?#")  # a token has no place in an address, and none in a message
     what = "what has a user, a query or a fragment" if is_secret else quoted(text)
     if source:
-        return BadSetting(f"{source} is no address: {what}", _FORMS)
-    return UsageError(f"{what} is no address", _FORMS)
+        return BadSetting(f"{source} is not a valid address: {what}", _FORMS)
+    return UsageError(f"{what} is not a valid address", _FORMS)

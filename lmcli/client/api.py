@@ -1,7 +1,7 @@
 """The SDK-shaped face of the client: `Client`, its namespaces and model handles.
 
 Names and behaviour follow the synchronous API of the official Python SDK on this ground, so that a program for one
-runs with the other. Two differences are meant: leaving a stream early cancels the prediction on the server, and an
+runs with the other. Two differences are intended: leaving a stream early cancels the prediction on the server, and an
 exception in a callback is not swallowed. A client belongs to one thread.
 """
 
@@ -9,7 +9,7 @@ import atexit
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypedDict, Unpack
+from typing import Any, BinaryIO, Protocol, TypedDict, Unpack, overload
 
 from lmcli.chat import Chat, FilePart, Message
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
@@ -18,8 +18,9 @@ from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import Uploads, upload
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
+from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
-from lmcli.errors import ModelNotFound, NoInput, RemoteProtocolError, UsageError, quoted, reason
+from lmcli.errors import NoInput, NoModelLoaded, RemoteProtocolError, UsageError, quoted, reason
 from lmcli.values import (
     Fragment,
     JsonObject,
@@ -37,15 +38,16 @@ History = Chat | Mapping[str, Any] | Sequence[Any] | str
 
 
 class HasJsonSchema(Protocol):
-    """A class that knows its JSON schema, as pydantic models do."""
+    """A class that has a JSON schema, as pydantic models do."""
 
     @classmethod
     def model_json_schema(cls) -> JsonObject:
         """The schema."""
+        ...
 
 
 class PredictionOptions(TypedDict, total=False):
-    """What every prediction can be given, all by keyword."""
+    """The options of every prediction, all by keyword."""
 
     config: Mapping[str, Any] | PredictionConfig | None
     response_format: type[HasJsonSchema] | Mapping[str, Any] | None
@@ -57,18 +59,25 @@ class PredictionOptions(TypedDict, total=False):
 
 
 class Client(Closing):
-    """The way to one server; sockets are opened when they are needed and closed together.
+    """A connection to one server; sockets are opened when they are needed and closed together.
 
     Args:
-        host: where, as `--host` takes it; None finds the server of this machine.
-        api_token: the token to be let in with; None takes that of the environment, empty none at all.
+        host: `host`, `host:port`, `http(s)://…` or `ws(s)://…`; None takes LM_HOST, else discovers the server of this
+            machine.
+        api_token: the token to authenticate with; None takes that of the environment, an empty one connects as a guest.
+        timeout: the longest silence of the server, in seconds, after which a wait for it ends with TimedOut; None
+            waits as long as the connection stands.
 
     Raises:
-        BadSetting: the token is malformed. A host that is, or no server, shows when the first socket is opened.
+        BadSetting: the token is malformed. A malformed host, or no server, shows when the first socket is opened.
+        UsageError: the timeout is not a number of seconds above 0.
     """
 
-    def __init__(self, host: str | None = None, api_token: str | None = None) -> None:
+    def __init__(self, host: str | None = None, api_token: str | None = None, *, timeout: float | None = None) -> None:
+        if timeout is not None and not is_duration(timeout):
+            raise UsageError(f"timeout must be a number of seconds above 0, not {timeout:g}")
         self._host = host
+        self._timeout = timeout
         self._credentials = credentials(find_token() if api_token is None else api_token or None)
         self._connection: Connection | None = None
         self.uploads = Uploads(lambda: self.session("files"))
@@ -84,7 +93,7 @@ class Client(Closing):
     def session(self, namespace: str) -> Session:
         """The socket to a namespace; the server is looked for when the first one is asked for."""
         if self._connection is None:
-            self._connection = Connection(find_server(self._host), self._credentials)
+            self._connection = Connection(find_server(self._host), self._credentials, timeout=self._timeout)
         return self._connection.session(namespace)
 
 
@@ -108,7 +117,7 @@ class LlmNamespace:
             key: a model key or the identifier of a loaded model; None takes the model that is loaded.
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
             config: how to load it, if it is loaded now.
-            on_load_progress: told 0.0 … 1.0 while it loads, rising strictly; nothing if it is loaded already.
+            on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
 
         Raises:
             ModelNotFound: there is no such model, or none is loaded.
@@ -118,15 +127,15 @@ class LlmNamespace:
             return LLM(self._client, self._loaded().identifier)
         session = self._client.session("llm")
         loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
-        tell = on_load_progress or (lambda _: None)
-        told = -1.0
+        report = on_load_progress or (lambda _: None)
+        reported = -1.0
         for burst in session.bursts(loading):
             for value in burst:
-                if isinstance(value, LoadProgress) and value.progress > told:
-                    told = value.progress
-                    tell(told)
-        if 0 <= told < 1:
-            tell(1.0)
+                if isinstance(value, LoadProgress) and value.progress > reported:
+                    reported = value.progress
+                    report(reported)
+        if 0 <= reported < 1:
+            report(1.0)
         return LLM(self._client, loading.loaded().identifier)
 
     def list_loaded(self) -> "list[LLM]":
@@ -137,19 +146,19 @@ class LlmNamespace:
         """Drop a loaded model from memory.
 
         Raises:
-            ModelNotFound: no loaded model is called so.
+            ModelNotFound: no loaded model has this identifier.
         """
         unload(self._client.session("llm"), identifier)
 
     def _loaded(self) -> ModelInstance:
         instances = list_loaded(self._client.session("llm"))
         if not instances:
-            raise ModelNotFound("no model is loaded", "give the key of the model that is to be loaded")
+            raise NoModelLoaded("no model is loaded", "give the key of the model that is to be loaded")
         return instances[0]
 
 
 class SystemNamespace:
-    """What the server has."""
+    """What is on the server's machine."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -160,7 +169,7 @@ class SystemNamespace:
 
 
 class FilesNamespace:
-    """What the client brings along; the server keeps it until the client closes."""
+    """Files for messages; the server keeps them until the client closes."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -218,11 +227,17 @@ class LLM:
         asked = (self.identifier, prompt, config, options.get("preset"))
         return self._stream(config, options, requests.complete(*asked), requests.complete_by_predict(*asked))
 
-    def tokenize(self, text: str | Sequence[str]) -> Any:
+    @overload
+    def tokenize(  # type: ignore[overload-overlap]  # a str is a sequence of str, too: the first one counts
+        self, text: str
+    ) -> list[int]: ...
+
+    @overload
+    def tokenize(self, text: Sequence[str]) -> list[list[int]]: ...
+
+    def tokenize(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
         """The numbers of the tokens of a text; of several texts, a list for each."""
-        if not isinstance(text, str):
-            return [self.tokenize(item) for item in text]
-        return self._ask("tokenize", "tokens", {"inputString": text})
+        return self._tokens(text) if isinstance(text, str) else [self._tokens(item) for item in text]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has."""
@@ -238,7 +253,7 @@ class LLM:
         return str(self._ask("applyPromptTemplate", "formatted", parameter))
 
     def get_info(self) -> ModelInstance:
-        """What the server knows of the model.
+        """The server's description of the model.
 
         Raises:
             ModelNotFound: it is no longer loaded.
@@ -257,6 +272,12 @@ class LLM:
     @property
     def _session(self) -> Session:
         return self._client.session("llm")
+
+    def _tokens(self, text: str) -> list[int]:
+        numbers = self._ask("tokenize", "tokens", {"inputString": text})
+        if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
+            raise RemoteProtocolError(f"the server answered tokenize with {quoted(numbers, limit=40)}")
+        return numbers
 
     def _stream(
         self, config: PredictionConfig, options: PredictionOptions, *asked: requests.ChannelRequest
@@ -291,9 +312,9 @@ def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any])
     Shapes: a class with `model_json_schema()`; {"type": "json", "jsonSchema": {…}}; {"type": "gbnf",
     "gbnfGrammar": str}; any other object with `type` is a JSON schema itself.
     Raises:
-        UsageError: it is none of these.
+        UsageError: it has another form.
     """
-    if hasattr(response_format, "model_json_schema"):
+    if not isinstance(response_format, Mapping) and hasattr(response_format, "model_json_schema"):
         return {"type": "json", "jsonSchema": response_format.model_json_schema()}
     if not isinstance(response_format, Mapping) or "type" not in response_format:
         raise UsageError("a response format is a JSON schema, a setting with a type, or a class with model_json_schema")

@@ -22,7 +22,7 @@ def unload(session: Session, identifier: str) -> None:
     """Drop a loaded model from memory.
 
     Raises:
-        ModelNotFound: no loaded model is called so.
+        ModelNotFound: no loaded model has this identifier.
     """
     session.call("unloadModel", {"identifier": identifier})
 

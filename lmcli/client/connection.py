@@ -14,10 +14,10 @@ class Connection(Closing):
     which channels may still run. The same credentials are used for all, because a server ties uploaded files to them.
 
     Args:
-        address: where.
-        credentials: who.
+        address: the server.
+        credentials: the identity of the client.
         timeout: the longest silence of the server, in seconds.
-        trace: told what is sent, see `Session.open`.
+        trace: called with what is sent, see `Session.open`.
         interrupts: what ends a wait on any of the sockets, see `waiting`.
     """
 

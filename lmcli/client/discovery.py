@@ -1,4 +1,4 @@
-"""Finding the server on this machine, and the credentials that it is greeted with."""
+"""Discovery of the server on this machine, and the credentials of the client."""
 
 import os
 import re
@@ -38,15 +38,15 @@ def find_server(
     *,
     on_several: Callable[[Sequence[Address]], None] | None = None,
 ) -> Address:
-    """The server that is meant: the given one, that of LM_HOST, or the first that answers on this machine.
+    """The server to use: the given one, that of LM_HOST, or the first that answers on this machine.
 
     Args:
         host: the given one.
         environment: where LM_HOST and LM Studio's settings are looked for.
-        on_several: told where servers answer, the one that is taken first, if there is more than one.
+        on_several: called with the addresses of the servers, the one that is used first, if there is more than one.
 
     Raises:
-        UsageError, BadSetting: the given address, or that of LM_HOST, is none.
+        UsageError, BadSetting: the given address, or that of LM_HOST, is not valid.
         CannotConnect: nothing on this machine answers as LM Studio.
     """
     if host:
@@ -89,13 +89,13 @@ def studio_home(environment: Mapping[str, str]) -> Path:
 
 
 def greetings(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> list[int]:
-    """Ask all ports of this machine at once who is there; those that are LM Studio, in order.
+    """Probe all ports of this machine at once; those where LM Studio answers, in order.
 
     The first is known for certain; the others have only a moment after it is known.
 
     Args:
         ports: in order of preference.
-        within: seconds after which a silent port counts as nobody.
+        within: seconds after which a port counts as silent.
     """
     is_known = False
     deadline = time.monotonic() + within
@@ -116,10 +116,10 @@ def greetings(ports: Sequence[int], *, within: float = PROBE_SECONDS) -> list[in
 
 
 def credentials(token: str | None = None) -> Credentials:
-    """Who to be: the owner of an API token, or a guest with a random name.
+    """The identity to use: the owner of an API token, or a guest with a random name.
 
     Raises:
-        BadSetting: the token has not the form of one; its text is not shown.
+        BadSetting: the token is malformed; its text is not shown.
     """
     if token is None:
         return Credentials(f"guest:{secrets.token_hex(12)}", secrets.token_hex(16))
@@ -134,20 +134,20 @@ def find_token(token_file: Path | None = None, environment: Mapping[str, str] = 
 
     Raises:
         NoInput: the file is not there or cannot be read.
-        BadSetting: it is no text.
+        BadSetting: it is not text.
     """
     if token_file is not None:
         try:
             return token_file.read_text(encoding="utf-8").strip()
         except UnicodeDecodeError as error:
-            raise BadSetting(f"the token file {quoted(token_file)} is no text") from error
+            raise BadSetting(f"the token file {quoted(token_file)} is not text") from error
         except OSError as error:
             raise NoInput(f"cannot read the token file {quoted(token_file)}: {reason(error)}") from error
     return next((token for name in TOKEN_VARIABLES if (token := environment.get(name))), None)
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Whether a file with a secret in it is open to more people than its owner."""
+    """Whether others than its owner can read a file that holds a secret."""
     return path.is_file() and bool(path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
@@ -161,7 +161,7 @@ class _Probe:
 
     @property
     def is_greeting(self) -> bool:
-        """Whether the answer is complete and says that this is LM Studio; raises ValueError while incomplete."""
+        """Whether the answer is complete and is that of LM Studio; raises ValueError while incomplete."""
         status, end_of_line, _ = self.answer.partition(b"\r\n")
         if not end_of_line:
             raise ValueError
@@ -208,7 +208,7 @@ def _verdict(probe: _Probe, *, complete: bool) -> bool | None:
 
 
 def _best(ports: Iterable[int], verdicts: Mapping[int, bool]) -> int | None:
-    """The winner, once everybody before it has said no."""
+    """The first port where LM Studio answers, once all ports before it have failed."""
     for port in ports:
         if port not in verdicts:
             return None

@@ -1,4 +1,4 @@
-"""Images on their way to the server: read, recognised, uploaded once, and named in the messages that show them."""
+"""Images for messages: read, recognised, uploaded once, and referred to by identifier."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Uploads:
 
         Raises:
             NoInput: a file is not there.
-            BadInput: it is no image that LM Studio takes.
+            BadInput: it is not an image that LM Studio accepts.
         """
         return [
             m._replace(content=tuple(self._resolved(p) for p in m.content)) if has_images(m) else m for m in messages
@@ -53,12 +53,12 @@ class Uploads:
 
 
 def has_images(message: Message) -> bool:
-    """Whether a message shows images that are still on this side."""
+    """Whether a message has images that are not uploaded yet."""
     return any(isinstance(part, ImagePart) for part in message.content)
 
 
 def upload(files: Session, data: bytes, name: str) -> FilePart:
-    """Hand a file to the server, which keeps it until the client leaves."""
+    """Upload a file; the server keeps it until the client disconnects."""
     encoded = base64.b64encode(data).decode()
     return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": encoded}), name)
 
@@ -68,7 +68,7 @@ def read_image(source: str) -> tuple[bytes, str]:
 
     Raises:
         NoInput: the file is not there.
-        BadInput: it is no image that LM Studio takes.
+        BadInput: it is not an image that LM Studio accepts.
     """
     if source.startswith(_DATA_URL):
         data = _data_of(source)
@@ -80,7 +80,7 @@ def read_image(source: str) -> tuple[bytes, str]:
         except ValueError as error:  # a null byte
             raise BadInput(f"{quoted(source)} cannot be the name of a file") from error
     if not is_image(data):
-        raise BadInput(f"{quoted(source, limit=60)} is no JPEG, PNG or WebP image")
+        raise BadInput(f"{quoted(source, limit=60)} is not a JPEG, PNG or WebP image")
     return data, image_name(source)
 
 
@@ -100,4 +100,4 @@ def _data_of(url: str) -> bytes:
     try:
         return base64.b64decode(body, validate=True) if head.endswith(";base64") else unquote_to_bytes(body)
     except ValueError as error:
-        raise BadInput(f"{quoted(url, limit=60)} is no data URL: {error}") from error
+        raise BadInput(f"{quoted(url, limit=60)} is not a valid data URL: {error}") from error

@@ -1,7 +1,7 @@
-"""One greeted socket to a namespace, for the thread that it belongs to: calls that return, channels that stream.
+"""One authenticated socket to a namespace, used by one thread: calls that return, channels that stream.
 
-Any number of channels and calls run on it at once; which packet is for whom the multiplexer knows. Whoever waits for
-one takes in what has arrived for all.
+Any number of channels and calls run on it at once; the multiplexer dispatches what arrives. Waiting for one of them
+receives for all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +24,21 @@ Trace = Callable[[str], None]
 AnyPending = TypeVar("AnyPending", bound=Pending)
 
 MUTE_SECONDS: Final = 10.0
-"""How long a request waits for a first word of a server that no longer says what it does not understand."""
-_UNANSWERED: Final = "the server has used up its warnings, and no longer says what it does not understand"
+"""How long a request waits for the first packet of a server that no longer warns about what it does not understand."""
+_UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
 _DRAIN_SECONDS: Final = 5.0
 _TRACED_BYTES: Final = 2000
 
 
 class Session:
-    """A socket to one namespace, greeted. A wait ends early, without an error, when an interrupt is ready."""
+    """An authenticated socket to one namespace. A wait ends early, without an error, when an interrupt is ready."""
 
     def __init__(self, transport: Transport, *, timeout: float | None, trace: Trace | None) -> None:
         self._transport = transport
         self._multiplexer = Multiplexer()
         self._timeout = timeout
         self._trace = trace
-        self._heard_at = monotonic()
+        self._silent_since = monotonic()
         self._mute_since = 0.0
 
     @classmethod
@@ -55,15 +55,15 @@ class Session:
         """Connect and authenticate.
 
         Args:
-            address: where.
+            address: the server.
             namespace: `llm`, `system` or `files`.
             credentials: one pair for all sessions of a client.
             timeout: the longest silence of the server, in seconds, from now on.
-            trace: told in a line each what is sent, where, and how long it took; never the credentials.
+            trace: called with a line for each text that is sent and for the connection; never with the credentials.
             interrupts: what ends a wait, see `waiting`.
 
         Raises:
-            CannotConnect: nobody answers, or not as LM Studio does.
+            CannotConnect: there is no answer, or it is not that of LM Studio.
             NotAllowed: the server refused the credentials.
             TimedOut: `timeout` passed in silence.
         """
@@ -85,19 +85,19 @@ class Session:
     @property
     def is_open(self) -> bool:
         """Whether the connection stands, as far as is known without waiting."""
-        self._transport.look()
+        self._transport.poll()
         return self._transport.is_open
 
     @property
     def takes_requests(self) -> bool:
-        """Whether a new request is sure of an answer, or of a warning."""
+        """Whether a new request is certain to get an answer or a warning."""
         return self.is_open and not self._multiplexer.is_mute
 
     def call(self, endpoint: str, parameter: Any = ABSENT) -> Any:
-        """Ask one question and wait for the answer; None where the answer has no result.
+        """Make one call and wait for its result; None where the answer has none.
 
         Raises:
-            LmError: what the server says went wrong.
+            LmError: the server reported a failure.
             ConnectionLost, TimedOut, RemoteProtocolError: no answer came, or an interrupt came first.
         """
         self._refuse_if_mute(endpoint)
@@ -118,8 +118,8 @@ class Session:
         """Begin a prediction, see `requests.respond` and `requests.complete`.
 
         Args:
-            request: what is asked.
-            fallback: the same for a server that does not know the endpoint.
+            request: the request.
+            fallback: the same for a server without the endpoint.
         """
         self._refuse_if_mute(request.endpoint)
         prediction = self._multiplexer.predict(request, fallback)
@@ -142,13 +142,13 @@ class Session:
         while not (found := [one for one in pending if one.is_ready]):
             if self._multiplexer.error is not None:
                 raise self._multiplexer.error
-            unheard = [one for one in pending if not one.is_heard] if self._multiplexer.is_mute else []
-            mute_until = self._mute_since + MUTE_SECONDS if unheard else None
+            unanswered = [one for one in pending if not one.is_answered] if self._multiplexer.is_mute else []
+            mute_until = self._mute_since + MUTE_SECONDS if unanswered else None
             if self._receive(until=_earliest(deadline, mute_until)):
                 continue
             if mute_until is None or monotonic() < mute_until:
                 return []
-            for one in unheard:
+            for one in unanswered:
                 self._multiplexer.give_up(one, RequestRejected(_UNANSWERED))
         return found
 
@@ -158,7 +158,7 @@ class Session:
         Empty: this is the end, an interrupt came, or the time was over.
 
         Raises:
-            LmError: what the server says went wrong; once, after all that came before was read.
+            LmError: the server reported a failure; raised once, after all that arrived before it has been read.
         """
         self.ready([channel], within=within)
         return channel.read()
@@ -169,7 +169,7 @@ class Session:
             yield self.read(channel)
 
     def cancel(self, channel: Channel, *, within: float | None = None) -> None:
-        """Ask the server to end a channel soon; read on for what it still says. `within`: see `Transport.send`."""
+        """Ask the server to end a channel soon; read on for what it still sends. `within`: see `Transport.send`."""
         self._multiplexer.cancel(channel)
         self._send(within=within)
 
@@ -187,8 +187,8 @@ class Session:
         self._transport.close()
 
     def _receive(self, *, until: float | None) -> bool:
-        """Take in what the server sends next; False if an interrupt or the moment came first."""
-        silent_at = None if self._timeout is None else self._heard_at + self._timeout
+        """Take in what the server sends next; False if an interrupt or that moment came first."""
+        silent_at = None if self._timeout is None else self._silent_since + self._timeout
         until = _earliest(until, silent_at)
         texts = self._transport.receive(within=None if until is None else until - monotonic())
         if texts:
@@ -199,11 +199,11 @@ class Session:
         return False
 
     def _take(self, texts: list[bytes]) -> None:
-        self._heard_at = monotonic()
+        self._silent_since = monotonic()
         was_mute = self._multiplexer.is_mute
         self._multiplexer.receive(texts)
         if self._multiplexer.is_mute and not was_mute:
-            self._mute_since = self._heard_at
+            self._mute_since = self._silent_since
         if self._multiplexer.error is None:
             self._send()
         else:
@@ -212,16 +212,16 @@ class Session:
     def _authenticate(self, credentials: Credentials) -> None:
         self._multiplexer.authenticate(credentials)
         self._send(traced=False)
-        patience = CONNECT_SECONDS if self._timeout is None else self._timeout
-        texts = self._transport.receive(within=patience)
+        limit = CONNECT_SECONDS if self._timeout is None else self._timeout
+        texts = self._transport.receive(within=limit)
         if not texts and self._timeout is not None:
-            raise TimedOut(f"no answer to the authentication within {patience:g} s")
+            raise TimedOut(f"no answer to the authentication within {limit:g} s")
         self._take(texts)
-        if not self._multiplexer.is_greeted:
+        if not self._multiplexer.is_authenticated:
             raise self._multiplexer.error or RemoteProtocolError("the server did not answer the authentication")
 
     def _refuse_if_mute(self, endpoint: str) -> None:
-        """A request that a server may pass over in silence is not made. `Connection.session` opens a new socket."""
+        """A request that a server may ignore without a warning is not sent. `Connection.session` opens a new socket."""
         if self._multiplexer.is_mute:
             raise RequestRejected(f"{endpoint} was not sent: {_UNANSWERED}")
 
@@ -231,7 +231,7 @@ class Session:
                 shown = text[:_TRACED_BYTES].decode(errors="ignore")
                 self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
             self._transport.send(text, within=within)
-            self._heard_at = monotonic()
+            self._silent_since = monotonic()
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

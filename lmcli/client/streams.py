@@ -7,13 +7,15 @@ from lmcli.chat import Message, TextPart
 from lmcli.client.session import Session
 from lmcli.closing import Closing
 from lmcli.errors import Incomplete, LmError
+from lmcli.record import distinct
 from lmcli.values import Fragment, PredictionEnd, PredictionResult, PromptProgress
 from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
 
+@distinct
 class Callbacks(NamedTuple):
-    """Whom to tell what; called in the thread that reads the stream."""
+    """Called while a prediction runs, in the thread that reads its stream."""
 
     on_prompt_processing_progress: Callable[[float], object] | None = None
     on_first_token: Callable[[], object] | None = None
@@ -27,7 +29,7 @@ class PredictionStream(Closing):
     Args:
         session: the socket that it runs on.
         prediction: what runs.
-        callbacks: whom to tell. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
+        callbacks: what to call. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
             then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
         is_structured: whether the text is to be parsed as JSON.
     """
@@ -38,7 +40,7 @@ class PredictionStream(Closing):
         self._callbacks = callbacks
         self._is_structured = is_structured
         self._fragments: list[Fragment] = []
-        self._told: float = -1.0
+        self._reported: float = -1.0
         self._is_cancelled = False
         self._result: PredictionResult | None = None
         self._error: LmError | None = None
@@ -88,9 +90,9 @@ class PredictionStream(Closing):
                     if self._is_cancelled:
                         break
                     if isinstance(value, PromptProgress):
-                        self._tell_progress(value.progress)
+                        self._report_progress(value.progress)
                     elif isinstance(value, Fragment):
-                        self._tell_fragment(value)
+                        self._report_fragment(value)
                         yield value
             self._finish()
         except LmError as error:
@@ -108,18 +110,18 @@ class PredictionStream(Closing):
         if self._prediction.end is not None:
             self._result = self._made(self._prediction.end)
 
-    def _tell_progress(self, progress: float) -> None:
-        tell = self._callbacks.on_prompt_processing_progress
-        if tell is None or progress <= self._told:
+    def _report_progress(self, progress: float) -> None:
+        report = self._callbacks.on_prompt_processing_progress
+        if report is None or progress <= self._reported:
             return
-        if self._told < 0 < progress:
-            tell(0.0)
-        self._told = progress
-        tell(progress)
+        if self._reported < 0 < progress:
+            report(0.0)
+        self._reported = progress
+        report(progress)
 
-    def _tell_fragment(self, fragment: Fragment) -> None:
+    def _report_fragment(self, fragment: Fragment) -> None:
         if not self._fragments:
-            self._tell_progress(1.0)
+            self._report_progress(1.0)
             if self._callbacks.on_first_token is not None:
                 self._callbacks.on_first_token()
         self._fragments.append(fragment)

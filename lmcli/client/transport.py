@@ -1,7 +1,7 @@
 """One socket: websockets' sans-I/O protocol over a socket that this thread alone reads and writes.
 
 There is no queue and no second thread: the socket is read only when the caller asks, so a slow consumer holds the
-server back through TCP, and memory stays flat. Texts that arrived together are handed over together.
+server back through TCP, and memory stays flat. Texts that arrived together are returned together.
 """
 
 import socket
@@ -30,8 +30,8 @@ class Transport:
     """A WebSocket to one namespace; `receive` waits, nothing else does for long.
 
     Attributes:
-        ping_after: seconds of silence before the server is asked for a sign of life.
-        lost_after: seconds that it has to give one.
+        ping_after: seconds of silence before a ping is sent.
+        lost_after: seconds without an answer to it after which the connection counts as lost.
         timeout: seconds that it may accept nothing of what is sent; None stands for both of the above.
     """
 
@@ -49,8 +49,8 @@ class Transport:
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
         self._lost: str | None = None
-        self._quiet_since = self._left_at = self._accepted_at = time.monotonic()
-        self._is_asked = False
+        self._silent_since = self._left_at = self._accepted_at = time.monotonic()
+        self._is_pinged = False
 
     @classmethod
     def open(
@@ -70,12 +70,12 @@ class Transport:
             interrupts: what ends a wait early, see `waiting`.
 
         Raises:
-            CannotConnect: nobody is there, or somebody who does not speak this protocol.
+            CannotConnect: there is no answer, or it is not that of a WebSocket server.
             TimedOut: the given timeout passed.
         """
-        patience = CONNECT_SECONDS if timeout is None else timeout
+        limit = CONNECT_SECONDS if timeout is None else timeout
         try:
-            connection = _connect(address, patience)
+            connection = _connect(address, limit)
         except TimeoutError as error:
             if timeout is not None:
                 raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
@@ -86,7 +86,7 @@ class Transport:
         transport = cls(connection, ClientProtocol(uri, max_size=None), address, interrupts)
         transport.timeout = timeout
         try:
-            transport._shake_hands(timeout)
+            transport._handshake(timeout)
         except BaseException:
             connection.close()
             raise
@@ -97,31 +97,31 @@ class Transport:
         """Whether texts can still be sent."""
         return self._lost is None and self._protocol.state is State.OPEN
 
-    def look(self) -> None:
-        """Take what has arrived, such as a goodbye while nobody was reading; does not wait."""
+    def poll(self) -> None:
+        """Receive what has arrived, such as a close frame between two reads; does not wait."""
         if self.is_open:
             self._read()
 
     def send(self, text: bytes, *, within: float | None = None) -> None:
         """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
 
-        What arrives meanwhile is taken in: a server that waits for its own words to be read accepts none of ours.
+        What arrives meanwhile is received: a server that blocks on sending accepts no data.
 
         Args:
             text: what to send.
-            within: seconds that the server may accept nothing of it; None stands for the transport's own patience.
+            within: seconds that the server may accept nothing of it; None stands for the transport's own limit.
 
         Raises:
-            ConnectionLost: the server is gone or accepts nothing any more.
+            ConnectionLost: the server has disconnected or accepts no data.
             TimedOut: the server accepted nothing for as long as the transport's timeout.
         """
         if not self.is_open:
             raise self._loss()
         self._protocol.send_text(text)
-        patience = within or self.timeout or self.ping_after + self.lost_after
+        limit = within or self.timeout or self.ping_after + self.lost_after
         self._accepted_at = time.monotonic()
         while not self._push():
-            left = self._accepted_at + patience - time.monotonic()
+            left = self._accepted_at + limit - time.monotonic()
             woken = wait(self._socket.fileno(), to_write=True, interrupts=self._interrupts(), timeout=left)
             if woken is Woken.INTERRUPTED:
                 return
@@ -144,7 +144,7 @@ class Transport:
             ConnectionLost: the server closed, reset or no longer answers.
         """
         began = time.monotonic()
-        self._quiet_since += began - self._left_at  # while nobody read, the server had no chance to be heard
+        self._silent_since += began - self._left_at  # time between two reads does not count as silence of the server
         try:
             self._wait_for_text(None if within is None else began + within)
         finally:
@@ -153,35 +153,35 @@ class Transport:
         return texts
 
     def _wait_for_text(self, deadline: float | None) -> None:
-        """Read until a text is there, an interrupt comes or the deadline is over; ask a silent server for a sign."""
+        """Read until a text is there, an interrupt comes or the deadline is over; ping a silent server."""
         while not self._texts:
             if self._lost is not None:
                 raise self._loss()
             is_sent = self._push()
             if self._read():
-                self._quiet_since, self._is_asked = time.monotonic(), False
+                self._silent_since, self._is_pinged = time.monotonic(), False
                 continue
-            next_step = self._quiet_since + (self.lost_after if self._is_asked else self.ping_after)
+            next_step = self._silent_since + (self.lost_after if self._is_pinged else self.ping_after)
             until = next_step if deadline is None else min(next_step, deadline)
             left = until - time.monotonic()
             woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
             if woken is Woken.INTERRUPTED or (woken is Woken.TIMED_OUT and until == deadline):
                 return
-            if woken is Woken.TIMED_OUT and self._is_asked:
+            if woken is Woken.TIMED_OUT and self._is_pinged:
                 self._lost = "it no longer answers"
             elif woken is Woken.TIMED_OUT:
-                self._quiet_since, self._is_asked = time.monotonic(), True
+                self._silent_since, self._is_pinged = time.monotonic(), True
                 self._protocol.send_ping(b"")
 
     def close(self) -> None:
-        """Say goodbye and let go; never waits for the server."""
+        """Send a close frame and close the socket; does not wait for the server."""
         if self.is_open:
             self._protocol.send_close()
             self._push()
         self._lost = self._lost or "it was closed"
         self._socket.close()
 
-    def _shake_hands(self, timeout: float | None) -> None:
+    def _handshake(self, timeout: float | None) -> None:
         self._protocol.send_request(self._protocol.connect())
         deadline = time.monotonic() + (CONNECT_SECONDS if timeout is None else timeout)
         while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
@@ -225,7 +225,7 @@ class Transport:
                 self._take(event)
         if self._protocol.parser_exc is not None and self._lost is None:
             self._lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
-        self._push()  # a pong, or the answer to a goodbye
+        self._push()  # a pong, or the answer to a close frame
         return True
 
     def _take(self, frame: Frame) -> None:
@@ -269,8 +269,8 @@ class Transport:
         return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")
 
 
-def _connect(address: Address, patience: float) -> socket.socket:
-    connection = socket.create_connection((address.host, address.port), timeout=patience)
+def _connect(address: Address, limit: float) -> socket.socket:
+    connection = socket.create_connection((address.host, address.port), timeout=limit)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.secure:
@@ -289,7 +289,7 @@ def _secured(connection: socket.socket, host: str) -> socket.socket:
 
 
 def _would_block(error: OSError) -> bool:
-    # An SSL socket says "come back later" with classes of its own, whose module is loaded only where TLS is used.
+    # An SSL socket reports that it would block with classes of its own, whose module is loaded only where TLS is used.
     return isinstance(error, BlockingIOError) or type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
 
 
@@ -304,7 +304,7 @@ def _unreachable(address: Address, error: OSError) -> CannotConnect:
 
 
 def _hint(host: str, error: OSError) -> str:
-    """What to look at: the certificates, the name, or the server, which may be on another machine."""
+    """What to check: the certificates, the name, or the server, which may be on another machine."""
     if hasattr(error, "verify_message"):
         return "SSL_CERT_FILE names a file with the certificate authorities to trust"
     if isinstance(error, socket.gaierror):

@@ -7,9 +7,15 @@ handler may tear what it lands in. So what blocks waits here, and wakes when an 
 import select
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from lmcli.record import distinct
+
+_LONGEST_SECONDS: Final = 1e9
+_LONGEST_POLL: Final = 2**31 - 1  # milliseconds; poll(2) takes an int, and 24 days are long enough
 
 
+@distinct
 class Interrupt(NamedTuple):
     """A descriptor that ends a wait: when it becomes readable, or only when it breaks (the reader of a pipe left)."""
 
@@ -34,6 +40,11 @@ def no_interrupts() -> Sequence[Interrupt]:
     return ()
 
 
+def is_duration(seconds: float) -> bool:
+    """Whether a timeout can last so long: above 0, and at most three decades, which sockets and clocks can count."""
+    return 0 < seconds <= _LONGEST_SECONDS
+
+
 def wait(
     descriptor: int,
     *,
@@ -43,19 +54,20 @@ def wait(
     timeout: float | None = None,
 ) -> Woken:
     """Wait until a descriptor can be read or written, an interrupt is ready, or `timeout` seconds are over."""
+    milliseconds = None if timeout is None else min(max(timeout, 0) * 1000, _LONGEST_POLL)
     poll = select.poll()
     poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
     for interrupt in interrupts:
         if interrupt.descriptor != descriptor:
             poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
-    ready = [found for found, _ in poll.poll(None if timeout is None else max(timeout, 0) * 1000)]
+    ready = [polled for polled, _ in poll.poll(milliseconds)]
     if not ready:
         return Woken.TIMED_OUT
     return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
 
 
 def is_broken(descriptor: int) -> bool:
-    """Whether nobody is left at the other end of a pipe, socket or terminal."""
+    """Whether the other end of a pipe, socket or terminal is closed."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

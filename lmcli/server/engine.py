@@ -83,14 +83,17 @@ class LoadedModel(Protocol):
     @property
     def context_length(self) -> int:
         """The length of the context in tokens."""
+        ...
 
     @property
     def load_values(self) -> Mapping[str, Any]:
         """The effective load config by wire key."""
+        ...
 
     @property
     def prediction_values(self) -> Mapping[str, Any]:
         """The default prediction config by wire key."""
+        ...
 
     def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -103,18 +106,23 @@ class LoadedModel(Protocol):
         Raises:
             RequestFailed: the request cannot be fulfilled.
         """
+        ...
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """The token numbers of a text."""
+        ...
 
     async def count_tokens(self, text: str) -> int:
         """The number of tokens of a text."""
+        ...
 
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The prompt for a conversation."""
+        ...
 
     async def unload(self) -> None:
         """Free the memory; no prediction is running, and none will follow."""
+        ...
 
 
 class Engine(Protocol):
@@ -123,17 +131,21 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Its name, for error messages."""
+        ...
 
     @property
     def version(self) -> str:
         """Its version, for error messages."""
+        ...
 
     @property
     def downloaded(self) -> Sequence[ModelInfo]:
         """The models that can be loaded."""
+        ...
 
     async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
         """Start; returns the models that are loaded at startup."""
+        ...
 
     def load(
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
@@ -151,3 +163,4 @@ class Engine(Protocol):
         Raises:
             RequestFailed: it cannot be loaded.
         """
+        ...

@@ -1,7 +1,7 @@
-"""Channels and calls as their owner sees them: packets in, values out; no socket, no clock.
+"""Channels and calls: packets in, values out; no socket, no clock.
 
-A channel is a streamed exchange: a prediction, or a load. A call is one question with one answer. Both are `Pending`:
-something that can be asked whether it has news. The multiplexer feeds them with what arrives.
+A channel is a stream of packets: a prediction, or a load. A call is one request with one result. Both are `Pending`:
+a caller can check whether they can be read. The multiplexer feeds them with what arrives.
 """
 
 from typing import Any, ClassVar, Final, Protocol
@@ -20,43 +20,45 @@ class Pending(Protocol):
     """What a caller waits for.
 
     Attributes:
-        is_ready: reading it now gives something, or says that it is over.
-        is_heard: the server has shown that it understood the request.
+        is_ready: reading it now returns something, or ends it.
+        is_answered: something has arrived for it, so the server has understood the request.
     """
 
-    is_heard: bool
+    is_answered: bool
 
     @property
     def is_ready(self) -> bool:
         """Whether there is something to read."""
+        ...
 
     def fail(self, error: Any) -> None:
         """End it with the server's error object, or with an error of ours."""
+        ...
 
 
 class Call:
-    """A question; its answer is read once it `is_ready`."""
+    """One request; its result can be read once it `is_ready`."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.is_ready = False
-        self.is_heard = False
+        self.is_answered = False
         self._has_failed = False
         self._answer: Any = None
 
     def answer(self, result: Any) -> None:
-        """Take the answer; ABSENT for one without a result."""
-        self.is_ready, self._answer = True, result
+        """Accept the result; ABSENT for an answer without one."""
+        self.is_ready, self.is_answered, self._answer = True, True, result
 
     def fail(self, error: Any) -> None:
-        """Take an error for an answer."""
+        """Accept an error as the answer."""
         self.is_ready, self._has_failed, self._answer = True, True, error
 
     def result(self) -> Any:
         """The answer; None for one without a result.
 
         Raises:
-            LmError: what the server says went wrong.
+            LmError: the server reported a failure.
         """
         if self._has_failed:
             raise as_error(self._answer, PredictionFailed)
@@ -64,19 +66,19 @@ class Call:
 
 
 class Channel:
-    """A streamed exchange, read in bursts of values.
+    """A stream of packets, read in bursts of values.
 
     Attributes:
         number: its number on the socket.
-        is_heard: something has arrived on it.
-        is_over: it has ended, and all that came was read.
+        is_answered: something has arrived on it.
+        is_over: it has ended, and all that arrived has been read.
     """
 
     failure_kind: ClassVar[type[LmError]] = PredictionFailed
 
     def __init__(self) -> None:
         self.number = 0
-        self.is_heard = False
+        self.is_answered = False
         self.is_over = False
         self._values: list[Value] = []
         self._has_ended = False
@@ -92,33 +94,33 @@ class Channel:
         """Read a packet.
 
         Raises:
-            LmError: it makes no sense, or says that the channel has failed.
+            LmError: it is not valid, or reports that the channel has failed.
         """
-        self.is_heard = True
+        self.is_answered = True
         value = self._value(packet)
         if value is not None:
             self._values.append(value)
 
     def close(self) -> None:
-        """Take the channel's normal end; one that has failed stays so."""
+        """Accept the normal end; a channel that has failed stays failed."""
         self._has_ended = True
 
     def fail(self, error: Any) -> None:
-        """Take an error for the end: the server's error object, or ours."""
+        """Accept an error as the end: the server's error object, or ours."""
         if not self._has_ended:
             self._has_ended, self._has_failed, self._error = True, True, error
 
-    def again(self, error: Any) -> ChannelRequest | None:
-        """The request to make in place of one that failed so; None where there is none."""
+    def retry(self, error: Any) -> ChannelRequest | None:
+        """The request to send in place of one that failed with this error; None where there is none."""
 
-    def cancelled(self) -> None:
-        """Be told that the server is asked to end it."""
+    def on_cancel(self) -> None:
+        """React to a cancel that is about to be sent."""
 
     def read(self) -> list[Value]:
         """What has arrived since the last read; empty where that is nothing.
 
         Raises:
-            LmError: what the server says went wrong; once all that came before was read.
+            LmError: the server reported a failure; raised once all that arrived before it has been read.
         """
         if self._values:
             values, self._values = self._values, []
@@ -128,7 +130,7 @@ class Channel:
             if self._has_failed:
                 raise as_error(self._error, self.failure_kind)
             if not self._is_complete:
-                raise Incomplete("the server ended the exchange without a result")
+                raise Incomplete("the server closed the channel without a result")
         return []
 
     def _value(self, packet: Any) -> Value | None:
@@ -143,10 +145,10 @@ class Prediction(Channel):
     """A run of the model: progress, then fragments.
 
     Args:
-        fallback: the same request for a server that does not know the endpoint.
+        fallback: the same request for a server without the endpoint.
 
     Attributes:
-        end: the stats and what else the server says last; None before.
+        end: the stats and what else the server sends last; None until then.
     """
 
     def __init__(self, fallback: ChannelRequest | None = None) -> None:
@@ -155,15 +157,15 @@ class Prediction(Channel):
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
 
-    def again(self, error: Any) -> ChannelRequest | None:
-        """The fallback, once, where the endpoint is unknown."""
+    def retry(self, error: Any) -> ChannelRequest | None:
+        """The fallback, once, where the server does not have the endpoint."""
         if isinstance(error, Rejection) and error.is_unknown_endpoint:
             fallback, self._fallback = self._fallback, None
             return fallback
         return None
 
-    def cancelled(self) -> None:
-        """A cancelled prediction is not asked for again."""
+    def on_cancel(self) -> None:
+        """Drop the fallback: a cancelled prediction is not requested again."""
         self._fallback = None
 
     def _value(self, packet: Any) -> Value | None:
@@ -188,11 +190,11 @@ class Prediction(Channel):
 
 
 class Loading(Channel):
-    """A model on its way into memory.
+    """A model that is being loaded.
 
     Attributes:
         instance: the model, once it is there.
-        is_new: whether it was loaded now; False if it was there before.
+        is_new: whether it was loaded now; False if it had been loaded before.
     """
 
     failure_kind = LoadFailed
@@ -207,10 +209,10 @@ class Loading(Channel):
         """The model, after the end.
 
         Raises:
-            Incomplete: the server did not say which.
+            Incomplete: the server did not report which.
         """
         if self.instance is None:
-            raise Incomplete("the server ended the exchange without a result")
+            raise Incomplete("the server closed the channel without a result")
         return self.instance
 
     def _value(self, packet: Any) -> Value | None:

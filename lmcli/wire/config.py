@@ -194,9 +194,9 @@ def _check(name: str, value: Any) -> None:
     if option.choices and value not in option.choices:
         raise UsageError(f"{label} must be one of {', '.join(option.choices)}, not {quoted(value)}")
     low, high = option.range
-    if low is not None and not value >= low:
+    if low is not None and not value >= low:  # pyright: ignore[reportOperatorIssue]  only numbers have a range
         raise UsageError(f"{label} must be at least {low}, not {value}")
-    if high is not None and not value <= high:
+    if high is not None and not value <= high:  # pyright: ignore[reportOperatorIssue]
         raise UsageError(f"{label} must be at most {high}, not {value}")
 
 

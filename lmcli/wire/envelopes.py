@@ -1,6 +1,6 @@
 """JSON text ⇄ envelopes: one envelope is one text on the socket.
 
-Pure: text in, record out. Which envelope may come when is `protocol`'s business, what is inside is `payloads`'.
+Pure: text in, record out. Which envelope may follow which is defined in `protocol`, what is inside in `payloads`.
 Source of the kinds and their keys: lmstudio-js 6ec11db, lms-communication/src/Transport.ts
 """
 
@@ -11,10 +11,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.record import distinct
 
 
 class _Absent:
-    """The mark of a key that is not there; the wire tells an absent value from null."""
+    """Stands for a key that is absent, which the wire distinguishes from null."""
 
     def __repr__(self) -> str:
         return "ABSENT"
@@ -27,11 +28,12 @@ ABSENT: Final = _Absent()
 NO_ID: Final = -1
 
 
+@distinct
 class Envelope(NamedTuple):
     """One text on the socket, either way.
 
     Attributes:
-        type: the kind, such as `channelSend`; a kind that is not in `KINDS` is carried, not understood.
+        type: the kind, such as `channelSend`; a kind that is not in `KINDS` is carried unread.
         id: the number of the call, channel or subscription that it belongs to; NO_ID where it belongs to none.
         endpoint: what is called or opened, in the kinds that begin something.
         body: what it carries: a packet, parameter, result or error. ABSENT where there is none. For a kind with no
@@ -44,6 +46,7 @@ class Envelope(NamedTuple):
     body: Any = ABSENT
 
 
+@distinct
 class Kind(NamedTuple):
     """The keys of one kind of envelope: its number, its body, and whether it names an endpoint."""
 
@@ -112,7 +115,7 @@ def from_object(value: object) -> Envelope:
         RemoteProtocolError: as for `decode`.
     """
     if not isinstance(value, dict) or not isinstance(kind_name := value.get("type"), str):
-        raise RemoteProtocolError(f"the server sent something that is no envelope: {quoted(value, limit=60)}")
+        raise RemoteProtocolError(f"the server sent something that is not an envelope: {quoted(value, limit=60)}")
     kind = KINDS.get(kind_name, _UNKNOWN)
     if kind.id_key is None:
         return Envelope(kind_name, body=value)

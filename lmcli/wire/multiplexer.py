@@ -1,7 +1,7 @@
 """Many channels and calls on one socket: texts in, texts to send out; no socket, no clock.
 
-A session, synchronous or not, hands over the texts that arrived, sends the texts that are to be sent, and asks the
-channels and calls that it waits for whether they are ready.
+A session, synchronous or not, passes in the texts that arrived, sends the texts that are to be sent, and checks
+whether the channels and calls that it waits for are ready.
 """
 
 from collections.abc import Iterable
@@ -11,19 +11,19 @@ from lmcli.errors import LmError, RemoteProtocolError
 from lmcli.wire.channels import Call, Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.protocol import (
+    Authenticated,
     CallFailed,
     CallReturned,
     ChannelClosed,
     ChannelFailed,
     Credentials,
-    Greeted,
     Packet,
     Protocol,
 )
 from lmcli.wire.requests import ChannelRequest
 
 WARNINGS: Final = 5
-"""How often a server warns on one socket; what it does not understand after that it passes over in silence.
+"""How many warnings a server sends on one socket; after them it ignores what it does not understand.
 Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts"""
 
 
@@ -31,15 +31,15 @@ class Multiplexer:
     """The client's side of one socket.
 
     Attributes:
-        is_greeted: the server has accepted the credentials.
-        error: what made the socket useless; what came before it can still be read.
-        knows_raw_completion: False once the server has shown that it has no `completeRawText`.
+        is_authenticated: the server has accepted the credentials.
+        error: what made the socket unusable; what arrived before it can still be read.
+        has_raw_completion: False once the server has rejected `completeRawText` as unknown.
     """
 
     def __init__(self) -> None:
-        self.is_greeted = False
+        self.is_authenticated = False
         self.error: RemoteProtocolError | None = None
-        self.knows_raw_completion = True
+        self.has_raw_completion = True
         self._protocol = Protocol()
         self._channels: dict[int, Channel] = {}
         self._calls: dict[int, Call] = {}
@@ -56,11 +56,11 @@ class Multiplexer:
         return texts
 
     def authenticate(self, credentials: Credentials) -> None:
-        """Say who the client is."""
+        """Send the credentials."""
         self._outgoing.append(self._protocol.authenticate(credentials))
 
     def call(self, endpoint: str, parameter: Any = ABSENT) -> Call:
-        """Ask one question."""
+        """Make one call."""
         number, text = self._protocol.call(endpoint, parameter)
         self._outgoing.append(text)
         call = self._calls[number] = Call(endpoint)
@@ -73,8 +73,8 @@ class Multiplexer:
         return loading
 
     def predict(self, request: ChannelRequest, fallback: ChannelRequest | None = None) -> Prediction:
-        """Begin a prediction; `fallback` is the same for a server that does not know the endpoint."""
-        if fallback is not None and not self.knows_raw_completion:
+        """Begin a prediction; `fallback` is the same for a server without the endpoint."""
+        if fallback is not None and not self.has_raw_completion:
             request, fallback = fallback, None
         prediction = Prediction(fallback)
         self._open(prediction, request)
@@ -82,20 +82,20 @@ class Multiplexer:
 
     def cancel(self, channel: Channel) -> None:
         """Ask the server to end a channel soon; harmless where it has ended."""
-        channel.cancelled()
+        channel.on_cancel()
         text = self._protocol.cancel(channel.number)
         if text is not None:
             self._outgoing.append(text)
 
     def give_up(self, pending: Pending, error: LmError) -> None:
-        """End what the server will not answer; what it says after all is passed over."""
+        """End what the server will not answer; what still arrives for it is ignored."""
         pending.fail(error)
         for table in (self._channels, self._calls):
             for number in [number for number, other in table.items() if other is pending]:
                 del table[number]
 
     def receive(self, texts: Iterable[bytes]) -> None:
-        """Hand what has arrived to the channels and calls that it is for.
+        """Dispatch what has arrived to its channels and calls.
 
         Raises:
             NotAllowed: the server refused the credentials.
@@ -123,8 +123,8 @@ class Multiplexer:
 
     def _dispatch(self, event: Any) -> None:
         match event:
-            case Greeted():
-                self.is_greeted = True
+            case Authenticated():
+                self.is_authenticated = True
             case ChannelClosed(number) if number in self._channels:
                 self._channels.pop(number).close()
             case ChannelFailed(number, error) if number in self._channels:
@@ -135,11 +135,11 @@ class Multiplexer:
                 self._calls.pop(number).fail(error)
 
     def _failed(self, channel: Channel, error: Any) -> None:
-        request = channel.again(error)
+        request = channel.retry(error)
         if request is None:
             channel.fail(error)
             return
-        self.knows_raw_completion = False
+        self.has_raw_completion = False
         self._open(channel, request)
 
     def _open(self, channel: Channel, request: ChannelRequest) -> None:

@@ -66,7 +66,7 @@ def progress(body: Any) -> float:
     """Read the share done from a progress packet, held to 0.0 … 1.0.
 
     Raises:
-        RemoteProtocolError: it is no number.
+        RemoteProtocolError: it is not a number.
     """
     value = body.get("progress") if isinstance(body, dict) else None
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -104,7 +104,7 @@ def write_prediction_end(
 
 
 def parse_object(text: str) -> str | JsonObject:
-    """The JSON object that a text is, or the text where it is none."""
+    """The JSON object in a text; the text itself where it holds none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -252,4 +252,4 @@ _LAYOUTS: Mapping[type[Record], tuple[tuple[str, str, Callable[[Any], Any], bool
 def _object(body: Any, what: str) -> JsonObject:
     if isinstance(body, dict):
         return body
-    raise RemoteProtocolError(f"the server sent no {what} where one was due: {quoted(body, limit=40)}")
+    raise RemoteProtocolError(f"the server sent something that is not a valid {what}: {quoted(body, limit=40)}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
-from lmcli.record import Record
+from lmcli.record import Record, distinct
 from lmcli.values import JsonObject
 
 Range = tuple[float | None, float | None]
@@ -22,6 +22,7 @@ NUMBER: Final = (int, float)
 TEXTS: Final = (list, tuple)
 
 
+@distinct
 class Flag(NamedTuple):
     """How an option is given on a command line.
 
@@ -38,6 +39,7 @@ class Flag(NamedTuple):
     words: Mapping[str, str] | None = None
 
 
+@distinct
 class Entry(NamedTuple):
     """What an annotation says of an option beside its type.
 
@@ -56,6 +58,7 @@ class Entry(NamedTuple):
     is_in_raw_completion: bool = True
 
 
+@distinct
 class Option(NamedTuple):
     """An entry with its type: see `Entry`; `choices` are the only texts allowed, if not all are."""
 

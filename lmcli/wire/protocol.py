@@ -1,16 +1,16 @@
-"""One greeted namespace as a state machine: envelopes in, events out, texts to send; no socket, no clock.
+"""One authenticated namespace as a state machine: envelopes in, events out, texts to send; no socket, no clock.
 
 The rules, and where they come from (lmstudio-js 6ec11db):
 - The first text is the authentication; nothing else may be sent before `success: true` came back, because a server
   drops what arrives earlier (lms-communication-server/src/AuthenticatedWsServer.ts).
-- Numbers of calls and of channels are given out by the client, two counters, and are never used again.
+- The client numbers calls and channels, with a counter for each; a number is never reused.
 - A call ends with `rpcResult` or `rpcError`; a channel with `channelClose` or `channelError`, never both.
 - A `communicationWarning` means that a request of ours was not understood and gets no other answer
-  (lms-communication-server/src/ServerPort.ts). Here it ends the request that it is about, with an error instead of a
-  wait for ever: the one whose number the warning names, and no other; where it names none, the oldest of its family
-  that has heard nothing yet, one whose endpoint it names first. A warning about a message on a channel ends nothing: a
+  (lms-communication-server/src/ServerPort.ts). Here it ends the request that it is about, with an error instead of an
+  endless wait: the one whose number the warning names, and no other; where it names none, the oldest of its family
+  that has no answer yet, one whose endpoint it names first. A warning about a message on a channel ends nothing: a
   cancel that raced the channel's end causes it.
-- Kinds and packets that are not known are passed over: a newer server may send them.
+- Unknown kinds and packets are ignored: a newer server may send them.
 """
 
 import re
@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 import orjson
 
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
+from lmcli.record import distinct
 from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
 
 AUTH_VERSION = 1
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
 
+@distinct
 class Credentials(NamedTuple):
     """Who the client is; one pair for all the sockets of one client. Its text never shows the passkey."""
 
@@ -37,18 +39,23 @@ class Credentials(NamedTuple):
 
 
 class State(Enum):
-    """What may come next."""
+    """What may be sent and received next."""
 
-    UNGREETED = auto()
+    UNAUTHENTICATED = auto()
     WAITING = auto()
     OPEN = auto()
     CLOSED = auto()
 
 
-class Greeted(NamedTuple):
-    """The server let the client in."""
+@distinct
+class Authenticated(NamedTuple):
+    """The server accepted the credentials."""
+
+    def __bool__(self) -> bool:
+        return True  # though it has no fields
 
 
+@distinct
 class Packet(NamedTuple):
     """Something arrived on an open channel; `body` is as it came."""
 
@@ -56,12 +63,14 @@ class Packet(NamedTuple):
     body: Any
 
 
+@distinct
 class ChannelClosed(NamedTuple):
-    """A channel came to its normal end."""
+    """A channel ended normally."""
 
     channel_id: int
 
 
+@distinct
 class ChannelFailed(NamedTuple):
     """A channel ended with an error: the server's error object, or ours where it refused the request."""
 
@@ -69,6 +78,7 @@ class ChannelFailed(NamedTuple):
     error: Any
 
 
+@distinct
 class CallReturned(NamedTuple):
     """A call was answered; ABSENT for one without a result."""
 
@@ -76,6 +86,7 @@ class CallReturned(NamedTuple):
     result: Any
 
 
+@distinct
 class CallFailed(NamedTuple):
     """A call ended with an error: the server's error object, or ours where it refused the request."""
 
@@ -83,7 +94,7 @@ class CallFailed(NamedTuple):
     error: Any
 
 
-Event = Greeted | Packet | ChannelClosed | ChannelFailed | CallReturned | CallFailed
+Event = Authenticated | Packet | ChannelClosed | ChannelFailed | CallReturned | CallFailed
 
 
 class Rejection(RequestRejected):
@@ -104,17 +115,17 @@ class Protocol:
     """The client's side of one socket. Verbs give texts to send, `receive` gives what a text means."""
 
     def __init__(self) -> None:
-        self.state = State.UNGREETED
+        self.state = State.UNAUTHENTICATED
         self._last_call = 0
         self._last_channel = 0
         self._calls: dict[int, str] = {}
         self._channels: dict[int, str] = {}
-        self._unheard: set[int] = set()
+        self._unanswered: set[int] = set()
         self.warnings_count = 0
 
     def authenticate(self, credentials: Credentials) -> bytes:
         """The first text on a socket."""
-        self._expect(State.UNGREETED)
+        self._expect(State.UNAUTHENTICATED)
         self.state = State.WAITING
         return orjson.dumps(
             {
@@ -125,18 +136,18 @@ class Protocol:
         )
 
     def call(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
-        """Ask one question; the answer comes as CallReturned or CallFailed with the same number."""
+        """Make one call; the answer arrives as CallReturned or CallFailed with the same number."""
         self._expect(State.OPEN)
         self._last_call += 1
         self._calls[self._last_call] = endpoint
         return self._last_call, encode(Envelope("rpcCall", self._last_call, endpoint, parameter))
 
     def open_channel(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
-        """Begin an exchange; its packets carry the same number until ChannelClosed or ChannelFailed."""
+        """Open a channel; its packets carry the same number until ChannelClosed or ChannelFailed."""
         self._expect(State.OPEN)
         self._last_channel += 1
         self._channels[self._last_channel] = endpoint
-        self._unheard.add(self._last_channel)
+        self._unanswered.add(self._last_channel)
         return self._last_channel, encode(Envelope("channelCreate", self._last_channel, endpoint, parameter))
 
     def cancel(self, channel_id: int) -> bytes | None:
@@ -146,18 +157,18 @@ class Protocol:
         return encode(Envelope("channelSend", channel_id, body={"type": "cancel"}))
 
     def receive(self, text: bytes | str) -> Event | None:
-        """Say what one text from the server means; None for what needs no attention.
+        """Read one text from the server as an event; None for what needs no attention.
 
         Raises:
-            RemoteProtocolError: the text is no envelope, or comes before the greeting.
+            RemoteProtocolError: the text is not an envelope, or arrives before the answer to the authentication.
             NotAllowed: the server refused the credentials.
         """
         value = loads(text)
         if self.state is not State.OPEN:
-            return self._greeting(value)
+            return self._authenticated(value)
         type_, number, _, body = from_object(value)
         if type_ == "channelSend":
-            self._unheard.discard(number)
+            self._unanswered.discard(number)
             return Packet(number, body) if number in self._channels else None
         return self._rare(type_, number, body)
 
@@ -175,7 +186,7 @@ class Protocol:
                 return self._warned(*(v if isinstance(v, str) else "" for v in map(body.get, ("warning", "kind"))))
         return None
 
-    def _greeting(self, value: Any) -> Greeted:
+    def _authenticated(self, value: Any) -> Authenticated:
         if self.state is not State.WAITING or not isinstance(value, dict) or not isinstance(value.get("success"), bool):
             raise RemoteProtocolError("the server did not answer the authentication")
         if not value["success"]:
@@ -188,15 +199,15 @@ class Protocol:
                 "put an API token of LM Studio into the environment variable LM_API_TOKEN",
             )
         self.state = State.OPEN
-        return Greeted()
+        return Authenticated()
 
     def _warned(self, warning: str, kind: str) -> Event | None:
         self.warnings_count += 1
         kind = kind or _kind(warning)
         if kind.startswith(_ENDS_NOTHING):
             return None
-        unheard = {number: name for number, name in self._channels.items() if number in self._unheard}
-        families = {"channel": unheard, "rpc": self._calls}
+        unanswered = {number: name for number, name in self._channels.items() if number in self._unanswered}
+        families = {"channel": unanswered, "rpc": self._calls}
         meant = [family for family in families if kind.startswith(family)] or list(families)
         found = _about(
             [(family, number, name) for family in meant for number, name in families[family].items()], warning
@@ -212,7 +223,7 @@ class Protocol:
         return CallFailed(number, error)
 
     def _end_channel(self, number: int) -> bool:
-        self._unheard.discard(number)
+        self._unanswered.discard(number)
         return self._channels.pop(number, None) is not None
 
     def _expect(self, state: State) -> None:
@@ -231,7 +242,7 @@ def _about(waiting: list[tuple[str, int, str]], warning: str) -> list[tuple[str,
 
 
 def _kind(warning: str) -> str:
-    """The kind of a warning from a server before March 2026, which says it in words, before the values it quotes."""
+    """The kind of a warning from a server before March 2026: its words before the values that it quotes."""
     words = warning.partition("=")[0].lower()
     family = "rpc" if "rpccall" in words else "channel"
     if "endpoint" in words and ("unknown" in words or "unhandled" in words):

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
+from lmcli.record import distinct
 from lmcli.values import JsonObject, LoadConfig
 from lmcli.wire.config import load_stack, prediction_stack
 from lmcli.wire.payloads import write_history
 from lmcli.wire.prediction_config import PredictionConfig
 
 
+@distinct
 class ChannelRequest(NamedTuple):
     """One request for a channel."""
 

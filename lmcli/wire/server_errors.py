@@ -1,4 +1,4 @@
-"""What a server's error object says, as a sentence and what to do about it.
+"""A server's error object as an error: a sentence, and hints.
 
 Shapes: {"title"?, "rootTitle"?, "cause"?, "suggestion"?, "displayData"?: {"code", …}}; every key may be missing.
 Source: lmstudio-js 6ec11db, lms-shared-types/src/Error.ts and GenericErrorDisplayData.ts
@@ -8,9 +8,17 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unavailable, escaped, quoted
-
-_LIST_MODELS = "lm models lists the models that are there"
+from lmcli.errors import (
+    LmError,
+    ModelNotFound,
+    ModelUnloaded,
+    NoModelLoaded,
+    PredictionFailed,
+    PresetNotFound,
+    Unavailable,
+    escaped,
+    quoted,
+)
 
 
 def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
@@ -18,7 +26,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
 
     Args:
         error: the object as it came; wrongly typed values count as missing.
-        kind: the class for an error whose code does not tell a better one.
+        kind: the class for an error without a known code.
     """
     body = error if isinstance(error, Mapping) else {}
     display = body.get("displayData")
@@ -36,7 +44,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
 
 
 def _model_unloaded(_: Mapping[str, Any]) -> LmError:
-    return ModelUnloaded("the model was unloaded", "run the command again to load it")
+    return ModelUnloaded("the model was unloaded")
 
 
 def _no_model_matching(display: Mapping[str, Any]) -> LmError:
@@ -45,13 +53,13 @@ def _no_model_matching(display: Mapping[str, Any]) -> LmError:
     wanted = f" is called {quoted(name)}" if name else ""
     loaded = _sample(display, "loadedModelsSample", "totalLoadedModels")
     if not name and not loaded:
-        return ModelNotFound("no model is loaded", "-m KEY loads one", _LIST_MODELS)
-    return ModelNotFound(f"no loaded model{wanted}", f"loaded: {loaded or 'none'}", _LIST_MODELS)
+        return NoModelLoaded("no model is loaded")
+    return ModelNotFound(f"no loaded model{wanted}", f"loaded: {loaded or 'none'}")
 
 
 def _path_not_found(display: Mapping[str, Any]) -> LmError:
     known = _sample(display, "availablePathsSample", "totalModels")
-    return ModelNotFound(f"no model {quoted(display.get('path', ''))}", f"there are: {known or 'none'}", _LIST_MODELS)
+    return ModelNotFound(f"no model {quoted(display.get('path', ''))}", f"there are: {known or 'none'}")
 
 
 def _identifier_not_found(display: Mapping[str, Any]) -> LmError:
@@ -63,7 +71,7 @@ def _identifier_not_found(display: Mapping[str, Any]) -> LmError:
 
 def _domain_mismatch(display: Mapping[str, Any]) -> LmError:
     path, actual, expected = (quoted(display.get(key, "")) for key in ("path", "actualDomain", "expectedDomain"))
-    return ModelNotFound(f"model {path} is of the kind {actual}, not {expected}", _LIST_MODELS)
+    return ModelNotFound(f"model {path} is of the kind {actual}, not {expected}")
 
 
 def _feature_missing(display: Mapping[str, Any]) -> LmError:
@@ -79,7 +87,7 @@ def _runtime_missing(_: Mapping[str, Any]) -> LmError:
 def _preset_not_found(display: Mapping[str, Any]) -> LmError:
     sample = display.get("availablePresetsSample")
     known = ", ".join(_name(p, "name") for p in sample if isinstance(p, Mapping)) if isinstance(sample, list) else ""
-    return ModelNotFound(
+    return PresetNotFound(
         f"no preset {quoted(display.get('specifiedFuzzyPresetIdentifier', ''))}", f"there are: {known or 'none'}"
     )
 

@@ -1,4 +1,4 @@
-"""Exchanges: predictions and loads, cancels, failures in every order, and older servers."""
+"""Channels: predictions and loads, cancels, failures in every order, and older servers."""
 
 import json
 import os
@@ -47,7 +47,7 @@ from lmcli.wire.prediction_config import PredictionConfig
 
 
 def test_prediction(server: Running, open_session: Open) -> None:
-    """Progress, then fragments, then the figures, then the end."""
+    """Progress, then fragments, then the stats, then the end."""
     session = open_session(server)
     prediction = session.predict(asking("one two"))
     values = [value for burst in session.bursts(prediction) for value in burst]
@@ -59,7 +59,7 @@ def test_prediction(server: Running, open_session: Open) -> None:
     assert prediction.end.model_info.identifier == "echo"
 
 
-def test_exchanges_share_a_session(server: Running, open_session: Open) -> None:
+def test_channels_share_a_session(server: Running, open_session: Open) -> None:
     """Ten predictions at once, read in turns: each gets all of its own text and nothing else."""
     session = open_session(server)
     wanted = [f"{number}-" + " ".join(f"w{number}" for _ in range(200)) for number in range(10)]
@@ -74,7 +74,7 @@ def test_exchanges_share_a_session(server: Running, open_session: Open) -> None:
 
 
 def test_interleaved_channels_in_one_write(open_session: Open) -> None:
-    """Packets of several channels in any order go to whom they are for; one that failed does not hurt the other."""
+    """Packets of several channels are dispatched in any order; one that fails does not affect the other."""
 
     def script(peer: Peer) -> None:
         peer.greet()
@@ -92,8 +92,8 @@ def test_interleaved_channels_in_one_write(open_session: Open) -> None:
         session.close()
 
 
-def test_one_bad_packet_hurts_its_own_exchange_only(open_session: Open) -> None:
-    """A packet that makes no sense ends the exchange that it is for; neither its later end nor the other hides that."""
+def test_a_bad_packet_fails_its_own_channel_only(open_session: Open) -> None:
+    """An invalid packet fails its channel, and its later end does not hide that; the other channel goes on."""
 
     def script(peer: Peer) -> None:
         peer.greet()
@@ -150,7 +150,7 @@ def test_cancelled_load(start_server: StartServer, open_session: Open) -> None:
 
 
 def test_cancel(start_server: StartServer, open_session: Open) -> None:
-    """A cancelled prediction comes to its end at once, with figures that say why."""
+    """A cancelled prediction comes to its end at once, with stats that hold the reason."""
     session = open_session(start_server(tokens_per_second=20))
     prediction = session.predict(asking("word " * 1000))
     text_of(session, prediction, until=1)
@@ -214,7 +214,7 @@ def test_cancel_in_a_flood_of_the_real_server(server: Running, open_session: Ope
 
 
 def test_abandon_drops_the_rest(open_session: Open) -> None:
-    """An abandoned exchange is cancelled and read to its end, and the session can be used again."""
+    """An abandoned channel is cancelled and read to its end, and the session can be used again."""
     with ScriptedServer(flood) as server:
         session = open_session(server)
         prediction = session.predict(asking())
@@ -247,7 +247,7 @@ def test_abandon_after_the_connection_is_gone(open_session: Open) -> None:
 
 
 def test_interrupt_ends_a_read(open_session: Open) -> None:
-    """A signal's pipe ends a wait with an empty burst; the exchange goes on."""
+    """A signal's pipe ends a wait with an empty burst; the channel goes on."""
     reader, writer = os.pipe()
     proceed = threading.Event()
 
@@ -309,11 +309,10 @@ def test_close_without_success(open_session: Open, kind: str) -> None:
     """A channel that closes without a result is incomplete, whatever it was for."""
     with answering(piece("a"), closed()) as server:
         session = open_session(server)
-        exchange: Channel = session.predict(asking())
-        if kind == "loading":
-            exchange = session.load(requests.get_or_load("tiny", LoadConfig()))
+        load = requests.get_or_load("tiny", LoadConfig())
+        channel: Channel = session.predict(asking()) if kind == "predict" else session.load(load)
         with pytest.raises(Incomplete, match="without a result"):
-            for _ in session.bursts(exchange):
+            for _ in session.bursts(channel):
                 pass
         session.close()
 
@@ -417,7 +416,7 @@ def test_warning_about_a_late_cancel_ends_nothing(open_session: Open) -> None:
 
 
 def test_unknown_things_are_passed_over(open_session: Open) -> None:
-    """Newer packets, newer kinds, channels of nobody and acknowledgements do not disturb."""
+    """Newer packets, newer kinds, unknown channels and acknowledgements do not disturb."""
     strange = [
         sent(1, {"type": "toolCallGenerationStart"}),
         sent(99, {"type": "fragment"}),
@@ -461,8 +460,8 @@ def test_byte_by_byte(server: Running, open_session: Open) -> None:
     ],
     ids=["kind", "unhandled", "without kind"],
 )
-def test_completion_by_older_words(open_session: Open, refusal: Packet) -> None:
-    """A server without `completeRawText` is asked again in older words, and from then on at once."""
+def test_completion_by_the_older_request(open_session: Open, refusal: Packet) -> None:
+    """A server without `completeRawText` is sent the older request, and from then on at once."""
     asked: list[str] = []
 
     def script(peer: Peer) -> None:
@@ -482,7 +481,7 @@ def test_completion_by_older_words(open_session: Open, refusal: Packet) -> None:
             prediction = completing(session)
             assert what_came(session, prediction) == ("a", None)
             assert prediction.end is not None
-        assert not session._multiplexer.knows_raw_completion
+        assert not session._multiplexer.has_raw_completion
         session.close()
     assert asked == ["completeRawText", "predict", "predict"]
 
@@ -510,8 +509,8 @@ def test_cancel_after_falling_back(open_session: Open) -> None:
 
 
 def test_what_was_cancelled_is_not_begun_again(open_session: Open) -> None:
-    """A server without `completeRawText` that hears the cancel first is not asked in older words any more."""
-    heard: list[Packet] = []
+    """A server without `completeRawText` that receives the cancel first is not sent the older request."""
+    received: list[Packet] = []
 
     def script(peer: Peer) -> None:
         peer.greet()
@@ -519,7 +518,7 @@ def test_what_was_cancelled_is_not_begun_again(open_session: Open) -> None:
         assert peer.receive() == sent(1, {"type": "cancel"})
         peer.send(warning("x", kind="channelEndpointUnknown"))
         while True:
-            heard.append(peer.receive())
+            received.append(peer.receive())
 
     with ScriptedServer(script) as server:
         session = open_session(server)
@@ -530,7 +529,7 @@ def test_what_was_cancelled_is_not_begun_again(open_session: Open) -> None:
         assert isinstance(error, RequestRejected)
         assert prediction.is_over
         session.close()
-    assert heard == []
+    assert received == []
 
 
 def test_other_refusals_are_not_fallen_back_from(open_session: Open) -> None:
@@ -539,7 +538,7 @@ def test_other_refusals_are_not_fallen_back_from(open_session: Open) -> None:
         session = open_session(server)
         with pytest.raises(RequestRejected, match="completeRawText"):
             text_of(session, completing(session))
-        assert session._multiplexer.knows_raw_completion
+        assert session._multiplexer.has_raw_completion
         session.close()
 
 
@@ -547,4 +546,4 @@ def test_completion(server: Running, open_session: Open) -> None:
     """A server that knows `completeRawText` is asked once."""
     session = open_session(server)
     assert what_came(session, session.predict(requests.complete("echo", " a\n", PredictionConfig()))) == (" a\n", None)
-    assert session._multiplexer.knows_raw_completion
+    assert session._multiplexer.has_raw_completion
