@@ -24,7 +24,7 @@ from processes import Hand, Puppet, Terminal, environment, run, start
 from lmcli.cli.output.drawing import columns_of
 from lmcli.server.background import Running
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ESCAPE = b"\x1b"
 TERM = {"TERM": "xterm-256color"}
 COLOURFUL = {**TERM, "FORCE_COLOR": "1"}

@@ -177,7 +177,7 @@ def test_a_signal_stops_a_flood_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_flood_that_does_not_end_is_left_after_a_grace(tmp_path: Path) -> None:
     """A server that goes on in spite of the cancel keeps nobody: the process dies of the signal soon."""
-    bench = Path(__file__).parent / "bench" / "fast_server.py"
+    bench = Path(__file__).parents[1] / "bench" / "fast_server.py"
     with start(sys.executable, str(bench), folder=tmp_path, variables=os.environ) as server:
         server.wait_for(b"\n")
         variables = environment(tmp_path, int(server["stdout"]))
