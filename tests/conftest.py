@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,9 +34,19 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = 10.0
 """Seconds after which something that was waited for is not coming."""
+FOREVER = 1000.0
+"""Seconds that no test lasts: a wait that could take so long and ends, was ended."""
 
 GUEST = {"authVersion": 1, "clientIdentifier": "guest:tests", "clientPasskey": "secret"}
 Packet = dict[str, Any]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for a state that nothing reports, by asking for it again and again."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.002)
 
 
 def query(identifier: str | None = "echo") -> Packet:

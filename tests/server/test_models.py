@@ -20,6 +20,7 @@ from conftest import (
     stats_of,
     text_of,
     user,
+    wait_until,
 )
 
 import lmcli
@@ -177,11 +178,12 @@ def test_leaving_cancels_the_loading(start_server: StartServer, connect: Connect
     first.open("loadModel", loading(identifier="mine"))
     assert first.receive()["message"]["type"] == "resolved"
     first.socket.close()
-    deadline = time.monotonic() + PATIENCE
-    while wanted := second.open("loadModel", loading(identifier="mine")):
-        if second.receive()["type"] == "channelSend":
-            break
-        assert time.monotonic() < deadline, f"channel {wanted}: the identifier is still taken"
+
+    def is_loading_anew() -> bool:
+        second.open("loadModel", loading(identifier="mine"))
+        return bool(second.receive()["type"] == "channelSend")
+
+    wait_until(is_loading_anew)
 
 
 def test_load_config_is_honoured_and_told(wire: Wire) -> None:
@@ -256,9 +258,7 @@ def test_reference_holds_one_instance(wire: Wire) -> None:
 def test_idle_model_is_unloaded(wire: Wire) -> None:
     """A model with a time to live is gone when it was idle for that long; one without stays."""
     wire.stream("loadModel", loading(ttlMs=20))
-    deadline = time.monotonic() + PATIENCE
-    while loaded(wire) != ["echo"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: loaded(wire) == ["echo"])
 
 
 def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> None:
@@ -268,9 +268,7 @@ def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> 
     packets = wire.predict("a b c d e f", identifier="echo-jit")
     assert stats_of(packets)["stopReason"] == "eosFound"
     assert stats_of(packets)["totalTimeSec"] > 0.1
-    deadline = time.monotonic() + PATIENCE
-    while loaded(wire) != ["echo"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: loaded(wire) == ["echo"])
 
 
 def test_unloading_ends_predictions(start_server: StartServer, connect: Connect) -> None:
@@ -420,6 +418,4 @@ def test_files_live_as_long_as_their_client(server: Running, connect: Connect) -
     files.socket.close()
     assert text_of(llm.stream("predict", parameter)) == "see", "the client is still there"
     llm.socket.close()
-    deadline = time.monotonic() + PATIENCE
-    while "File not found" not in (last := connect(server).stream("predict", parameter)[-1]).get("title", ""):
-        assert time.monotonic() < deadline, last
+    wait_until(lambda: "File not found" in connect(server).stream("predict", parameter)[-1].get("title", ""))

@@ -8,13 +8,25 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Packet, Serve, Wire, checked, predicting, query, stack, stats_of, text_of, user
+from conftest import (
+    Connect,
+    Packet,
+    Serve,
+    Wire,
+    checked,
+    predicting,
+    query,
+    stack,
+    stats_of,
+    text_of,
+    user,
+    wait_until,
+)
 from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
@@ -427,14 +439,6 @@ def running_predictions() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "llama.cpp prediction"]
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for something that is about to happen."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it does not happen"
-        time.sleep(0.002)
-
-
 def test_client_that_leaves_stops_the_engine(llama: background.Running, wire: Wire, connect: Connect) -> None:
     """A closed socket is a cancel, also in the middle of a prompt."""
     load(wire, "slow", contextLength=8192)
@@ -509,17 +513,13 @@ def test_slow_readers_keep_nobody_out(files: dict[str, Path]) -> None:
 
 
 def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
-    """The answer to a cancel does not wait for the prompt: it comes before a third of it could have been read."""
+    """The answer to a cancel does not wait for the prompt: it comes while the engine is still reading."""
     load(wire, "slow", contextLength=8192)
-    began = time.monotonic()
-    wire.predict("third " * 333, options(maxPredictedTokens=checked(1)), identifier="slow")
-    third = time.monotonic() - began
     channel = wire.open("predict", predicting("other " * 1000, options(), identifier="slow"))
     assert wire.receive()["message"]["progress"] < 1
     wire.cancel(channel)
-    began = time.monotonic()
     packets = wire.packets(channel)
-    assert time.monotonic() - began < third
+    assert running_predictions()
     assert stats_of(packets)["stopReason"] == "userStopped"
     assert text_of(packets) == ""
 
