@@ -30,7 +30,7 @@ from lmcli.cli.input.document import Document
 from lmcli.errors import OutputFailed
 from lmcli.server.background import Running
 
-ROUNDS, COMPANY = 12, 3
+ROUNDS, COMPANY = 6, 3
 KILLS = 20
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
