@@ -54,16 +54,16 @@ complete -c lm -n '__lm_is respond' -s i -l input -d 'What stdin holds' -r -f -a
 complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
 complete -c lm -n '__lm_is respond' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is respond' -s l -l max-tokens -d 'Limit of the answer' -r -f
-complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
-complete -c lm -n '__lm_is respond' -l top-k -d 'Only the K likeliest tokens' -r -f
-complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
-complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
-complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is respond' -l stop -d 'End before this text; may be repeated' -r -f
+complete -c lm -n '__lm_is respond' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
+complete -c lm -n '__lm_is respond' -l top-k -d 'Only the K likeliest tokens' -r -f
+complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
+complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
+complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is respond' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
-complete -c lm -n '__lm_is respond' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is respond' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is respond' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is respond' -s n -l no-stdin -d 'Do not read stdin'
@@ -89,16 +89,16 @@ complete -c lm -n '__lm_is complete' -l echo -d 'Write the input before its cont
 complete -c lm -n '__lm_is complete' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl'
 complete -c lm -n '__lm_is complete' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is complete' -s l -l max-tokens -d 'Limit of the answer' -r -f
-complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
-complete -c lm -n '__lm_is complete' -l top-k -d 'Only the K likeliest tokens' -r -f
-complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
-complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
-complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is complete' -l stop -d 'End before this text; may be repeated' -r -f
+complete -c lm -n '__lm_is complete' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
+complete -c lm -n '__lm_is complete' -l top-k -d 'Only the K likeliest tokens' -r -f
+complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
+complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
+complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is complete' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
-complete -c lm -n '__lm_is complete' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is complete' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is complete' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is complete' -s n -l no-stdin -d 'Do not read stdin'
@@ -128,16 +128,16 @@ complete -c lm -n '__lm_is chat' -s i -l input -d 'What stdin holds' -r -f -a 'a
 complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
 complete -c lm -n '__lm_is chat' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is chat' -s l -l max-tokens -d 'Limit of the answer' -r -f
-complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
-complete -c lm -n '__lm_is chat' -l top-k -d 'Only the K likeliest tokens' -r -f
-complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
-complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
-complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is chat' -l stop -d 'End before this text; may be repeated' -r -f
+complete -c lm -n '__lm_is chat' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
+complete -c lm -n '__lm_is chat' -l top-k -d 'Only the K likeliest tokens' -r -f
+complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
+complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
+complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is chat' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
-complete -c lm -n '__lm_is chat' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is chat' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is chat' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is chat' -s n -l no-stdin -d 'Do not read stdin'
@@ -173,16 +173,16 @@ complete -c lm -n '__lm_is stats' -s f -l file -d 'Image to attach, or text to p
 complete -c lm -n '__lm_is stats' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
 complete -c lm -n '__lm_is stats' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is stats' -s l -l max-tokens -d 'Limit of the answer' -r -f
-complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
-complete -c lm -n '__lm_is stats' -l top-k -d 'Only the K likeliest tokens' -r -f
-complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
-complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
-complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is stats' -l stop -d 'End before this text; may be repeated' -r -f
+complete -c lm -n '__lm_is stats' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
+complete -c lm -n '__lm_is stats' -l top-k -d 'Only the K likeliest tokens' -r -f
+complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
+complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
+complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is stats' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f
-complete -c lm -n '__lm_is stats' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is stats' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is stats' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is stats' -s n -l no-stdin -d 'Do not read stdin'

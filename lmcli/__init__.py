@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from lmcli.client.api import LLM, Client, llm
     from lmcli.client.streams import PredictionStream
     from lmcli.errors import LmError
-    from lmcli.values import Fragment, LoadConfig, PredictionConfig, PredictionResult
+    from lmcli.values import Fragment, LoadConfig, PredictionResult
+    from lmcli.wire.prediction_config import PredictionConfig
 
 __version__ = "0.1.0"
 
@@ -23,7 +24,7 @@ _HOMES = {
     "LLM": "lmcli.client.api",
     "LmError": "lmcli.errors",
     "LoadConfig": "lmcli.values",
-    "PredictionConfig": "lmcli.values",
+    "PredictionConfig": "lmcli.wire.prediction_config",
     "PredictionResult": "lmcli.values",
     "PredictionStream": "lmcli.client.streams",
     "llm": "lmcli.client.api",

@@ -6,15 +6,11 @@ Figures keep the server's names (`predicted_tokens_count`, `time_to_first_token_
 Python SDK writes them, so that a program for one runs with the other.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from lmcli.record import Record
 
 JsonObject = dict[str, Any]
-
-OverflowPolicy = Literal["stopAtLimit", "truncateMiddle", "rollingWindow"]
 
 
 class Fragment(NamedTuple):
@@ -115,45 +111,6 @@ class ModelInstance(ModelInfo):
     context_length: int
     ttl_ms: int | None = None
     last_used_time: float | None = None
-
-
-class PredictionConfig(NamedTuple):
-    """Sampling options under the SDK's names; what is None is not sent, so presets and app settings hold.
-
-    False switches off an option that has a switch (`max_tokens`, the penalties and samplers).
-    `raw` holds full wire keys (`llm.prediction.…`) for what has no name here; it wins over the names.
-    """
-
-    temperature: float | None = None
-    max_tokens: int | Literal[False] | None = None
-    stop_strings: tuple[str, ...] | None = None
-    tool_call_stop_strings: tuple[str, ...] | None = None
-    context_overflow_policy: OverflowPolicy | None = None
-    structured: JsonObject | None = None
-    top_k_sampling: int | None = None
-    repeat_penalty: float | Literal[False] | None = None
-    min_p_sampling: float | Literal[False] | None = None
-    top_p_sampling: float | Literal[False] | None = None
-    seed: int | Literal[False] | None = None
-    log_probs: int | Literal[False] | None = None
-    presence_penalty: float | Literal[False] | None = None
-    xtc_probability: float | Literal[False] | None = None
-    xtc_threshold: float | Literal[False] | None = None
-    cpu_threads: int | None = None
-    prompt_template: JsonObject | None = None
-    raw_tools: JsonObject | None = None
-    tool_choice: JsonObject | None = None
-    tool_naming: str | None = None
-    draft_model: str | None = None
-    speculative_decoding_num_draft_tokens_exact: int | None = None
-    speculative_decoding_min_draft_length_to_consider: int | None = None
-    speculative_decoding_min_continue_drafting_probability: float | None = None
-    reasoning_parsing: JsonObject | None = None
-    enable_thinking: bool | None = None
-    reasoning_budget: int | Literal[False] | None = None
-    user_max_image_dimension_pixels: int | Literal[False] | None = None
-    ignore_model_preferred_max_image_dimension: bool | None = None
-    raw: Mapping[str, Any] = MappingProxyType({})
 
 
 class LoadConfig(NamedTuple):

@@ -127,6 +127,7 @@ def test_version_is_answered_by_the_door() -> None:
 HEAVY = {
     "asyncio",
     "concurrent.futures",
+    "email.message",  # importlib.metadata, in effect
     "http.client",
     "jsonschema_rs",
     "lmcli.cli.suggestions",
@@ -166,3 +167,18 @@ def test_windows_is_told_in_one_line() -> None:
     ran = python("import sys; sys.platform = 'win32'; from lmcli.__main__ import main; main()", "respond", "hi")
     assert ran.returncode == ExitCode.UNAVAILABLE
     assert ran.stderr == "lm: error: Windows is supported through WSL only: run lm inside it\n"
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used() -> None:
+    """What is imported is a stand-in; its names are those of the module."""
+    code = """
+import sys
+from lmcli import startup
+startup.before_imports()
+import importlib.metadata
+before = "email.message" in sys.modules
+print(before, importlib.metadata.version("typer") > "0", "email.message" in sys.modules)
+from importlib.metadata import version
+print(version is sys.modules["importlib.metadata"].version)
+"""
+    assert python(code).stdout == "False True True\nTrue\n"

@@ -200,7 +200,7 @@ def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callabl
         if context is not None and context.invoked_subcommand is not None:
             _refuse_lost_options(values, name, context.invoked_subcommand, command.options)
             return None
-        _refuse_broken_text(values)
+        _refuse_broken_text(values, command.options)
         _refuse_out_of_range(values, command.options)
         words: list[str] = values.pop("words", None) or []
         options = command.options(**values)
@@ -229,19 +229,27 @@ def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callabl
     return body
 
 
-def _refuse_broken_text(values: dict[str, Any]) -> None:
-    """The wire knows UTF-8 only; what is typed otherwise arrives here with surrogates. Names of files may be so."""
-    for option, value in values.items():
-        for text in value if isinstance(value, list) and option != "words" else [value]:
+def _refuse_broken_text(values: dict[str, Any], options: type[Options]) -> None:
+    """The wire is UTF-8 only; other bytes of a command line arrive here as surrogates. Names of files may have them."""
+    for option, annotation, _ in options.fields():
+        value = values[option]
+        for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-                raise UsageError(f"--{option.rstrip('_').replace('_', '-')} is not UTF-8: {quoted(text, limit=60)}")
+                raise UsageError(f"{_flag(annotation)} is not UTF-8: {quoted(text, limit=60)}")
 
 
 def _refuse_out_of_range(values: dict[str, Any], options: type[Options]) -> None:
     for option, annotation, _ in options.fields():
         for limits in annotation.__metadata__:
             if isinstance(limits, Range) and not limits.has(values[option]):
-                raise UsageError(f"--{option} takes a number {limits}, not {values[option]}")
+                raise UsageError(f"{_flag(annotation)} takes a number {limits}, not {values[option]}")
+
+
+def _flag(annotation: Any) -> str:
+    """How an option is typed, in its long form."""
+    info = annotation.__metadata__[0]
+    names = [name for name in (info.default, *(info.param_decls or ())) if str(name).startswith("-")]
+    return str(max(names, key=len)).partition("/")[0]
 
 
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Options]) -> None:

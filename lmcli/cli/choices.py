@@ -28,14 +28,6 @@ class RawOutputForm(StrEnum):
     JSONL = "jsonl"
 
 
-class Overflow(StrEnum):
-    """What the server does when the context is full."""
-
-    STOP = "stop"
-    MIDDLE = "middle"
-    ROLLING = "rolling"
-
-
 class Grouping(StrEnum):
     """What recorded results are summed up by."""
 

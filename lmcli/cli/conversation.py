@@ -125,7 +125,7 @@ class Conversation:
     def _answer(self, document: Document) -> None:
         """Have a document continued, and keep what came; Ctrl-C stops the answer, not the conversation."""
         options = self._options.replaced(model=self.model)
-        request = make_request(document, options, overflow=None)
+        request = make_request(document, options)
         task = Task("chat", request, options, options.output, self._env, self._messages)
         model = None if self.model else loaded_model(self._run.connection, self._messages)
         text = Text()

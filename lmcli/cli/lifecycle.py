@@ -12,9 +12,10 @@ from lmcli.cli.resolve import Request
 from lmcli.cli.run import Run
 from lmcli.client.session import Session
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import ModelInstance, PredictionConfig, PredictionEnd, Value
+from lmcli.values import ModelInstance, PredictionEnd, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
-from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX
+from lmcli.wire.config import PREDICTION_PREFIX
+from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
 AnyChannel = TypeVar("AnyChannel", bound=Channel)

@@ -1,16 +1,19 @@
-"""What can be typed: the one table of options, from which Typer, help, man pages and completions are made.
+"""The options of each command, from which Typer, help, man pages and completions are made.
 
-A field is an option; a command's options are a class that inherits the groups it has. What was typed is one of these
-classes; what it means is made of it elsewhere (`inputs`, `requests`).
+A field is an option; the options of a command are a class that inherits the groups it has. What the command line holds
+is one of these classes; `resolve` makes requests of it. The sampling options come from the table in
+`wire.prediction_config`, which also says what they are on the wire and in Python.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
 from typer import Argument, Option
 
-from lmcli.cli.choices import ColorWhen, Grouping, InputForm, OutputForm, Overflow, RawOutputForm, ReportForm
+from lmcli.cli.choices import ColorWhen, Grouping, InputForm, OutputForm, RawOutputForm, ReportForm
+from lmcli.wire import prediction_config as config
 
 Words = Annotated[
     list[str] | None, Argument(metavar="[PROMPT]...", help="Text of the prompt; words are joined by spaces.")
@@ -47,6 +50,9 @@ class Options:
 
     A subclass lists options as annotated class attributes; one that inherits several has those of the last first,
     which is the order of its help. Plain classes, because a dataclass of thirty fields takes a millisecond to define.
+
+    Attributes:
+        declared: the options that the class itself adds, each with its annotation.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -56,12 +62,17 @@ class Options:
         """The same with other values."""
         return type(self)(**vars(self) | values)
 
+    declared: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.declared = {name: a for name, a in cls.__annotations__.items() if hasattr(a, "__metadata__")}
+
     @classmethod
     def fields(cls) -> Iterator[tuple[str, Any, Any]]:
         """Name, annotation and default of each option."""
         for base in reversed(cls.__mro__):
-            for name, annotation in getattr(base, "__annotations__", {}).items():
-                yield name, annotation, getattr(cls, name)
+            for name, annotation in vars(base).get("declared", {}).items():
+                yield name, annotation, getattr(cls, name, None)
 
 
 class MessageOptions(Options):
@@ -131,30 +142,38 @@ class LoadOptions(Options):
     ] = None
 
 
-class SamplingOptions(Options):
-    """How to predict; what is not given is not sent."""
+def _flagged(option: config.Option, default: str = "") -> Any:
+    """An entry of the table as Typer reads options."""
+    flag = option.flag
+    assert flag is not None  # noqa: S101  whoever asks has looked
+    kind: Any = StrEnum("Words", list(flag.words)) if flag.words else _TYPES[option.type]
+    return Annotated[kind | None, Option(*flag.names, metavar=flag.metavar, help=f"{flag.help}{default}")]
 
-    temperature: Annotated[float | None, Option("-t", "--temperature", metavar="T", help="0 is deterministic.")] = None
-    max_tokens: Annotated[int | None, Option("-l", "--max-tokens", metavar="N", help="Limit of the answer.")] = None
-    top_p: Annotated[float | None, Option("--top-p", metavar="P", help="Nucleus sampling, 0 to 1.")] = None
-    top_k: Annotated[int | None, Option("--top-k", metavar="K", help="Only the K likeliest tokens.")] = None
-    min_p: Annotated[float | None, Option("--min-p", metavar="P", help="Least relative probability, 0 to 1.")] = None
-    repeat_penalty: Annotated[
-        float | None, Option("--repeat-penalty", metavar="X", help="Above 1 discourages repetition.")
-    ] = None
-    seed: Annotated[int | None, Option("--seed", metavar="N", help="Same seed, same text.")] = None
-    stop: Annotated[
-        list[str] | None, Option("--stop", metavar="STR", help="End before this text; may be repeated.")
-    ] = None
-    draft_model: Annotated[
-        str | None, Option("--draft-model", metavar="KEY", help="Small model for speculative decoding.")
-    ] = None
+
+_TYPES: Final[Mapping[config.Types, Any]] = {config.NUMBER: float, config.TEXTS: list[str], int: int, str: str}
+
+
+class SamplingOptions(Options):
+    """How to predict; what is not given is not sent. The options are the entries of `OPTIONS` that have a flag.
+
+    Attributes:
+        overflow: what is asked for a full context where the user does not say; None leaves it to the server.
+    """
+
+    overflow: ClassVar[str | None] = "stop"
+
     set_: Annotated[
         list[str] | None,
         Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
-    overflow: Annotated[Overflow | None, Option("--overflow", help="When the context is full.  [default: stop]")] = None
+
+
+_OVERFLOW: Final = "context_overflow_policy"
+_IN_TABLE: Final = {name: _flagged(option) for name, option in config.OPTIONS.items() if option.flag}
+SamplingOptions.declared = (
+    _IN_TABLE | {_OVERFLOW: _flagged(config.OPTIONS[_OVERFLOW], "  [default: stop]")} | SamplingOptions.declared
+)
 
 
 class StdinOptions(Options):
@@ -249,9 +268,10 @@ class RespondOptions(PredictionOptions, TurnOptions):
 class ChatOptions(PredictionOptions, TurnOptions, HistoryOptions):
     """Options of `lm chat`."""
 
-    overflow: Annotated[
-        Overflow | None, Option("--overflow", help="When the context is full.  [default: what the server does]")
-    ] = None
+    overflow: ClassVar[str | None] = None
+
+
+ChatOptions.declared = {_OVERFLOW: _flagged(config.OPTIONS[_OVERFLOW], "  [default: what the server does]")}
 
 
 class CompleteOptions(PredictionOptions, RawOptions):

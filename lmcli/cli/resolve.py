@@ -6,25 +6,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from lmcli.chat import Message
-from lmcli.cli.choices import Overflow
 from lmcli.cli.input.document import Document
 from lmcli.cli.options import AskOptions, LoadOptions
 from lmcli.errors import UsageError, quoted
-from lmcli.values import JsonObject, LoadConfig, OverflowPolicy, PredictionConfig
+from lmcli.values import JsonObject, LoadConfig
 from lmcli.wire import requests
-from lmcli.wire.config import OPTIONS, PREDICTION_PREFIX, prediction_stack
+from lmcli.wire.config import PREDICTION_PREFIX, prediction_stack
+from lmcli.wire.prediction_config import OPTIONS, Option, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
 if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
 
 _LONGEST_SECONDS: Final = 1e9
-_POLICIES: Final[Mapping[Overflow, OverflowPolicy]] = {
-    Overflow.STOP: "stopAtLimit",
-    Overflow.MIDDLE: "truncateMiddle",
-    Overflow.ROLLING: "rollingWindow",
-}
-
 
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
@@ -101,20 +95,15 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 }
 
 
-def make_request(subject: Document | str, options: AskOptions, *, overflow: Overflow | None = Overflow.STOP) -> Request:
+def make_request(subject: Document | str, options: AskOptions) -> Request:
     """Put together what is asked and how.
-
-    Args:
-        subject: what is asked.
-        options: the options.
-        overflow: what is asked for a full context where the user does not say.
 
     Raises:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
     schema = None if options.schema is None else _schema(options.schema)
-    config = sampling_config(options, overflow)._replace(structured=schema.setting if schema else None)
-    return Request(subject, config, options.preset, schema)
+    config = sampling_config(options, overflow=options.overflow)
+    return Request(subject, config.replace(structured=schema.setting if schema else None), options.preset, schema)
 
 
 def _schema(options: str) -> "Schema":
@@ -123,31 +112,29 @@ def _schema(options: str) -> "Schema":
     return Schema(options)
 
 
-def sampling_config(options: AskOptions, overflow: Overflow | None = None) -> PredictionConfig:
+def sampling_config(options: AskOptions, *, overflow: str | None = None) -> PredictionConfig:
     """What the options ask of the server; `overflow` where the user does not say.
 
     Raises:
         UsageError: an option has a value that it cannot have.
     """
     reasoning = Reasoning.parse(options.reasoning or ())
-    policy = options.overflow or overflow
+    given = {name: getattr(options, name, None) for name, option in OPTIONS.items() if option.flag}
+    given["context_overflow_policy"] = given["context_overflow_policy"] or overflow
     config = PredictionConfig(
-        temperature=options.temperature,
-        max_tokens=options.max_tokens,
-        top_p_sampling=options.top_p,
-        top_k_sampling=options.top_k,
-        min_p_sampling=options.min_p,
-        repeat_penalty=options.repeat_penalty,
-        seed=options.seed,
-        stop_strings=tuple(options.stop) if options.stop else None,
-        draft_model=options.draft_model,
-        context_overflow_policy=None if policy is None else _POLICIES[policy],
+        **{name: _value(OPTIONS[name], given[name]) for name in given if given[name] not in (None, [])},
         enable_thinking=reasoning.is_wanted,
         reasoning_budget=reasoning.budget,
         raw=dict(_raw_field(assignment) for assignment in options.set_ or ()),
     )
-    prediction_stack(config)  # a value that cannot be is refused before anybody is asked
+    prediction_stack(config)  # an invalid value is refused before anything is sent
     return config
+
+
+def _value(option: Option, given: Any) -> Any:
+    """The value of an option for what was given on the command line."""
+    words = option.flag.words if option.flag else None
+    return tuple(given) if isinstance(given, list) else words[given] if words else given
 
 
 def is_span(seconds: float) -> bool:

@@ -27,11 +27,11 @@ from lmcli.values import (
     LoadProgress,
     ModelInfo,
     ModelInstance,
-    PredictionConfig,
     PredictionResult,
 )
 from lmcli.wire import payloads, requests
 from lmcli.wire.config import prediction_config
+from lmcli.wire.prediction_config import PredictionConfig
 
 History = Chat | Mapping[str, Any] | Sequence[Any] | str
 
@@ -308,7 +308,7 @@ def _config(options: PredictionOptions) -> PredictionConfig:
         return config
     if config.structured is not None:
         raise UsageError("response_format and the option structured exclude each other")
-    return config._replace(structured=structured_setting(response_format))
+    return config.replace(structured=structured_setting(response_format))
 
 
 def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:

@@ -10,8 +10,8 @@ from lmcli.cli.app import COMMANDS
 from lmcli.cli.environment import VARIABLES
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
-from lmcli.wire.config import CHOICES, NUMBER, OPTIONS, UNNAMED, Range, Types
-from lmcli.wire.config import Option as Field
+from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, Range, Types
+from lmcli.wire.prediction_config import Option as Field
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
 _FIELDS_PAGE: Final = "lm-respond"
@@ -153,11 +153,10 @@ def _typed(option: Option) -> str:
 
 def _fields() -> Iterator[str]:
     """The fields that `--set` knows: their names after the prefix, types and ranges."""
-    choices = {OPTIONS[name].key: words for name, words in CHOICES.items()}
     yield from _FIELDS_INTRODUCTION.strip().split("\n")
     yield ".Bl -tag -width Ds -compact"
     for field in sorted((*OPTIONS.values(), *UNNAMED), key=lambda field: field.key):
-        words = f"one of {', '.join(choices[field.key])}" if field.key in choices else _type(field)
+        words = f"one of {', '.join(field.choices)}" if field.choices else _type(field)
         yield f".It Cm {field.key}"
         yield from _text(words)
     yield ".El"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from lmcli.chat import Message
-from lmcli.values import Fragment, LoadProgress, ModelInfo, PredictionConfig, Stats
+from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
+from lmcli.wire.prediction_config import PredictionConfig
 
 # A text of so many characters takes long enough to read that the other clients would notice.
 LARGE: Final = 1_000_000

@@ -6,7 +6,8 @@ Pure: text in, fragments out. Whatever the cuts in the text, the fragments joine
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lmcli.values import Fragment, PredictionConfig
+from lmcli.values import Fragment
+from lmcli.wire.prediction_config import PredictionConfig
 
 
 def unfinished(text: str, wanted: Iterable[str]) -> int:

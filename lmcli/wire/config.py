@@ -8,95 +8,15 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from lmcli.errors import UsageError, quoted
-from lmcli.values import JsonObject, LoadConfig, PredictionConfig
+from lmcli.values import JsonObject, LoadConfig
+from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, PredictionConfig
 
 PREDICTION_PREFIX: Final = "llm.prediction."
 PROMPT_TEMPLATE_KEY: Final = PREDICTION_PREFIX + "promptTemplate"
 
-Range = tuple[float | None, float | None]
-Types = type | tuple[type, ...]
-
-
-class Option(NamedTuple):
-    """How one option is written on the wire.
-
-    Attributes:
-        key: the config key after `llm.prediction.`.
-        type: what its value must be.
-        range: the lowest and the highest value allowed.
-        off: for an option with a switch, the value that goes beside `checked: false`; else None.
-    """
-
-    key: str
-    type: Types
-    range: Range = (None, None)
-    off: Any = None
-
-
-NUMBER: Final = (int, float)
-
-OPTIONS: Mapping[str, Option] = MappingProxyType(
-    {
-        "temperature": Option("temperature", NUMBER, (0, None)),
-        "max_tokens": Option("maxPredictedTokens", int, (1, None), off=1),
-        "stop_strings": Option("stopStrings", (list, tuple)),
-        "tool_call_stop_strings": Option("toolCallStopStrings", (list, tuple)),
-        "context_overflow_policy": Option("contextOverflowPolicy", str),
-        "structured": Option("structured", dict),
-        "top_k_sampling": Option("topKSampling", int, (-1, 500)),
-        "repeat_penalty": Option("repeatPenalty", NUMBER, (-1, None), off=1.1),
-        "min_p_sampling": Option("minPSampling", NUMBER, (0, 1), off=0.05),
-        "top_p_sampling": Option("topPSampling", NUMBER, (0, 1), off=0.95),
-        "seed": Option("seed", int, (-1, None), off=-1),
-        "log_probs": Option("logProbs", int, (0, 100), off=0),
-        "presence_penalty": Option("llama.presencePenalty", NUMBER, off=0),
-        "xtc_probability": Option("llama.xtcProbability", NUMBER, (0, 1), off=0),
-        "xtc_threshold": Option("llama.xtcThreshold", NUMBER, (0, 1), off=0),
-        "cpu_threads": Option("llama.cpuThreads", int, (1, None)),
-        "prompt_template": Option("promptTemplate", dict),
-        "raw_tools": Option("tools", dict),
-        "tool_choice": Option("toolChoice", dict),
-        "tool_naming": Option("toolNaming", str),
-        "draft_model": Option("speculativeDecoding.draftModel", str),
-        "speculative_decoding_num_draft_tokens_exact": Option(
-            "speculativeDecoding.numDraftTokensExact", int, (1, None)
-        ),
-        "speculative_decoding_min_draft_length_to_consider": Option(
-            "speculativeDecoding.minDraftLengthToConsider", int, (0, None)
-        ),
-        "speculative_decoding_min_continue_drafting_probability": Option(
-            "speculativeDecoding.minContinueDraftingProbability", NUMBER, (0, 1)
-        ),
-        "reasoning_parsing": Option("reasoning.parsing", dict),
-        "enable_thinking": Option("reasoning.enableThinking", bool),
-        "reasoning_budget": Option("reasoning.budgetTokens", int, (0, None), off=1024),
-        "user_max_image_dimension_pixels": Option("vision.userMaxImageDimensionPixels", int, (1, None), off=1024),
-        "ignore_model_preferred_max_image_dimension": Option("vision.ignoreModelPreferredMaxImageDimension", bool),
-    }
-)
-UNNAMED: Final = (
-    Option("systemPrompt", str),
-    Option("contextPrefill", (list, tuple)),
-    Option("speculativeDecoding.numReuseTokens", int),
-    Option("speculativeDecoding.maxTokensToDraft", int),
-    Option("llama.frequencyPenalty", NUMBER, off=0),
-    Option("llama.mirostatSampling", dict),
-    Option("llama.tailFreeSampling", NUMBER, off=0.95),
-    Option("llama.locallyTypicalSampling", NUMBER, off=0.9),
-    Option("llama.logitBias", (list, tuple)),
-)
-"""Fields that servers know and the SDKs have no name for; they are sent as they are, through `raw`."""
-
-CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "context_overflow_policy": ("stopAtLimit", "truncateMiddle", "rollingWindow"),
-        "tool_naming": ("passThrough", "removeSpecial", "snakeCase", "camelCase"),
-    }
-)
 _OPTION_OF_KEY: Mapping[str, str] = {PREDICTION_PREFIX + option.key: name for name, option in OPTIONS.items()}
 
 # A template with nothing around the messages: how a server without `completeRawText` is told not to format.
@@ -128,16 +48,20 @@ def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> P
     return PredictionConfig(**values)
 
 
-def prediction_stack(config: PredictionConfig, *, unformatted: bool = False) -> JsonObject:
+def prediction_stack(config: PredictionConfig, *, is_raw: bool = False, unformatted: bool = False) -> JsonObject:
     """Write prediction options as a stack of one layer; what is None is left out.
 
     Args:
         config: the options.
+        is_raw: it is for raw completion, which does not take all of them.
         unformatted: add the layer that asks for the prompt to be used without the model's chat template.
 
     Raises:
-        UsageError: a value is out of range or of the wrong type.
+        UsageError: a value is out of range or of the wrong type, or raw completion does not take the option.
     """
+    for name, option in OPTIONS.items() if is_raw else ():
+        if not option.is_in_raw_completion and getattr(config, name) not in (None, False):
+            raise UsageError(f"raw completion does not take {name.replace('_', ' ')}")
     values = {
         PREDICTION_PREFIX + OPTIONS[name].key: _write(name, value)
         for name in OPTIONS
@@ -267,9 +191,8 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"{label} must be texts that are not empty")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise UsageError(f"{label} cannot be a number of more than 64 bits")
-    choices = CHOICES.get(name)
-    if choices and value not in choices:
-        raise UsageError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}")
+    if option.choices and value not in option.choices:
+        raise UsageError(f"{label} must be one of {', '.join(option.choices)}, not {quoted(value)}")
     low, high = option.range
     if low is not None and not value >= low:
         raise UsageError(f"{label} must be at least {low}, not {value}")

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
-from lmcli.values import JsonObject, LoadConfig, PredictionConfig
+from lmcli.values import JsonObject, LoadConfig
 from lmcli.wire.config import load_stack, prediction_stack
 from lmcli.wire.payloads import write_history
+from lmcli.wire.prediction_config import PredictionConfig
 
 
 class ChannelRequest(NamedTuple):
@@ -30,7 +31,7 @@ def respond(
 
 def complete(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> ChannelRequest:
     """Ask for the raw continuation of a text."""
-    return _prediction("completeRawText", model, {"rawPrompt": prompt}, prediction_stack(config), preset)
+    return _prediction("completeRawText", model, {"rawPrompt": prompt}, prediction_stack(config, is_raw=True), preset)
 
 
 def complete_by_predict(
@@ -38,7 +39,8 @@ def complete_by_predict(
 ) -> ChannelRequest:
     """Ask a server from before July 2026, which has no `completeRawText`, for the same."""
     history = write_history([Message("user", (TextPart(prompt),))])
-    return _prediction("predict", model, {"history": history}, prediction_stack(config, unformatted=True), preset)
+    stack = prediction_stack(config, is_raw=True, unformatted=True)
+    return _prediction("predict", model, {"history": history}, stack, preset)
 
 
 def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> ChannelRequest:

@@ -27,7 +27,7 @@ from tiny_model import Shape, make_model
 from websockets.sync.client import connect as open_socket
 
 from lmcli import Client
-from lmcli.values import PredictionConfig
+from lmcli.wire.prediction_config import PredictionConfig
 
 SHAPES = {"large": Shape(layers=4, width=1024, heads=16, context_length=2048), "tiny": Shape(context_length=2048)}
 TOKENS = {"large": 150, "tiny": 1500}

@@ -40,9 +40,10 @@ from lmcli.errors import (
     RequestRejected,
 )
 from lmcli.server.background import Running
-from lmcli.values import Fragment, LoadConfig, LoadProgress, PredictionConfig, PromptProgress
+from lmcli.values import Fragment, LoadConfig, LoadProgress, PromptProgress
 from lmcli.wire import requests
 from lmcli.wire.channels import Channel
+from lmcli.wire.prediction_config import PredictionConfig
 
 
 def test_prediction(server: Running, open_session: Open) -> None:

@@ -17,7 +17,7 @@ from lmcli.reference.__main__ import generated, stale
 from lmcli.reference.manual import PAGES, page, prose_of
 from lmcli.reference.readme import help_of
 from lmcli.reference.tree import Command, commands
-from lmcli.wire import config
+from lmcli.wire import prediction_config as config
 
 COMMANDS = commands()
 SIGNALS = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)}

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from properties import QUICK, any_json, fields_of, garbled
 
 from lmcli.errors import UsageError
-from lmcli.values import LoadConfig, PredictionConfig
+from lmcli.values import LoadConfig
 from lmcli.wire.config import (
-    OPTIONS,
     PREDICTION_PREFIX,
     RAW_TEMPLATE,
     invalid_fields,
@@ -23,6 +22,7 @@ from lmcli.wire.config import (
     read_stack,
     write_fields,
 )
+from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
 
 
 class Row(NamedTuple):
@@ -106,8 +106,8 @@ def sent(config: PredictionConfig) -> dict[str, Any]:
 
 def test_every_option_is_written_out_here() -> None:
     """The table of this test, the options and the fields of PredictionConfig are the same; `raw` holds the rest."""
-    assert [row.name for row in TABLE] == list(OPTIONS)
-    assert [*OPTIONS, "raw"] == list(PredictionConfig._fields)
+    assert {row.name for row in TABLE} == set(OPTIONS)
+    assert {*OPTIONS, "raw"} == set(PredictionConfig.fields)
 
 
 @ROWS

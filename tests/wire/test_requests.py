@@ -15,10 +15,11 @@ from lmcli.client.address import Address
 from lmcli.client.api import LLM, Client
 from lmcli.client.connection import Connection
 from lmcli.server.background import Running
-from lmcli.values import LoadConfig, PredictionConfig
+from lmcli.values import LoadConfig
 from lmcli.wire import requests
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY, prediction_config, read_prediction_config, read_stack
 from lmcli.wire.payloads import read_history
+from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.protocol import Credentials
 
 ONE_MODEL = requests.specifier("qwen2.5-7b-instruct")
@@ -59,7 +60,7 @@ def config_of(parameter: Any) -> PredictionConfig:
     values = fields_of(parameter["predictionConfigStack"])
     config = read_prediction_config(values)
     known = fields_of(requests.respond(None, HI, config).parameter["predictionConfigStack"])
-    return config._replace(raw={key: value for key, value in values.items() if key not in known})
+    return config.replace(raw={key: value for key, value in values.items() if key not in known})
 
 
 def asked_again(parameter: Any) -> Any:

@@ -37,7 +37,7 @@ def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, mess
         document = document if system is None else document.with_system(system)
         document = document if asked.entry is None else document.with_entry(asked.entry)
         document.chat()  # a flaw is reported before anything is sent
-        task = Task("chat", make_request(document, options, overflow=None), options, options.output, env, messages)
+        task = Task("chat", make_request(document, options), options, options.output, env, messages)
         if options.dry_run:
             return show_request(task)
         text, work = Text(), Run(options, env, messages)

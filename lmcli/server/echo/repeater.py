@@ -19,8 +19,9 @@ from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest,
 from lmcli.server.failures import Refused, unsupported
 from lmcli.server.settings import BASE_VALUES
 from lmcli.server.text_stream import Outlet, reasoning_tags
-from lmcli.values import LoadProgress, ModelInfo, PredictionConfig, Stats
+from lmcli.values import LoadProgress, ModelInfo, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
+from lmcli.wire.prediction_config import PredictionConfig
 
 NAME: Final = "echo"
 VERSION: Final = "1.0"

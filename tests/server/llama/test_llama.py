@@ -36,7 +36,8 @@ from lmcli.server.llama.generator import Prediction
 from lmcli.server.llama.preflight import preflight
 from lmcli.server.llama.runtime import LoadSettings, Runtime
 from lmcli.server.llama.sampling import excess
-from lmcli.values import PredictionConfig, Stats
+from lmcli.values import Stats
+from lmcli.wire.prediction_config import PredictionConfig
 
 IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 CONTEXT = 256
