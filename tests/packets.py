@@ -1,4 +1,4 @@
-"""What a scripted server says to a session, and what a session hears: packets by hand, and readers of exchanges."""
+"""What a scripted server sends to a session, and what a session receives: packets by hand, and readers of channels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +65,7 @@ def message(text: str) -> Any:
 
 
 def answering(*values: Any, then: Callable[[Peer], None] = Peer.wait_until_left) -> ScriptedServer:
-    """A server that greets, waits for one request, says some values in one write, and goes on."""
+    """A server that authenticates, waits for one request, sends some values in one write, and goes on."""
 
     def script(peer: Peer) -> None:
         peer.greet()

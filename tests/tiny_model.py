@@ -1,6 +1,6 @@
 """Makes GGUF files: a llama of a few layers with random weights, whose tokens are the bytes.
 
-It says nothing that makes sense, and says it in 20 ms; what it is asked to keep to it must keep to all the same.
+Its text makes no sense and takes 20 ms; the constraints on it hold all the same.
 """
 
 from pathlib import Path

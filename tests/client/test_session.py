@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import FOREVER, PATIENCE, WHO, Open, StartServer
+from conftest import CREDENTIALS, FOREVER, PATIENCE, Open, StartServer
 from faults import End, Peer, Proxy, ScriptedServer, after_texts
 from packets import answering, asking, closed, piece, success, text_of, what_came
 
@@ -56,7 +56,7 @@ def test_refused_credentials(start_server: StartServer, open_session: Open) -> N
     with pytest.raises(NotAllowed, match=r"the server refused access: .") as caught:
         open_session(server)
     assert "LM_API_TOKEN" in caught.value.hints[0]
-    assert WHO.passkey not in str(caught.value)
+    assert CREDENTIALS.passkey not in str(caught.value)
 
 
 def test_admitted_with_a_token(start_server: StartServer) -> None:
@@ -108,9 +108,9 @@ def test_trace_shows_requests_and_never_the_passkey(server: Running, open_sessio
     assert f"connected to ws://127.0.0.1:{server.port}/llm in " in lines[0]
     assert "listLoaded" in lines[1]
     assert "hello" in lines[2]
-    assert WHO.passkey not in "".join(lines)
-    assert WHO.identifier not in "".join(lines)
-    assert WHO.passkey not in repr(WHO)
+    assert CREDENTIALS.passkey not in "".join(lines)
+    assert CREDENTIALS.identifier not in "".join(lines)
+    assert CREDENTIALS.passkey not in repr(CREDENTIALS)
 
 
 def test_calls(server: Running, open_session: Open) -> None:
@@ -190,7 +190,7 @@ def test_one_set_of_interrupts_belongs_to_a_connection(interrupt: Interrupt) -> 
     interrupts: list[Interrupt] = []
     with (
         ScriptedServer(script) as server,
-        Connection(Address("127.0.0.1", server.port), WHO, interrupts=lambda: interrupts) as connection,
+        Connection(Address("127.0.0.1", server.port), CREDENTIALS, interrupts=lambda: interrupts) as connection,
     ):
         old, new = connection.session("llm"), connection.session("files")
         prediction = old.predict(asking())
@@ -208,7 +208,7 @@ def test_interrupt_ends_the_greeting_of_a_socket(interrupt: Interrupt, monkeypat
     monkeypatch.setattr("lmcli.client.session.CONNECT_SECONDS", FOREVER)
     with (
         ScriptedServer(Peer.wait_until_left) as server,
-        Connection(Address("127.0.0.1", server.port), WHO, interrupts=lambda: [interrupt]) as connection,
+        Connection(Address("127.0.0.1", server.port), CREDENTIALS, interrupts=lambda: [interrupt]) as connection,
         pytest.raises(CannotConnect),
     ):
         connection.session("files")

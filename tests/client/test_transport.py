@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import trustme
+from conftest import PATIENCE
 from faults import (
     HOST,
-    PATIENCE,
     End,
     Listener,
     Peer,

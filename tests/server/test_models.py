@@ -13,7 +13,7 @@ from conftest import (
     Packet,
     StartServer,
     Wire,
-    deaf,
+    open_unread,
     predicting,
     query,
     stack,
@@ -105,7 +105,7 @@ def test_client_that_does_not_read_holds_up_nobody(start_server: StartServer, co
     """A load goes on whatever the one does who asked for it first; the next one has its model."""
     server = start_server(load_seconds=0.2)
     with socket.create_connection(("127.0.0.1", server.port)) as unread:
-        deaf(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
+        open_unread(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
         second = connect(server)
         assert types(second.stream("getOrLoad", getting()))[-1] in ("loadSuccess", "alreadyLoaded")
 
