@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "one": make_model(folder / "one.gguf"),
         "two": make_model(folder / "two.gguf", Shape(layers=1), seed=2, template=None),
-        "slow": make_model(folder / "slow.gguf", Shape(layers=6, width=512, heads=8, context_length=8192)),
+        "slow": make_model(folder / "slow.gguf", Shape(layers=6, width=384, heads=6, context_length=8192)),
     }
 
 
