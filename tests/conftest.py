@@ -1,4 +1,4 @@
-"""What the suite stands on: real servers, in a thread or as a process, and a client that speaks bare JSON."""
+"""What tests share: real servers, in a thread or as a process, and a client that sends and receives bare JSON."""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,16 +27,26 @@ from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import Engine
 from lmcli.wire.protocol import Credentials
 
-# Whoever runs the suite in the background may have Ctrl-C ignored, which its children would inherit, and obey.
+# A suite that runs in the background may have Ctrl-C ignored, which its children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 PATIENCE = 10.0
-"""Seconds after which something that was waited for is not coming."""
+"""Seconds after which a wait has failed."""
+FOREVER = 1000.0
+"""Seconds that no test lasts: a wait that could take so long and ends, was ended."""
 
 GUEST = {"authVersion": 1, "clientIdentifier": "guest:tests", "clientPasskey": "secret"}
 Packet = dict[str, Any]
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for a state that nothing reports, by asking for it again and again."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.002)
 
 
 def query(identifier: str | None = "echo") -> Packet:
@@ -61,7 +72,7 @@ def checked(value: Any) -> Packet:
 
 @dataclass
 class Wire:
-    """A connection that says what it is told and shows what comes, both as decoded JSON."""
+    """A connection on which a test sends and receives decoded JSON, with no protocol of ours between."""
 
     socket: ClientConnection
     _ids: Iterator[int] = field(default_factory=itertools.count)
@@ -106,15 +117,15 @@ class Wire:
 
     def packets(self, channel: int) -> list[Packet]:
         """Everything that a channel sends, up to its end; an error is the last packet."""
-        found: list[Packet] = []
+        packets: list[Packet] = []
         while True:
             envelope = self.receive()
             assert envelope.get("channelId") == channel, envelope
             if envelope["type"] == "channelClose":
-                return found
+                return packets
             if envelope["type"] == "channelError":
-                return [*found, {"type": "error", **envelope["error"]}]
-            found.append(envelope["message"])
+                return [*packets, {"type": "error", **envelope["error"]}]
+            packets.append(envelope["message"])
 
     def stream(self, endpoint: str, parameter: Packet) -> list[Packet]:
         """Open a channel and wait for its end."""
@@ -147,13 +158,13 @@ def stats_of(packets: Sequence[Packet]) -> Packet:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The keys of the test models are no completions for whoever runs the suite."""
+    """Keep the keys of the test models out of the completions of the user who runs the suite."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
-def deaf(server: socket.socket, **openings: Packet) -> None:
+def open_unread(server: socket.socket, **openings: Packet) -> None:
     """Open channels by hand, by endpoint and parameter, and read nothing beyond the first bytes of the first one."""
     server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client = ClientProtocol(parse_uri("ws://127.0.0.1/llm"))
@@ -177,7 +188,7 @@ StartServer = Callable[..., background.Running]
 
 @pytest.fixture
 def start_server() -> Iterator[StartServer]:
-    """Start servers in this process: with the echo models at a pace, or with another engine."""
+    """Starts servers in this process: with the echo models at a pace, or with another engine."""
     with ExitStack() as cleanup:
 
         def start(engine: Engine | None = None, *, options: Packet | None = None, **pace: Any) -> background.Running:
@@ -195,7 +206,7 @@ def server(start_server: StartServer) -> background.Running:
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Open connections: to a port or a running server, a namespace, under an identity (None stays unauthenticated)."""
+    """Opens connections: to a port or a running server, a namespace, under an identity (None: unauthenticated)."""
     with ExitStack() as cleanup:
 
         def to(server: background.Running | int, namespace: str = "/llm", identity: Packet | None = GUEST) -> Wire:
@@ -250,7 +261,7 @@ def flags(options: Packet) -> list[str]:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start `lm serve` as a process, with its options by name; one that does not come up has an empty address."""
+    """Starts `lm serve` as a process, with its options by name; one that does not come up has an empty address."""
     with ExitStack() as cleanup:
 
         def start(*models: str, **options: Any) -> Process:
@@ -266,16 +277,16 @@ def serve() -> Iterator[Serve]:
 
 
 Open = Callable[..., Session]
-WHO = Credentials("guest:somebody", "the-secret-passkey")
+CREDENTIALS = Credentials("guest:somebody", "the-secret-passkey")
 
 
 @pytest.fixture
 def open_session() -> Iterator[Open]:
-    """Open sessions, which are closed when the test ends."""
+    """Opens sessions, which are closed when the test ends."""
     with ExitStack() as cleanup:
 
         def to(server: Any, namespace: str = "llm", **options: Any) -> Session:
-            session = Session.open(Address("127.0.0.1", server.port), namespace, WHO, **options)
+            session = Session.open(Address("127.0.0.1", server.port), namespace, CREDENTIALS, **options)
             cleanup.callback(session.close)
             return session
 
@@ -284,7 +295,7 @@ def open_session() -> Iterator[Open]:
 
 @pytest.fixture
 def interrupt() -> Iterator[Interrupt]:
-    """One that is there already."""
+    """An interrupt that has come already."""
     reader, writer = os.pipe()
     os.write(writer, b"!")
     yield Interrupt(reader)

@@ -1,6 +1,6 @@
 """What goes wrong between a client and a server, over real loopback sockets.
 
-`Proxy` stands in front of a real server and spoils what it says; `ScriptedServer` says exactly what a test wants.
+`Proxy` stands in front of a real server and damages what it sends; `ScriptedServer` sends exactly what a test wants.
 Both are context managers with a `port`; leaving the block ends their threads and raises what failed in them.
 """
 
@@ -16,6 +16,7 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from conftest import PATIENCE
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -23,8 +24,6 @@ from websockets.server import ServerProtocol
 from lmcli.client.address import Address
 
 HOST = "127.0.0.1"
-PATIENCE = 10.0
-"""Seconds after which something that was waited for is not coming."""
 
 
 class Left(Exception):
@@ -127,7 +126,7 @@ class Peer:
         """The next text of the client, decoded; what else it sends is passed over.
 
         Raises:
-            Left: the client said goodbye, or closed the connection.
+            Left: the client sent a close frame, or closed the connection.
         """
         while (frame := self.frame()).opcode is not Opcode.TEXT:
             if frame.opcode is Opcode.CLOSE:
@@ -135,7 +134,7 @@ class Peer:
         return json.loads(bytes(frame.data))
 
     def greet(self) -> Any:
-        """Let the client in, whoever it is; gives its credentials."""
+        """Accept the authentication, whatever it is; gives the credentials."""
         credentials = self.receive()
         self.send({"success": True})
         return credentials
@@ -147,11 +146,11 @@ class Peer:
         self.flush()
 
     def flush(self) -> None:
-        """Write what was told to `protocol`."""
+        """Write what `protocol` has to send."""
         self.socket.sendall(b"".join(self.protocol.data_to_send()))
 
     def close(self, reason: str = "") -> None:
-        """Say goodbye as WebSocket does."""
+        """Send a close frame."""
         self.protocol.send_close(1001, reason)
         self.flush()
 
@@ -171,7 +170,7 @@ class Peer:
             if not data:
                 raise Left
             self.protocol.receive_data(data)
-            self.flush()  # pongs, and the answer to a goodbye
+            self.flush()  # pongs, and the answer to a close frame
             self._events.extend(self.protocol.events_received())
         return self._events.popleft()
 
@@ -203,17 +202,17 @@ class End(Enum):
     STALL = auto()
 
 
-Spoiled = Iterator[bytes | End]
-Fault = Callable[[Iterator[bytes]], Spoiled]
-"""From what the server says, HTTP head and then frame by frame, to what the client gets."""
+Delivered = Iterator[bytes | End]
+Fault = Callable[[Iterator[bytes]], Delivered]
+"""From what the server sends, HTTP head and then frame by frame, to what the client gets."""
 
 
 class Proxy(Listener):
-    """Stands in front of a server; what the server says goes through a fault, what the client says goes through.
+    """Stands in front of a server; what the server sends passes a fault, what the client sends is passed on.
 
     Args:
         port: where the server is.
-        fault: how to spoil it.
+        fault: how to damage it.
     """
 
     def __init__(self, port: int, fault: Fault) -> None:
@@ -240,7 +239,7 @@ class Proxy(Listener):
         self._released.set()
         super().__exit__(kind, error, trace)
 
-    def _deliver(self, client: socket.socket, pieces: Spoiled) -> bool:
+    def _deliver(self, client: socket.socket, pieces: Delivered) -> bool:
         """Send what is to be sent; gives whether to reset afterwards."""
         for piece in pieces:
             if isinstance(piece, bytes):
@@ -255,7 +254,7 @@ class Proxy(Listener):
 def after_bytes(count: int, *then: bytes | End) -> Fault:
     """Let so many bytes through, handshake included, then something else, then the rest."""
 
-    def fault(pieces: Iterator[bytes]) -> Spoiled:
+    def fault(pieces: Iterator[bytes]) -> Delivered:
         left = count
         for piece in pieces:
             yield piece[:left]
@@ -271,7 +270,7 @@ def after_bytes(count: int, *then: bytes | End) -> Fault:
 def after_texts(count: int, *then: bytes | End) -> Fault:
     """Let so many texts through, the greeting included, then something else, then the rest."""
 
-    def fault(pieces: Iterator[bytes]) -> Spoiled:
+    def fault(pieces: Iterator[bytes]) -> Delivered:
         left = count
         for piece in pieces:
             yield piece
@@ -283,30 +282,30 @@ def after_texts(count: int, *then: bytes | End) -> Fault:
     return fault
 
 
-def intact(pieces: Iterator[bytes]) -> Spoiled:
-    """Nothing is spoiled."""
+def intact(pieces: Iterator[bytes]) -> Delivered:
+    """Nothing is damaged."""
     return pieces
 
 
 def once(fault: Fault) -> Fault:
-    """Spoil the first connection only."""
+    """Damage the first connection only."""
     faults = iter([fault])
 
-    def spoil(pieces: Iterator[bytes]) -> Spoiled:
+    def damage(pieces: Iterator[bytes]) -> Delivered:
         return next(faults, intact)(pieces)
 
-    return spoil
+    return damage
 
 
-def byte_by_byte(pieces: Iterator[bytes]) -> Spoiled:
+def byte_by_byte(pieces: Iterator[bytes]) -> Delivered:
     """Each byte in a segment of its own."""
     for piece in pieces:
         for index in range(len(piece)):
             yield piece[index : index + 1]
 
 
-def without_pongs(pieces: Iterator[bytes]) -> Spoiled:
-    """No sign of life but what is said."""
+def without_pongs(pieces: Iterator[bytes]) -> Delivered:
+    """No sign of life but texts."""
     return (piece for piece in pieces if piece[0] != 0x8A)
 
 
@@ -343,6 +342,6 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 def _end(connection: socket.socket) -> None:
-    """Wake whoever reads from it or writes to it."""
+    """Wake the threads that read from it or write to it."""
     with suppress(OSError):  # it has ended
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The real command as a process, what can be seen of it from outside, and a server that is played by hand."""
+"""The real command as a process, what can be seen of it from outside, and a stub of a server."""
 
 import json
 import os
@@ -21,19 +21,19 @@ from websockets.sync.server import ServerConnection, serve
 
 INSTANCE: Packet = {
     "type": "llm",
-    "modelKey": "puppet",
+    "modelKey": "stub",
     "format": "gguf",
-    "displayName": "Puppet",
+    "displayName": "Stub",
     "publisher": "tests",
-    "path": "tests/puppet",
+    "path": "tests/stub",
     "sizeBytes": 1,
-    "indexedModelIdentifier": "tests/puppet",
+    "indexedModelIdentifier": "tests/stub",
     "deviceIdentifier": None,
     "vision": False,
     "trainedForToolUse": False,
     "maxContextLength": 4096,
-    "identifier": "puppet",
-    "instanceReference": "puppet",
+    "identifier": "stub",
+    "instanceReference": "stub",
     "ttlMs": None,
     "lastUsedTime": None,
     "contextLength": 4096,
@@ -45,7 +45,7 @@ WARNINGS = {"PYTHONWARNINGS": "error,ignore::ResourceWarning:__main__"}
 
 
 def environment(folder: Path, host: str | int, **variables: str) -> dict[str, str]:
-    """What a command sees: `lm` and `python` of this suite, an empty home, a server's address or port."""
+    """The environment of a command: `lm` and `python` of this suite, an empty home, a server's address or port."""
     path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
     address = f"127.0.0.1:{host}" if isinstance(host, int) else host
     return {"PATH": path, "HOME": str(folder), "LM_HOST": address, **WARNINGS, **variables}
@@ -93,7 +93,7 @@ class Child:
         assert text in self._written[stream], {name: bytes(data) for name, data in self._written.items()}
 
     def end(self) -> int:
-        """Read until nobody writes any more, and wait for the process; gives its return code."""
+        """Read to the end of all streams, and wait for the process; gives its return code."""
         self._read_until(lambda: False)
         return self.process.wait(PATIENCE)
 
@@ -112,7 +112,7 @@ class Child:
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 1 << 16)
-    except OSError:  # a terminal that nobody writes to any more
+    except OSError:  # a terminal whose other side is closed
         return b""
 
 
@@ -154,8 +154,8 @@ def start(
         command: the program and its arguments.
         folder: where it runs.
         variables: its environment.
-        stdin: a `Terminal` or what `Popen` takes; if nothing is said, it is empty.
-        stdout: the same; if nothing is said, a pipe that is read.
+        stdin: a `Terminal` or what `Popen` takes; empty by default.
+        stdout: the same; a pipe that is read by default.
         stderr: the same. Where it is the terminal of stdout, that is read as `stdout`.
         in_new_session: the command has no terminal of its own at first.
     """
@@ -193,18 +193,18 @@ def _reading_end(stream: Stream, pipe: IO[bytes] | None) -> int | None:
     return None if pipe is None else pipe.fileno()
 
 
-class Puppet:
-    """A server with one loaded model that leaves its channels to a test.
+class StubServer:
+    """A server with one loaded model whose channels a test handles.
 
     Args:
-        play: told each envelope that is no authentication and no call, with the connection that it came on.
+        handle: called with each envelope that is neither authentication nor call, and the connection that it came on.
 
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, play: "Callable[[Hand, Packet], None] | None" = None) -> None:
-        self._play = play
+    def __init__(self, handle: "Callable[[StubConnection, Packet], None] | None" = None) -> None:
+        self._handle = handle
         self._envelopes: queue.Queue[Packet] = queue.Queue()
         self._server = serve(self._attend, "127.0.0.1", 0, compression=None, max_size=None, close_timeout=0)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -228,24 +228,24 @@ class Puppet:
                 return envelope
 
     def _attend(self, socket: ServerConnection) -> None:
-        hand = Hand(socket)
+        connection = StubConnection(socket)
         with suppress(ConnectionClosed):
             for text in socket:
-                self._answer(hand, json.loads(text))
+                self._answer(connection, json.loads(text))
 
-    def _answer(self, hand: "Hand", envelope: Packet) -> None:
+    def _answer(self, connection: "StubConnection", envelope: Packet) -> None:
         if "authVersion" in envelope:
-            hand.send({"success": True})
+            connection.send({"success": True})
         elif envelope["type"] == "rpcCall":
-            hand.send({"type": "rpcResult", "callId": envelope["callId"], "result": [INSTANCE]})
+            connection.send({"type": "rpcResult", "callId": envelope["callId"], "result": [INSTANCE]})
         else:
-            if self._play is not None:
-                self._play(hand, envelope)
+            if self._handle is not None:
+                self._handle(connection, envelope)
             self._envelopes.put(envelope)
 
 
-class Hand:
-    """What a puppet's connection can be made to do.
+class StubConnection:
+    """A connection to a stub server.
 
     Attributes:
         socket: the connection.
@@ -257,7 +257,7 @@ class Hand:
         self.is_left = False
 
     def send(self, value: Packet) -> None:
-        """Send a value; a client that has left is no news."""
+        """Send a value; whether the client has left is noted only."""
         try:
             self.socket.send(json.dumps(value))
         except ConnectionClosed:

@@ -41,7 +41,7 @@ def garbled(draw: st.DrawFn, value: Any) -> Any:
 _short = st.text(max_size=6)
 _texts = st.builds(TextPart, _short)
 _files = st.builds(FilePart, _short, _short, st.integers(0, 2**40), _short)
-_wishes = st.builds(ToolCallRequest, _short, st.none() | json_objects, st.none() | _short)
+_calls = st.builds(ToolCallRequest, _short, st.none() | json_objects, st.none() | _short)
 _results = st.builds(ToolCallResult, _short, st.none() | _short, st.none() | _short)
 
 
@@ -52,7 +52,7 @@ def _message(role: str, part: st.SearchStrategy[Part]) -> st.SearchStrategy[Mess
 messages = st.one_of(
     _message("system", _texts | _files),
     _message("user", _texts | _files),
-    _message("assistant", _texts | _files | _wishes),
+    _message("assistant", _texts | _files | _calls),
     _message("tool", _results),
 )
 conversations = st.lists(messages, max_size=5)

@@ -100,10 +100,10 @@ def zsh(file: Path, lines: Sequence[str], folder: Path, variables: Mapping[str, 
     home.mkdir()
     (home / ".zshrc").write_text(ZSHRC)
     offered, found, terminal = home / "offered", Offers(), Terminal()
-    surroundings = {**variables, "ZDOTDIR": str(home), "COMPLETIONS": str(file.parent), "TERM": "dumb"}
+    settings = {**variables, "ZDOTDIR": str(home), "COMPLETIONS": str(file.parent), "TERM": "dumb"}
     shell = (program("zsh"), "-d", "-i")
     with start(
-        *shell, folder=folder, variables=surroundings, stdin=terminal, stdout=terminal, stderr=terminal,
+        *shell, folder=folder, variables=settings, stdin=terminal, stdout=terminal, stderr=terminal,
         in_new_session=True,
     ) as child:  # fmt: skip
         child.wait_for(b"<ready>")

@@ -61,12 +61,6 @@ def script(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["chatbot.sh", "terminal-sim.sh"])
-def test_a_program_has_three_lines(name: str) -> None:
-    """Three lines are enough for what takes twenty in Python."""
-    assert len(script(name).splitlines()) == 3
-
-
 @pytest.mark.parametrize("end", ["\nnever asked\n", ""], ids=["blank line", "end of input"])
 def test_the_chatbot(tmp_path: Path, start_server: StartServer, end: str) -> None:
     """It prompts, answers each line in the light of all before, and ends at a blank line or the end of its input."""

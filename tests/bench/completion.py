@@ -53,8 +53,8 @@ def main() -> None:
         for number in range(20):
             Path(folder, f"talk-{number}.json").touch()
         command = [shutil.which("bash") or "/bin/bash", "--norc", "-c", script(runs)]
-        surroundings = {"PATH": "/nowhere", "XDG_CACHE_HOME": folder}
-        shown = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=True)
+        settings = {"PATH": "/nowhere", "XDG_CACHE_HOME": folder}
+        shown = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=True)
     times: dict[str, list[float]] = {}
     for row in shown.stdout.splitlines():
         name, _, microseconds = row.partition("|")

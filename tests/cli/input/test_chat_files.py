@@ -22,7 +22,7 @@ import pytest
 from conftest import PATIENCE, Packet
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import Hand, Puppet, environment, run, start
+from processes import StubConnection, StubServer, environment, run, start
 from properties import QUICK, json_objects
 
 from lmcli.cli.input.chat_file import ChatFile
@@ -30,8 +30,8 @@ from lmcli.cli.input.document import Document
 from lmcli.errors import OutputFailed
 from lmcli.server.background import Running
 
-ROUNDS, COMPANY = 12, 3
-KILLS = 40
+ROUNDS, COMPANY = 6, 3
+KILLS = 20
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
     "0000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
@@ -91,34 +91,34 @@ def test_several_at_once_lose_no_turn(tmp_path: Path, server: Running) -> None:
 
 def test_one_waits_for_the_other_and_says_so(tmp_path: Path) -> None:
     """Who comes second waits, with a note, and continues the conversation that the first one left."""
-    with Puppet() as puppet:
-        variables = environment(tmp_path, puppet.port)
+    with StubServer() as stub:
+        variables = environment(tmp_path, stub.port)
         command = ("lm", "chat", "-n", "-v", "--history", "talk.json")
-        hands: list[tuple[Hand, int]] = []
-        puppet._play = lambda hand, envelope: hands.append((hand, envelope["channelId"]))
+        connections: list[tuple[StubConnection, int]] = []
+        stub._handle = lambda connection, envelope: connections.append((connection, envelope["channelId"]))
         with start(*command, "one", folder=tmp_path, variables=variables) as first:
-            puppet.wait_for("channelCreate")
+            stub.wait_for("channelCreate")
             with start(*command, "two", folder=tmp_path, variables=variables) as second:
                 second.wait_for(b"lm: waiting for another lm that is using 'talk.json'\n", "stderr")
-                assert len(hands) == 1
+                assert len(connections) == 1
                 for child in (first, second):
-                    hand, channel = hands[-1]
-                    hand.say(channel, "ok")
-                    hand.finish(channel)
+                    connection, channel = connections[-1]
+                    connection.say(channel, "ok")
+                    connection.finish(channel)
                     assert child.end() == 0
                     if child is first:
-                        asked = puppet.wait_for("channelCreate")["creationParameter"]["history"]["messages"]
+                        asked = stub.wait_for("channelCreate")["creationParameter"]["history"]["messages"]
     assert [message["role"] for message in asked] == ["user", "assistant", "user"]
     assert said(tmp_path / "talk.json") == [("user", "one"), ("assistant", "ok"), ("user", "two"), ("assistant", "ok")]
 
 
 def test_waiting_for_the_other_can_be_given_up(tmp_path: Path) -> None:
     """Ctrl-C ends the wait for a file that somebody else uses."""
-    with Puppet() as puppet:
-        variables = environment(tmp_path, puppet.port)
+    with StubServer() as stub:
+        variables = environment(tmp_path, stub.port)
         command = ("lm", "chat", "-n", "-v", "--history", "talk.json", "hi")
         with start(*command, folder=tmp_path, variables=variables) as first:
-            puppet.wait_for("channelCreate")
+            stub.wait_for("channelCreate")
             with start(*command, folder=tmp_path, variables=variables) as second:
                 second.wait_for(b"waiting for another lm", "stderr")
                 second.process.send_signal(signal.SIGINT)
@@ -179,16 +179,16 @@ def test_what_a_crash_left_behind_is_in_nobodys_way(tmp_path: Path, server: Runn
 def test_an_interrupted_answer_is_kept_and_marked(tmp_path: Path, signum: signal.Signals) -> None:
     """A signal in mid-answer: the question and what had come are in the file, marked; the process dies of it."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelCreate":
-            hand.say(envelope["channelId"], "as far as")
+            connection.say(envelope["channelId"], "as far as")
         else:  # the cancel: what was under way still comes
-            hand.say(envelope["channelId"], " this")
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.say(envelope["channelId"], " this")
+            connection.finish(envelope["channelId"], "userStopped")
 
-    with Puppet(play) as puppet:
+    with StubServer(handle) as stub:
         command = ("lm", "chat", "-n", "--history", "talk.json", "tell me")
-        with start(*command, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
+        with start(*command, folder=tmp_path, variables=environment(tmp_path, stub.port)) as child:
             child.wait_for(b"as far as")
             child.process.send_signal(signum)
             assert child.end() == -signum
@@ -202,12 +202,12 @@ def test_an_interrupted_answer_is_kept_and_marked(tmp_path: Path, signum: signal
 def test_a_lost_connection_keeps_what_had_come(tmp_path: Path) -> None:
     """The server goes away in mid-answer: status 3, and what had come is in the file, marked."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.say(envelope["channelId"], "half an ans")
-        hand.socket.socket.shutdown(socket.SHUT_RDWR)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.say(envelope["channelId"], "half an ans")
+        connection.socket.socket.shutdown(socket.SHUT_RDWR)
 
-    with Puppet(play) as puppet:
-        ran = run("lm chat -n --history talk.json hi", tmp_path, environment(tmp_path, puppet.port))
+    with StubServer(handle) as stub:
+        ran = run("lm chat -n --history talk.json hi", tmp_path, environment(tmp_path, stub.port))
     assert (ran.status, ran.stdout) == (3, b"half an ans\n")
     assert load(tmp_path / "talk.json")["messages"][1] == {
         "role": "assistant",
@@ -219,16 +219,16 @@ def test_a_lost_connection_keeps_what_had_come(tmp_path: Path) -> None:
 def test_a_reader_who_leaves_keeps_what_had_come(tmp_path: Path) -> None:
     """`lm chat … | head -n 1` stops the generation, and what had come is in the file, marked."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelCreate":
-            hand.say(envelope["channelId"], "one\n")
+            connection.say(envelope["channelId"], "one\n")
         else:
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.finish(envelope["channelId"], "userStopped")
 
-    with Puppet(play) as puppet:
+    with StubServer(handle) as stub:
         line = "lm chat -n --history talk.json hi | head -n 1"
-        ran = run(line, tmp_path, environment(tmp_path, puppet.port))
-        assert puppet.wait_for("channelSend")["message"] == {"type": "cancel"}
+        ran = run(line, tmp_path, environment(tmp_path, stub.port))
+        assert stub.wait_for("channelSend")["message"] == {"type": "cancel"}
     assert (ran.stdout, ran.stderr) == (b"one\n", "")
     answer = load(tmp_path / "talk.json")["messages"][1]
     assert (answer["content"], answer["partial"]) == ("one\n", True)
@@ -237,14 +237,14 @@ def test_a_reader_who_leaves_keeps_what_had_come(tmp_path: Path) -> None:
 def test_a_signal_before_the_first_word_leaves_no_trace(tmp_path: Path) -> None:
     """Stopped before anything came: no file is made, and nothing else is left."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelSend":
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.finish(envelope["channelId"], "userStopped")
 
-    with Puppet(play) as puppet:
+    with StubServer(handle) as stub:
         command = ("lm", "chat", "-n", "--history", "talk.json", "hi")
-        with start(*command, folder=tmp_path, variables=environment(tmp_path, puppet.port)) as child:
-            puppet.wait_for("channelCreate")
+        with start(*command, folder=tmp_path, variables=environment(tmp_path, stub.port)) as child:
+            stub.wait_for("channelCreate")
             child.process.send_signal(signal.SIGTERM)
             assert child.end() == -signal.SIGTERM
     assert names(tmp_path) == set()
@@ -366,13 +366,13 @@ def test_a_file_that_cannot_be_kept_does_not_hide_what_happened_before(tmp_path:
     """An answer that is cut and cannot be kept either: both are said, the first decides the status."""
     (tmp_path / "talk.json").write_text(json.dumps({"ballast": "x" * 5000, "messages": []}), encoding="utf-8")
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.say(envelope["channelId"], "half")
-        hand.socket.socket.shutdown(socket.SHUT_RDWR)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.say(envelope["channelId"], "half")
+        connection.socket.socket.shutdown(socket.SHUT_RDWR)
 
-    with Puppet(play) as puppet:
+    with StubServer(handle) as stub:
         line = "ulimit -f 2; exec lm chat -n --history talk.json hi"
-        ran = run(line, tmp_path, environment(tmp_path, puppet.port))
+        ran = run(line, tmp_path, environment(tmp_path, stub.port))
     assert ran.status == 3
     assert ran.stderr.splitlines()[0] == "lm: error: cannot write to 'talk.json': file too large"
     assert ran.stderr.splitlines()[1].startswith("lm: error: the connection to ")

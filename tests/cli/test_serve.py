@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Serve, StartServer, deaf, predicting
+from conftest import Connect, Serve, StartServer, open_unread, predicting
 
 from lmcli.cli.commands.serve import read_api_tokens
 from lmcli.errors import BadSetting, ExitCode, NoInput
@@ -39,7 +39,7 @@ def test_client_that_does_not_read_does_not_block_termination(
     process = serve()
     address = ("127.0.0.1", process.port)
     with socket.create_connection(address) as silent:
-        deaf(silent, predict=predicting(("w" * 300_000 + " ") * 60))
+        open_unread(silent, predict=predicting(("w" * 300_000 + " ") * 60))
         connect(process.port).predict("a")
         assert process.end(number)[0] == -number
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import trustme
+from conftest import PATIENCE
 from faults import (
     HOST,
-    PATIENCE,
     End,
     Listener,
     Peer,
@@ -425,7 +425,7 @@ def test_waiting_ends_after_the_given_time(dial: Dial) -> None:
         transport = dial(server.port)
         began = time.monotonic()
         assert transport.receive(within=0.05) == []
-        assert 0.05 <= time.monotonic() - began < 5
+        assert time.monotonic() - began >= 0.05
         assert transport.receive(within=0) == []
         transport.close()
 

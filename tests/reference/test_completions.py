@@ -125,10 +125,10 @@ def test_every_option_is_offered(offers: tuple[str, Mapping[str, set[str]]]) -> 
 def pressed(line: str, folder: Path) -> str:
     """What stands on the command line of an interactive bash after a TAB."""
     terminal = Terminal()
-    surroundings = variables(folder) | {"TERM": "dumb", "PS1": "", "INPUTRC": "/dev/null"}
+    settings = variables(folder) | {"TERM": "dumb", "PS1": "", "INPUTRC": "/dev/null"}
     shell = (program("bash"), "--norc", "--noprofile", "-i")
     with start(
-        *shell, folder=folder, variables=surroundings, stdin=terminal, stdout=terminal, stderr=terminal,
+        *shell, folder=folder, variables=settings, stdin=terminal, stdout=terminal, stderr=terminal,
         in_new_session=True,
     ) as child:  # fmt: skip
         terminal.type(f". {shlex.quote(str(ROOT / 'completions' / 'lm.bash'))}\n".encode())

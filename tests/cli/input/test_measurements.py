@@ -132,8 +132,7 @@ def test_results_of_a_batch() -> None:
     ]
 
 
-@pytest.mark.parametrize("indent", [None, 1, "\t"])
-@pytest.mark.parametrize("before", [b"", b"\n\n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(("indent", "before"), [(None, b""), (1, b"\n\n"), ("\t", b"\xef\xbb\xbf")])
 def test_an_object_may_have_any_layout(indent: int | str | None, before: bytes) -> None:
     """A result or a chat over many lines is one value, after blank lines or a byte order mark, too."""
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hi", "stats": STATS, "model": MODEL}]
@@ -148,14 +147,14 @@ def test_messages_without_figures_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"oops", b"{", b"[1]", b'"text"', b"null", b"1", b"{}", b"\xff\xfe", b'{"a":1}'])
-@pytest.mark.parametrize("place", [0, 1, 3])
-def test_a_line_that_is_no_record_has_its_number(garbage: bytes, place: int) -> None:
+def test_a_line_that_is_no_record_has_its_number(garbage: bytes) -> None:
     """Wherever it stands, and blank lines count as lines; the records around it are read."""
-    pieces = [json.dumps(RECORD).encode()] * 3
-    pieces.insert(place, b"\n" + garbage)
-    records = read(b"\n".join(pieces) + b"\n")
-    assert [record for record in records if isinstance(record, SkippedLine)] == [SkippedLine(place + 2)]
-    assert len(records) == 4
+    for place in (0, 1, 3):
+        pieces = [json.dumps(RECORD).encode()] * 3
+        pieces.insert(place, b"\n" + garbage)
+        records = read(b"\n".join(pieces) + b"\n")
+        assert [record for record in records if isinstance(record, SkippedLine)] == [SkippedLine(place + 2)]
+        assert len(records) == 4
 
 
 def test_a_value_that_is_cut_is_all_garbage() -> None:

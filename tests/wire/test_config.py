@@ -112,17 +112,12 @@ def test_every_option_is_written_out_here() -> None:
 
 @ROWS
 def test_option_on_the_wire(row: Row) -> None:
-    """Each option goes out alone, under its key, bare or as a checked box as the server's schema wants it."""
+    """Each option goes out alone, under its key, bare or as a checked box as the schema wants it, and is read back."""
     expected = {"checked": True, "value": row.value} if row.is_switched else row.value
     for name in (row.name, row.camel):
-        assert sent(prediction_config({name: row.value})) == {f"llm.prediction.{row.key}": expected}
-
-
-@ROWS
-def test_option_is_read_back(row: Row) -> None:
-    """A server that reads our stack, and a client that reads a server's configuration, get the options back."""
-    config = prediction_config({row.name: row.value})
-    assert read_prediction_config(read_stack(prediction_stack(config))) == config
+        config = prediction_config({name: row.value})
+        assert sent(config) == {f"llm.prediction.{row.key}": expected}
+        assert read_prediction_config(read_stack(prediction_stack(config))) == config
 
 
 @ROWS
@@ -258,10 +253,10 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), ALLOWED)
-def test_the_limits_themselves_are_allowed(name: str, value: Any) -> None:
+def test_the_limits_themselves_are_allowed() -> None:
     """A range includes both of its ends, and one without an end has none."""
-    assert len(sent(prediction_config({name: value}))) == 1
+    for name, value in ALLOWED:
+        assert len(sent(prediction_config({name: value}))) == 1, name
 
 
 @pytest.mark.parametrize(("name", "value", "message"), REFUSED)
@@ -272,14 +267,14 @@ def test_a_value_that_cannot_be_is_refused(name: str, value: Any, message: str) 
     assert error.value.message == message
 
 
-@pytest.mark.parametrize(("name", "value", "message"), REFUSED)
-def test_a_value_that_cannot_be_is_passed_over_when_read(name: str, value: Any, message: str) -> None:
+def test_a_value_that_cannot_be_is_passed_over_when_read() -> None:
     """What a stranger's stack holds is left out where it makes no sense, and `invalid_fields` says which."""
-    option = OPTIONS[name]
-    boxed = value if option.off is None else {"checked": True, "value": value}
-    values = {PREDICTION_PREFIX + option.key: boxed}
-    assert read_prediction_config(values) == PredictionConfig()
-    assert list(invalid_fields(values)) == [f"{PREDICTION_PREFIX}{option.key}: {message}"]
+    for name, value, message in REFUSED:
+        option = OPTIONS[name]
+        boxed = value if option.off is None else {"checked": True, "value": value}
+        values = {PREDICTION_PREFIX + option.key: boxed}
+        assert read_prediction_config(values) == PredictionConfig()
+        assert list(invalid_fields(values)) == [f"{PREDICTION_PREFIX}{option.key}: {message}"]
 
 
 @pytest.mark.parametrize("box", [5, None, {}, {"value": 5}, {"checked": "yes", "value": 5}, [True, 5]])

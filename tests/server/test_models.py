@@ -13,13 +13,14 @@ from conftest import (
     Packet,
     StartServer,
     Wire,
-    deaf,
+    open_unread,
     predicting,
     query,
     stack,
     stats_of,
     text_of,
     user,
+    wait_until,
 )
 
 import lmcli
@@ -104,7 +105,7 @@ def test_client_that_does_not_read_does_not_block_a_load(start_server: StartServ
     """A load continues although the client that started it does not read."""
     server = start_server(load_seconds=0.2)
     with socket.create_connection(("127.0.0.1", server.port)) as unread:
-        deaf(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
+        open_unread(unread, predict=predicting("word " * 300_000), getOrLoad=getting())
         second = connect(server)
         assert types(second.stream("getOrLoad", getting()))[-1] in ("loadSuccess", "alreadyLoaded")
 
@@ -177,11 +178,12 @@ def test_disconnecting_cancels_the_load(start_server: StartServer, connect: Conn
     first.open("loadModel", loading(identifier="mine"))
     assert first.receive()["message"]["type"] == "resolved"
     first.socket.close()
-    deadline = time.monotonic() + PATIENCE
-    while wanted := second.open("loadModel", loading(identifier="mine")):
-        if second.receive()["type"] == "channelSend":
-            break
-        assert time.monotonic() < deadline, f"channel {wanted}: the identifier is still taken"
+
+    def is_loading_anew() -> bool:
+        second.open("loadModel", loading(identifier="mine"))
+        return bool(second.receive()["type"] == "channelSend")
+
+    wait_until(is_loading_anew)
 
 
 def test_load_config_is_applied_and_returned(wire: Wire) -> None:
@@ -256,9 +258,7 @@ def test_reference_identifies_one_instance(wire: Wire) -> None:
 def test_idle_model_is_unloaded(wire: Wire) -> None:
     """A model that is idle for its time to live is unloaded; one without a time to live is not."""
     wire.stream("loadModel", loading(ttlMs=20))
-    deadline = time.monotonic() + PATIENCE
-    while loaded(wire) != ["echo"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: loaded(wire) == ["echo"])
 
 
 def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> None:
@@ -268,9 +268,7 @@ def test_busy_model_is_not_idle(start_server: StartServer, connect: Connect) -> 
     packets = wire.predict("a b c d e f", identifier="echo-jit")
     assert stats_of(packets)["stopReason"] == "eosFound"
     assert stats_of(packets)["totalTimeSec"] > 0.1
-    deadline = time.monotonic() + PATIENCE
-    while loaded(wire) != ["echo"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: loaded(wire) == ["echo"])
 
 
 def test_unloading_ends_predictions(start_server: StartServer, connect: Connect) -> None:
@@ -420,6 +418,4 @@ def test_files_are_dropped_with_their_client(server: Running, connect: Connect) 
     files.socket.close()
     assert text_of(llm.stream("predict", parameter)) == "see", "the client is still there"
     llm.socket.close()
-    deadline = time.monotonic() + PATIENCE
-    while "File not found" not in (last := connect(server).stream("predict", parameter)[-1]).get("title", ""):
-        assert time.monotonic() < deadline, last
+    wait_until(lambda: "File not found" in connect(server).stream("predict", parameter)[-1].get("title", ""))

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE, Connect, Packet, Serve, StartServer
-from processes import Hand, Puppet, Terminal, environment, run, start
+from processes import StubConnection, StubServer, Terminal, environment, run, start
 
 from lmcli.cli.output.drawing import columns_of
 from lmcli.server.background import Running
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ESCAPE = b"\x1b"
 TERM = {"TERM": "xterm-256color"}
 COLOURFUL = {**TERM, "FORCE_COLOR": "1"}
@@ -221,22 +221,22 @@ def test_a_signal_ends_the_measuring_with_a_report(number: signal.Signals, tmp_p
     """The runs that were finished are reported, the one that was not is cancelled, the process dies of the signal."""
     channels: list[int] = []
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelSend":
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.finish(envelope["channelId"], "userStopped")
             return
         channels.append(envelope["channelId"])
-        hand.say(channels[-1], f"run {len(channels)}")
+        connection.say(channels[-1], f"run {len(channels)}")
         if len(channels) < 3:
-            hand.finish(channels[-1])
+            connection.finish(channels[-1])
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port))
         with start("sh", "-c", "exec lm stats --runs 9 --echo -o csv < prompt", **where) as child:
             child.wait_for(b"run 3", "stderr")
             child.process.send_signal(number)
             assert child.end() == -number
-        cancel = puppet.wait_for("channelSend")
+        cancel = stub.wait_for("channelSend")
     assert cancel == {"type": "channelSend", "channelId": channels[2], "message": {"type": "cancel"}}
     rows = list(csv.DictReader(StringIO(child["stdout"].decode())))
     assert [row["run"] for row in rows] == ["1", "2", "min", "median", "p95", "max"]
@@ -248,14 +248,14 @@ def test_a_signal_ends_the_measuring_with_a_report(number: signal.Signals, tmp_p
 def test_a_signal_in_the_first_run_leaves_nothing_to_report(number: signal.Signals, tmp_path: Path) -> None:
     """Nothing was measured: stdout stays empty."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelSend":
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.finish(envelope["channelId"], "userStopped")
         else:
-            hand.say(envelope["channelId"], "begun")
+            connection.say(envelope["channelId"], "begun")
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port))
         with start("sh", "-c", "exec lm stats --echo < prompt", **where) as child:
             child.wait_for(b"begun", "stderr")
             child.process.send_signal(number)
@@ -295,12 +295,12 @@ def test_a_signal_cancels_a_load(
 
 def test_the_server_is_told_to_cancel_a_load(tmp_path: Path) -> None:
     """A `cancel` goes to the channel of the load; it is not left to the end of the connection."""
-    with Puppet() as puppet:
-        variables = environment(tmp_path, puppet.port)
+    with StubServer() as stub:
+        variables = environment(tmp_path, stub.port)
         with start("lm", "models", "load", "big", folder=tmp_path, variables=variables) as child:
-            load = puppet.wait_for("channelCreate")
+            load = stub.wait_for("channelCreate")
             child.process.send_signal(signal.SIGINT)
-            cancel = puppet.wait_for("channelSend")
+            cancel = stub.wait_for("channelSend")
             assert cancel == {"type": "channelSend", "channelId": load["channelId"], "message": {"type": "cancel"}}
             child.process.send_signal(signal.SIGINT)
             assert child.end() == -signal.SIGINT
@@ -443,12 +443,12 @@ def test_a_report_of_runs_has_a_block_for_each(tmp_path: Path) -> None:
     """Beside the medians of time to first token and tokens/s: an outlier is seen."""
     paces = iter([40.0, 40.0, 10.0, 40.0])
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.say(envelope["channelId"], "text")
-        hand.finish(envelope["channelId"], tokensPerSecond=next(paces), timeToFirstTokenSec=0.5)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.say(envelope["channelId"], "text")
+        connection.finish(envelope["channelId"], tokensPerSecond=next(paces), timeToFirstTokenSec=0.5)
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         shown = on_terminal("lm stats --runs 4 < prompt", 140, where)
     (median,) = (line for line in shown.splitlines() if " median " in line)
     assert re.split(r" {2,}", median)[4:8] == ["0.5000", "████", "40.0", "██▂█"]
@@ -457,11 +457,11 @@ def test_a_report_of_runs_has_a_block_for_each(tmp_path: Path) -> None:
 def test_many_runs_have_their_blocks_below_each_other(tmp_path: Path) -> None:
     """None is left out; the columns beside them stay where they are."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.finish(envelope["channelId"], tokensPerSecond=40.0)
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         shown = on_terminal("lm stats --runs 50 < prompt", 140, where)
     assert [line.strip() for line in re.findall("█+", shown)] == ["█" * 20, "█" * 20, "█" * 10]
 
@@ -471,19 +471,19 @@ def test_the_run_that_is_measured_is_shown_and_erased(tmp_path: Path) -> None:
     paces = [40.0, 40.0, 10.0, 40.0]
     is_seen = threading.Event()
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if len(paces) == 1:
-            hand.say(envelope["channelId"], "text")
+            connection.say(envelope["channelId"], "text")
             is_seen.wait(PATIENCE)
-        hand.finish(envelope["channelId"], tokensPerSecond=paces.pop(0))
+        connection.finish(envelope["channelId"], tokensPerSecond=paces.pop(0))
 
     terminal = terminal_of(140)
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
-            child.wait_for(b"run 1/4  puppet  ")
-            child.wait_for("run 3/4  puppet  10.0 tokens/s  ██▂".encode())
-            child.wait_for("run 4/4  puppet  waiting  ██▂".encode())
+            child.wait_for(b"run 1/4  stub  ")
+            child.wait_for("run 3/4  stub  10.0 tokens/s  ██▂".encode())
+            child.wait_for("run 4/4  stub  waiting  ██▂".encode())
             is_seen.set()
             assert child.end() == 0
     live, _, report = child["stdout"].rpartition(b"\r\x1b[K")
@@ -507,17 +507,17 @@ def test_the_line_leaves_its_place_to_a_load(tmp_path: Path, start_server: Start
 def test_warm_up_runs_are_shown_and_not_counted(tmp_path: Path) -> None:
     """They have a number of their own and no block."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.finish(envelope["channelId"], tokensPerSecond=40.0)
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         line = "exec lm stats --warmup 2 --runs 2 -o csv < prompt"
         with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
             assert child.end() == 0
     drawn = child["stderr"].decode().split("\r\x1b[K")
-    assert "warm-up 2/2  puppet  40.0 tokens/s  " in drawn
-    assert "run 2/2  puppet  40.0 tokens/s  ██" in drawn
+    assert "warm-up 2/2  stub  40.0 tokens/s  " in drawn
+    assert "run 2/2  stub  40.0 tokens/s  ██" in drawn
     assert drawn[-1] == ""
 
 
@@ -525,11 +525,11 @@ def test_warm_up_runs_are_shown_and_not_counted(tmp_path: Path) -> None:
 def test_the_line_never_wraps(columns: int, tmp_path: Path) -> None:
     """What does not fit is left out: the oldest blocks first."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
-        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+    def handle(connection: StubConnection, envelope: Packet) -> None:
+        connection.finish(envelope["channelId"], tokensPerSecond=40.0)
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         line = "exec lm stats --runs 90 -o csv < prompt"
         with start("sh", "-c", line, stderr=terminal_of(columns), **where) as child:
             assert child.end() == 0
@@ -541,13 +541,13 @@ def test_the_line_never_wraps(columns: int, tmp_path: Path) -> None:
 def test_echoed_answers_have_the_terminal_to_themselves(tmp_path: Path) -> None:
     """The line is gone before the first text of an answer, and does not come back in the middle of one."""
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         for text in ("all ", "of ", "it"):
-            hand.say(envelope["channelId"], text)
-        hand.finish(envelope["channelId"], tokensPerSecond=40.0)
+            connection.say(envelope["channelId"], text)
+        connection.finish(envelope["channelId"], tokensPerSecond=40.0)
 
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, TERM="xterm", NO_COLOR="1"))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, TERM="xterm", NO_COLOR="1"))
         line = "exec lm stats --echo --runs 2 -o csv < prompt"
         with start("sh", "-c", line, stderr=terminal_of(80), **where) as child:
             assert child.end() == 0
@@ -568,19 +568,19 @@ def test_a_signal_erases_the_line(tmp_path: Path) -> None:
     """What is left on the terminal is the report of the runs that were finished."""
     channels: list[int] = []
 
-    def play(hand: Hand, envelope: Packet) -> None:
+    def handle(connection: StubConnection, envelope: Packet) -> None:
         if envelope["type"] == "channelSend":
-            hand.finish(envelope["channelId"], "userStopped")
+            connection.finish(envelope["channelId"], "userStopped")
             return
         channels.append(envelope["channelId"])
         if len(channels) == 1:
-            hand.finish(channels[-1], tokensPerSecond=40.0)
+            connection.finish(channels[-1], tokensPerSecond=40.0)
 
     terminal = terminal_of(140)
-    with Puppet(play) as puppet:
-        where = place(tmp_path, environment(tmp_path, puppet.port, **TERM))
+    with StubServer(handle) as stub:
+        where = place(tmp_path, environment(tmp_path, stub.port, **TERM))
         with start("sh", "-c", "exec lm stats --runs 4 < prompt", stdout=terminal, stderr=terminal, **where) as child:
-            child.wait_for(b"run 2/4  puppet  waiting")
+            child.wait_for(b"run 2/4  stub  waiting")
             child.process.send_signal(signal.SIGINT)
             assert child.end() == -signal.SIGINT
     assert child["stdout"].rpartition(b"\r\x1b[K")[2].startswith(b"MODEL")

@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import WHO
+from conftest import CREDENTIALS
 from faults import Peer, ScriptedServer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -122,7 +122,7 @@ def test_any_bytes_give_values_or_an_error(said: bytes, asked: str) -> None:
         peer.socket.sendall(said)
 
     with ScriptedServer(script) as server:
-        session = Session.open(Address("127.0.0.1", server.port), "llm", WHO, timeout=30)
+        session = Session.open(Address("127.0.0.1", server.port), "llm", CREDENTIALS, timeout=30)
         failure: LmError | None = None
         try:
             if asked == "call":
@@ -160,7 +160,7 @@ def test_any_cut_of_a_dialogue_gives_a_beginning(count: int) -> None:
         peer.socket.sendall(said[:count])
 
     with ScriptedServer(script) as server:
-        session = Session.open(Address("127.0.0.1", server.port), "llm", WHO)
+        session = Session.open(Address("127.0.0.1", server.port), "llm", CREDENTIALS)
         text, error = what_came(session, session.predict(asking()))
         session.close()
     assert full.startswith(text)

@@ -8,13 +8,25 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, Packet, Serve, Wire, checked, predicting, query, stack, stats_of, text_of, user
+from conftest import (
+    Connect,
+    Packet,
+    Serve,
+    Wire,
+    checked,
+    predicting,
+    query,
+    stack,
+    stats_of,
+    text_of,
+    user,
+    wait_until,
+)
 from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
@@ -40,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "one": make_model(folder / "one.gguf"),
         "two": make_model(folder / "two.gguf", Shape(layers=1), seed=2, template=None),
-        "slow": make_model(folder / "slow.gguf", Shape(layers=6, width=512, heads=8, context_length=8192)),
+        "slow": make_model(folder / "slow.gguf", Shape(layers=6, width=384, heads=6, context_length=8192)),
     }
 
 
@@ -428,14 +440,6 @@ def running_predictions() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "llama.cpp prediction"]
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "timeout"
-        time.sleep(0.002)
-
-
 def test_disconnecting_stops_the_engine(llama: background.Running, wire: Wire, connect: Connect) -> None:
     """A closed socket cancels the prediction, also during the prompt."""
     load(wire, "slow", contextLength=8192)
@@ -510,17 +514,13 @@ def test_slow_readers_do_not_occupy_sessions(files: dict[str, Path]) -> None:
 
 
 def test_cancel_while_the_prompt_is_read(wire: Wire) -> None:
-    """A cancel is answered before a third of the prompt could have been processed."""
+    """The answer to a cancel does not wait for the prompt: it comes while the engine is still reading."""
     load(wire, "slow", contextLength=8192)
-    began = time.monotonic()
-    wire.predict("third " * 333, options(maxPredictedTokens=checked(1)), identifier="slow")
-    third = time.monotonic() - began
     channel = wire.open("predict", predicting("other " * 1000, options(), identifier="slow"))
     assert wire.receive()["message"]["progress"] < 1
     wire.cancel(channel)
-    began = time.monotonic()
     packets = wire.packets(channel)
-    assert time.monotonic() - began < third
+    assert running_predictions()
     assert stats_of(packets)["stopReason"] == "userStopped"
     assert text_of(packets) == ""
 
