@@ -186,7 +186,7 @@ def _option(annotation: Any, entry: Entry) -> Option:
             continue
         if origin is Literal:
             return Option(entry.key, str, *entry[1:], choices=get_args(kind))
-        types: Types = NUMBER if kind is float else TEXTS if origin is tuple else origin or kind
+        types: Any = NUMBER if kind is float else TEXTS if origin is tuple else origin or kind
         return Option(entry.key, types, *entry[1:])
     raise TypeError(f"{entry.key} has no type")
 
