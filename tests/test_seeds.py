@@ -32,7 +32,7 @@ PROGRESS = "0.0% complete\n50.0% complete\n100.0% complete\n"
 
 
 def stats(model: str, tokens: int) -> str:
-    """The figures as the examples print them; a time is `<seconds>`."""
+    """The stats as the examples print them; a time is `<seconds>`."""
     return (
         f"Model used: {model}\n"
         f"Predicted tokens: {tokens}\n"

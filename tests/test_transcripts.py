@@ -162,7 +162,7 @@ def test_replay(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("llm")])
 def test_predictions_are_read_to_their_end(name: str) -> None:
-    """Each prediction is progress, then fragments, then its figures; or it ends with an error that has a sentence."""
+    """Each prediction is progress, then fragments, then its stats; or it ends with an error that has a sentence."""
     predictions = [v for (e, _), v in Replay(name).values.items() if e in ("predict", "completeRawText")]
     assert predictions
     for values in predictions:

@@ -1,6 +1,6 @@
 """The commands as Typer sees them: signatures from `options`, help texts, and bodies of a line.
 
-A command's module is loaded when the command runs, and only the command that was typed is built.
+A command's module is loaded when the command runs, and only the command that was named is built.
 """
 
 import inspect
@@ -172,7 +172,7 @@ def short_help() -> str:
 
 
 def hint_for(name: str = "") -> str:
-    """Where to read on."""
+    """Where the user can read more."""
     return f"lm {name} --help lists the options" if name else "lm --help lists the commands"
 
 
@@ -188,11 +188,11 @@ def _epilog() -> str:
 def _version_option(
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),  # noqa: FBT001
 ) -> None:
-    """`--version` is answered by the door, before anything is loaded; here it is listed in the help."""
+    """`--version` is handled by the entry point, before anything is loaded; here it is listed in the help."""
 
 
 def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callable[..., ExitCode | None]:
-    """A function with the signature that Typer reads; it hands what was typed to the command's module."""
+    """A function with the signature that Typer reads; it passes the values to the module of the command."""
     command = COMMANDS[name]
 
     def body(**values: Any) -> ExitCode | None:
@@ -253,13 +253,13 @@ def _flag(annotation: Any) -> str:
 
 
 def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options: type[Options]) -> None:
-    """What stands before the name of a command below this one would be lost."""
+    """Options before the name of a subcommand would have no effect."""
     if any(values[option] != default for option, _, default in options.fields()):
         raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
 
 
 def _warn_of_unknown_fields(assignments: Sequence[str], messages: Messages) -> None:
-    """A mistyped field has no effect that could be seen: the server passes over what it does not know."""
+    """A mistyped field has no visible effect: the server ignores fields that it does not know."""
     for key, equals, _ in (assignment.partition("=") for assignment in assignments):
         from lmcli.wire.config import unknown_field  # noqa: PLC0415  only --set pays for it
 

@@ -95,7 +95,7 @@ class ProgressOptions(MessageOptions):
 
 
 class ServerOptions(Options):
-    """Which server, and how to be let in."""
+    """Which server, and how to authenticate."""
 
     host: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""What is meant: a request made of typed options and input, ready to be sent."""
+"""Resolve options and input to a request that is ready to be sent."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -39,7 +39,7 @@ class Request(NamedTuple):
     schema: "Schema | None" = None
 
     def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
-        """The request in the words of today's servers; `resolve` puts the images of messages on the server."""
+        """The request for current servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
             return requests.complete(model, self.subject, self.config, self.preset)
         return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
@@ -50,7 +50,7 @@ class Request(NamedTuple):
         return isinstance(self.subject, str)
 
     def fallback(self, model: str | None) -> ChannelRequest | None:
-        """The same in the words of older servers, where they had others."""
+        """The same for older servers, where it differs."""
         if isinstance(self.subject, str):
             return requests.complete_by_predict(model, self.subject, self.config, self.preset)
         return None
@@ -141,7 +141,7 @@ def load_config(options: LoadOptions) -> LoadConfig:
     """How a model is to be loaded, if this run loads it.
 
     Raises:
-        UsageError: the share of the GPU is no number and no word that is known.
+        UsageError: the GPU ratio is neither a number nor one of the words.
     """
     ratio: Any = options.gpu
     if options.gpu not in (None, "max", "off"):
@@ -176,7 +176,8 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise UsageError(
-            f"the value of --set {key} is no JSON: {quoted(text)}", f"a text needs quotes: --set '{key}=\"{text}\"'"
+            f"the value of --set {key} is not valid JSON: {quoted(text)}",
+            f"a text needs quotes: --set '{key}=\"{text}\"'",
         ) from error
     return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
 

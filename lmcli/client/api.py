@@ -1,6 +1,6 @@
 """The SDK-shaped face of the client: `Client`, its namespaces and model handles.
 
-Names and behaviour follow the synchronous API of the official Python SDK on this ground, so that a program for one
+Names and behaviour follow the synchronous API of the official Python SDK, so that a program for one
 runs with the other. Two differences are intended: leaving a stream early cancels the prediction on the server, and an
 exception in a callback is not swallowed. A client belongs to one thread.
 """

@@ -447,7 +447,7 @@ def test_save_where_it_cannot_be(talk: OpenDialogue, tmp_path: Path) -> None:
 
 
 def test_stats(talk: OpenDialogue) -> None:
-    """/stats shows the figures of the last answer, once there is one."""
+    """/stats shows the stats of the last answer, once there is one."""
     dialogue = talk()
     dialogue.see_prompt()
     assert "there is no answer yet" in dialogue.ask("/stats")
@@ -736,7 +736,7 @@ def test_what_others_add_is_not_lost(talk: OpenDialogue, start_server: StartServ
 
 
 def test_a_file_that_is_broken_ends_it_before_it_begins(tmp_path: Path) -> None:
-    """A chat file with a flaw is an error at once, not after the first question."""
+    """An invalid chat file is an error at once, not after the first question."""
     (tmp_path / "talk.json").write_text("{", encoding="utf-8")
     with StubServer() as stub, talking(tmp_path, stub.port, "--history", "talk.json") as dialogue:
         dialogue.see("'talk.json' is not valid JSON: line 1, column 2")

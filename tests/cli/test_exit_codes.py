@@ -48,7 +48,7 @@ CASES = [
     Case(2, "lm respond --no-such-option", "no such option: --no-such-option", "lm respond --help"),
     Case(2, "lm no-such-command", "no such command 'no-such-command'", "lm --help"),
     Case(2, "lm respond -o text -o yaml hi", "invalid value for '-o' / '--output'", "lm respond --help"),
-    Case(2, "lm respond --set seed=y hi", "the value of --set seed is no JSON: 'y'", "a text needs quotes: "),
+    Case(2, "lm respond --set seed=y hi", "the value of --set seed is not valid JSON: 'y'", "a text needs quotes: "),
     Case(2, "lm serve --port 65536", "--port takes a number from 0 to 65535, not 65536", None),
     Case(
         2,

@@ -200,7 +200,7 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_answer_the_cancel_costs_only_the_grace(tmp_path: Path) -> None:
-    """After one signal the figures are written without the server's word, and the process dies."""
+    """After one signal the stats are written without the server's word, and the process dies."""
     with StubServer() as stub:
         line = ["lm", "respond", "--stats-file", "stats", "hi"]
         with start(*line, folder=tmp_path, variables=environment(tmp_path, stub.port)) as child:

@@ -249,7 +249,7 @@ def test_facts_about_a_model(model: lms.LLM) -> None:
 
 @pytest.mark.parametrize("verb", ["respond", "complete"])
 def test_whole(model: lms.LLM, verb: str) -> None:
-    """The result is the text as a string, and holds figures and model."""
+    """The result is the text as a string, and holds stats and model."""
     result = getattr(model, verb)(TEXT)
     assert str(result) == result.content == result.parsed == TEXT
     assert result.stats.stop_reason == "eosFound"

@@ -53,7 +53,7 @@ def completing(multiplexer: Multiplexer) -> Prediction:
     return multiplexer.predict(requests.complete(*COMPLETING), requests.complete_by_predict(*COMPLETING))
 
 
-class Ending(NamedTuple):
+class Outcome(NamedTuple):
     """How a server ends a channel: packets for its number, and the error that its reader sees."""
 
     packets: Callable[[int], Sequence[Packet]]
@@ -61,12 +61,12 @@ class Ending(NamedTuple):
 
 
 ENDINGS = {
-    "success": Ending(lambda number: [success(number), closed(number)]),
-    "error": Ending(lambda number: [failed("Boom", number)], PredictionFailed),
-    "bad packet": Ending(
+    "success": Outcome(lambda number: [success(number), closed(number)]),
+    "error": Outcome(lambda number: [failed("Boom", number)], PredictionFailed),
+    "bad packet": Outcome(
         lambda number: [sent(number, {"type": 5}), piece("late", number), closed(number)], RemoteProtocolError
     ),
-    "still open": Ending(lambda _: []),
+    "still open": Outcome(lambda _: []),
 }
 
 

@@ -285,7 +285,7 @@ SUCCESS: dict[str, Any] = {
 
 
 def test_prediction_end() -> None:
-    """The last packet holds the figures, the model and the configurations."""
+    """The last packet holds the stats, the model and the configurations."""
     assert prediction_end(SUCCESS) == PredictionEnd(
         read(Stats, STATS), read(ModelInstance, INSTANCE), SUCCESS["loadModelConfig"], SUCCESS["predictionConfig"]
     )

@@ -27,7 +27,7 @@ HI = [Message("user", (TextPart("hi"),))]
 
 
 def shape(value: Any) -> Any:
-    """A value without its figures and texts: keys, kinds, nesting."""
+    """A value without its stats and texts: keys, kinds, nesting."""
     if isinstance(value, dict):
         return {key: shape(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -165,7 +165,7 @@ def test_a_value_that_is_cut_is_all_garbage() -> None:
 
 @pytest.mark.parametrize("value", [None, -1, 1e300, 2**64 - 1, True, "3", [3], {"a": 3}])
 def test_a_figure_that_cannot_be_one_is_none(value: Any) -> None:
-    """A record in which a figure is not usable is a record without it."""
+    """A record in which a value is not usable is a record without it."""
     record = {"time": value, "model": value, "stats": dict.fromkeys(STATS, value), "error": value}
     (read_back,) = read(lines(record))
     text = value if isinstance(value, str) else "unknown"

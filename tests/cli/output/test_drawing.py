@@ -30,7 +30,7 @@ def test_the_width_of_a_text_is_that_on_the_terminal(text: str, columns: int) ->
 
 def test_a_text_is_clipped_by_columns() -> None:
     """A character that would need a column too many is left out whole."""
-    assert [clipped("a通b", room) for room in range(5)] == ["", "a", "a", "a通", "a通b"]
+    assert [clipped("a通b", width) for width in range(5)] == ["", "a", "a", "a通", "a通b"]
 
 
 @pytest.mark.parametrize(
