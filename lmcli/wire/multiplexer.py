@@ -107,19 +107,20 @@ class Multiplexer:
                 event = receive(text)
                 if type(event) is Packet:
                     if (channel := channels.get(event.channel_id)) is not None:
-                        self._take(channel, event.body)
+                        try:
+                            channel.take(event.body)
+                        except LmError as error:
+                            self._break_off(channel, error)
                 elif event is not None:
                     self._dispatch(event)
         except RemoteProtocolError as error:
             self.error = error
 
-    def _take(self, channel: Channel, packet: Any) -> None:
-        try:
-            channel.take(packet)
-        except LmError as error:  # it ends this channel and no other
-            channel.fail(error)
-            self.cancel(channel)
-            del self._channels[channel.number]
+    def _break_off(self, channel: Channel, error: LmError) -> None:
+        """End a channel whose packet cannot be read, and no other."""
+        channel.fail(error)
+        self.cancel(channel)
+        del self._channels[channel.number]
 
     def _dispatch(self, event: Any) -> None:
         match event:
