@@ -77,7 +77,9 @@ def _domain_mismatch(display: Mapping[str, Any]) -> LmError:
 def _feature_missing(display: Mapping[str, Any]) -> LmError:
     since = _text(display, "supportedVersion")
     hints = [f"it came with version {since}"] if since else []
-    return PredictionFailed(f"the engine {_name(display, 'engineName')} has no {_name(display, 'feature')}", *hints)
+    return PredictionFailed(
+        f"the engine {_name(display, 'engineName')} does not support {_name(display, 'feature')}", *hints
+    )
 
 
 def _runtime_missing(_: Mapping[str, Any]) -> LmError:

@@ -87,13 +87,13 @@ KNOWN: dict[str, tuple[dict[str, Any], type[LmError], str, tuple[str, ...]]] = {
             "supportedVersion": "1.2.3",
         },
         PredictionFailed,
-        "the engine mlx has no speculative decoding",
+        "the engine mlx does not support speculative decoding",
         ("it came with version 1.2.3",),
     ),
     "engineDoesNotSupportFeature ever": (
         {"feature": "vision", "engineName": "old", "supportedVersion": None},
         PredictionFailed,
-        "the engine old has no vision",
+        "the engine old does not support vision",
         (),
     ),
     "missingRuntimeExtension": (
