@@ -21,8 +21,10 @@ import orjson
 
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
 from lmcli.record import distinct
-from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
+from lmcli.wire.envelopes import ABSENT, KINDS, Envelope, encode, from_object, loads
 
+_SEND = "channelSend"
+_ID_KEY, _BODY_KEY = KINDS[_SEND].id_key or "", KINDS[_SEND].body_key or ""
 AUTH_VERSION = 1
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
@@ -166,10 +168,11 @@ class Protocol:
         value = loads(text)
         if self.state is not State.OPEN:
             return self._authenticated(value)
-        type_, number, _, body = from_object(value)
-        if type_ == "channelSend":
+        # Nearly all texts are packets. No envelope is made of them: that takes a tenth of the time of a fragment.
+        if type(value) is dict and value.get("type") == _SEND and type(number := value.get(_ID_KEY)) is int:
             self._unanswered.discard(number)
-            return Packet(number, body) if number in self._channels else None
+            return Packet(number, value.get(_BODY_KEY, ABSENT)) if number in self._channels else None
+        type_, number, _, body = from_object(value)
         return self._rare(type_, number, body)
 
     def _rare(self, type_: str, number: int, body: Any) -> Event | None:
