@@ -66,13 +66,15 @@ def test_an_entry_is_sent() -> None:
 def test_an_entry_is_in_manual_and_completions() -> None:
     """What is generated is generated from the entry: option, field of --set, completions of three shells."""
     code = """
+import json
 from lmcli.reference.__main__ import ROOT, generated
-print(*generated(ROOT).values(), sep="")
+print(json.dumps({path.name: text for path, text in generated(ROOT).items()}))
 """
-    text = python(code)
-    assert "Fl \\-made\\-up Ar N" in text
-    assert ".It Cm llama.madeUp" in text
-    assert text.count("--made-up") >= len(["bash", "zsh", "fish"])
+    files = json.loads(python(code))
+    assert "Fl \\-made\\-up Ar N" in files["lm-respond.1"]
+    assert ".It Cm llama.madeUp" in files["lm-respond.1"]
+    for completion in ("lm.bash", "_lm", "lm.fish"):
+        assert "made-up" in files[completion], completion
 
 
 def test_an_entry_is_in_the_python_configuration() -> None:
