@@ -193,7 +193,7 @@ def test_silent_server_costs_no_more_than_the_timeout(dial: Dial, *, secure: boo
 
 def test_silent_server_is_given_up_without_a_timeout_too(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no timeout is wanted a handshake still ends some day, as a server that cannot be reached."""
-    monkeypatch.setattr("lmcli.client.transport.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("lmcli.client.dial.CONNECT_SECONDS", 0.1)
     with silent() as server, pytest.raises(CannotConnect, match="no answer to the handshake"):
         dial(server.port)
 
