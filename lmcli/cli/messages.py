@@ -6,12 +6,13 @@ from enum import IntEnum
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, escaped
+from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, TokenExposed, escaped
 
 _HINTS: Final[Mapping[type[LmError], str]] = {
     ModelNotFound: "lm models lists the models that are there",
     ModelUnloaded: "-m KEY loads it again",
     NoModelLoaded: "-m KEY loads one",
+    TokenExposed: "--insecure-token sends it all the same",
     TimedOut: "a larger --timeout waits longer",
 }
 """What to type after an error of the library, which does not know the command line."""

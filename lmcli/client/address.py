@@ -44,6 +44,11 @@ class Address(NamedTuple):
         except OSError:
             return False
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on a network can read what is sent there."""
+        return self.secure or self.is_loopback
+
     def websocket_url(self, namespace: str) -> str:
         """The URL of a namespace, such as ws://127.0.0.1:1234/llm."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -26,6 +26,7 @@ from lmcli.wire.envelopes import ABSENT, KINDS, Envelope, encode, from_object, l
 _SEND = "channelSend"
 _ID_KEY, _BODY_KEY = KINDS[_SEND].id_key or "", KINDS[_SEND].body_key or ""
 AUTH_VERSION = 1
+GUEST_PREFIX = "guest:"
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
 
@@ -35,6 +36,11 @@ class Credentials(NamedTuple):
 
     identifier: str
     passkey: str
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether they are made up, so that they are worth nothing to anybody else."""
+        return self.identifier.startswith(GUEST_PREFIX)
 
     def __repr__(self) -> str:
         return "Credentials(…)"

@@ -16,8 +16,10 @@ from processes import Terminal, environment, run, start
 
 from lmcli.client import discovery
 from lmcli.client.address import Address
+from lmcli.client.api import Client
+from lmcli.client.connection import Connection
 from lmcli.client.discovery import candidate_ports, credentials, find_server, find_token, greetings, studio_home
-from lmcli.errors import BadSetting, CannotConnect, NoInput, UsageError
+from lmcli.errors import BadSetting, CannotConnect, NoInput, TokenExposed, UsageError
 from lmcli.server.background import Running
 
 TOKEN = "sk-lm-Ab3dEf6h:0123456789abcdefghij"
@@ -348,3 +350,46 @@ def test_the_command_says_how_to_go_on_without_a_server(tmp_path: Path, nowhere:
             "lm: hint: --host HOST:PORT names another one, --host demo needs none",
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_private"),
+    [
+        (Address("127.0.0.1"), True),
+        (Address("127.8.9.10"), True),
+        (Address("localhost"), True),
+        (Address("LocalHost"), True),
+        (Address("::1"), True),
+        (Address("0:0:0:0:0:0:0:1"), True),
+        (Address("studio.local"), False),
+        (Address("studio.local", secure=True), True),
+        (Address("10.0.0.5"), False),
+        (Address("::2"), False),
+        (Address("0.0.0.0"), False),
+        (Address("127.0.0.1.example.org"), False),
+        (Address("127.1.example"), False),
+        (Address("localhost.example"), False),
+    ],
+)
+def test_a_token_stays_where_nobody_can_read_it(address: Address, *, is_private: bool) -> None:
+    """On this machine, or under TLS; elsewhere only where that is asked for. A guest has nothing to hide."""
+    owner, guest = credentials(TOKEN), credentials()
+    Connection(address, guest)
+    Connection(address, owner, insecure_token=True)
+    if is_private:
+        Connection(address, owner)
+        return
+    with pytest.raises(TokenExposed, match="the connection is not encrypted") as caught:
+        Connection(address, owner)
+    assert caught.value.hints[0].startswith(f"https://{address} ")
+    assert "0123456789" not in str(caught.value)
+
+
+def test_a_program_keeps_its_token_from_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client refuses as the command does, before it sends anything; `insecure_token` lets it."""
+    monkeypatch.setenv("LM_API_TOKEN", TOKEN)
+    for token in (None, TOKEN):
+        with Client("nobody.invalid", token) as client, pytest.raises(TokenExposed):
+            client.llm.model()
+    with Client("nobody.invalid", insecure_token=True) as client, pytest.raises(CannotConnect):
+        client.llm.model()
