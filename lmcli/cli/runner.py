@@ -46,6 +46,7 @@ class Runner:
         self.output = Output(env.stdout, self.signals)
         self.error: LmError | None = None
         self.messages = messages
+        messages.watch(self.signals)
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
         self._connect = lambda: connect(options, env, messages, interrupts=self.output.interrupts)
