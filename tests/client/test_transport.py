@@ -193,7 +193,7 @@ def test_silent_server_costs_no_more_than_the_timeout(dial: Dial, *, secure: boo
 
 def test_silent_server_is_given_up_without_a_timeout_too(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no timeout is wanted a handshake still ends some day, as a server that cannot be reached."""
-    monkeypatch.setattr("lmcli.client.dial.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("lmcli.client.dialing.CONNECT_SECONDS", 0.1)
     with silent() as server, pytest.raises(CannotConnect, match="no answer to the handshake"):
         dial(server.port)
 
@@ -826,10 +826,10 @@ def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A system that does not resolve names."""
     resolve, is_left = socket.getaddrinfo, threading.Event()
 
-    def hang(host: str, port: int, *, type: int, flags: int = 0) -> Any:
-        if not flags & socket.AI_NUMERICHOST:
+    def hang(*arguments: Any, **options: Any) -> Any:
+        if not options.get("flags", 0) & socket.AI_NUMERICHOST:
             is_left.wait()
-        return resolve(host, port, type=type, flags=flags)
+        return resolve(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", hang)
@@ -848,7 +848,7 @@ def test_a_name_that_is_not_resolved(
         dial(address, timeout=0.1)
     with pytest.raises(CannotConnect, match="interrupted"):
         dial(address, interrupts=interrupted)
-    monkeypatch.setattr("lmcli.client.dial.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("lmcli.client.dialing.CONNECT_SECONDS", 0.1)
     with pytest.raises(CannotConnect, match=r"cannot reach LM Studio at studio\.example:1234: no answer"):
         dial(address)
 
