@@ -18,7 +18,8 @@ from lmcli.cli.runner import Runner
 from lmcli.cli.target import loaded_model, model_key
 from lmcli.client.images import image_name
 from lmcli.errors import ExitCode
-from lmcli.values import Value
+from lmcli.values import JsonObject, Value
+from lmcli.wire.requests import ChannelRequest
 
 
 class Invocation(NamedTuple):
@@ -112,8 +113,11 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
 class StatsSink:
     """Writes the stats at the end: to stderr, and as a line of a file."""
 
-    def __init__(self, invocation: Invocation) -> None:
-        self._invocation = invocation
+    def __init__(self, command: str, options: PredictionOptions, messages: Messages, model_key: str | None) -> None:
+        self._command = command
+        self._options = options
+        self._messages = messages
+        self._model_key = model_key
 
     def burst(self, values: list[Value]) -> None:
         """Do nothing: stats are written at the end."""
@@ -122,26 +126,40 @@ class StatsSink:
         """Write the stats where the options request them."""
         from lmcli.cli.output.stats_file import append_line, stats_line, stats_text  # noqa: PLC0415  loaded on demand
 
-        invocation, options = self._invocation, self._invocation.options
+        options = self._options
         if options.stats and outcome.end is not None:
-            invocation.messages.raw(stats_text(outcome.end))
+            self._messages.raw(stats_text(outcome.end))
         if options.stats_file is not None:
-            line = stats_line(invocation.command, options_record(options), outcome, invocation.model_key)
+            line = stats_line(self._command, options_record(options), outcome, self._model_key)
             append_line(options.stats_file, line)
 
 
 def _stats_sinks(invocation: Invocation) -> list[Sink]:
-    return [StatsSink(invocation)] if invocation.options.stats or invocation.options.stats_file is not None else []
+    options = invocation.options
+    if not options.stats and options.stats_file is None:
+        return []
+    return [StatsSink(invocation.command, options, invocation.messages, invocation.model_key)]
 
 
 def show_request(invocation: Invocation) -> ExitCode:
     """Print the requests that would be sent: endpoint and creation parameter of each, in order."""
     key, options, env = invocation.model_key, invocation.options, invocation.env
     load = [load_request(key, options)] if key else []
-    requests = [*load, invocation.request.channel_request(key, _with_image_names)]
-    shown = dump_json({r.endpoint: r.parameter for r in requests}, is_indented=env.stdout_is_terminal)
+    shown = dump_json(
+        request_record(*load, request_to_show(invocation.request, key)), is_indented=env.stdout_is_terminal
+    )
     print_bytes(shown, env.stdout)
     return ExitCode.OK
+
+
+def request_to_show(request: Request, key: str | None) -> ChannelRequest:
+    """A request as it would be sent, but with the names of images that would be uploaded first."""
+    return request.channel_request(key, _with_image_names)
+
+
+def request_record(*requests: ChannelRequest) -> JsonObject:
+    """Requests by endpoint."""
+    return {request.endpoint: request.parameter for request in requests}
 
 
 def _write_preface(invocation: Invocation, runner: Runner) -> None:
