@@ -157,14 +157,14 @@ class BatchOutput:
             outcome = outcome._replace(error=Incomplete("after the connection was lost the answer began differently"))
             result = _result(job, text, outcome)
             whole = self._writer.ended(job.answer.streamed)
-        self.tally.add(outcome)
-        if outcome.error is not None:
-            self._report(job.record, outcome.error)
         if self._file is None:
             self._ordered.finish(job.answer, whole)
         else:
             self._file.append(result, job.digest)
             self._unsynced.append((job.answer, whole))
+        self.tally.add(outcome)
+        if outcome.error is not None:
+            self._report(job.record, outcome.error)
 
     def cut(self, jobs: Sequence[tuple[Job, TextCollector, Outcome]]) -> None:
         """Take what had arrived for records that were stopped; they are not done, and the file does not get them."""

@@ -220,7 +220,6 @@ class BatchRun:
 
     def _take_ended(self, session: Session) -> None:
         for prediction in [p for p in self._running if p.channel.is_over]:
-            self._running.remove(prediction)
             prediction.judge()
             error = prediction.error
             if isinstance(error, ModelUnloaded | ModelNotFound) and not self._model.is_loaded(session):
@@ -228,6 +227,7 @@ class BatchRun:
                 self._lose(prediction, error)
             else:
                 self._finish(prediction.job, prediction.text, prediction.outcome)
+            self._running.remove(prediction)  # not before: an error above ends the batch, which cuts those that run
 
     def _next_job(self) -> Job | None:
         """The next record that has to be predicted, if it is there; those that have a result are passed on."""

@@ -19,6 +19,7 @@ from lmcli.errors import BadInput, NoInput, quoted, reason
 RecordId = str | int | float
 
 _BLOCK_BYTES: Final = 1 << 16
+_COUNTED_BYTES: Final = 1 << 30
 _THIS: Final = "the record"
 _FORMS: Final = "a record is a text, a chat history, or an object with prompt or messages, and id and config if need be"
 
@@ -143,10 +144,12 @@ class RecordReader:
 
 
 def count_records(descriptor: int, each: Each) -> int | None:
-    """How many records are left in a file; None if it is a pipe or a terminal, which can be read only once."""
+    """How many records are left in a file; None if it is very large, or is not one that can be read twice."""
     try:
         position = os.lseek(descriptor, 0, os.SEEK_CUR)
-    except OSError:
+    except OSError:  # a pipe or a terminal
+        return None
+    if os.fstat(descriptor).st_size - position > _COUNTED_BYTES:
         return None
     splitter, count = Splitter(each), 0
     while block := os.pread(descriptor, _BLOCK_BYTES, position):
