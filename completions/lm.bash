@@ -48,8 +48,8 @@ _lm_split() {
 _lm_options() {
     case $1 in
     '') _lm_words --version -h --help ;;
-    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'complete') _lm_words --echo -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'complete') _lm_words --echo -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'chat') _lm_words --history -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'stats') _lm_words -m --model --runs --warmup --raw --echo --by -o --output -s --system -S --system-file -f --file -i --input -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'models') _lm_words --loaded --json -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose -h --help ;;
@@ -62,12 +62,13 @@ _lm_options() {
 
 _lm_value() {
     case "$1 $2" in
-    *' -s' | *' --system' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
-    *' -S' | *' --system-file' | *' -f' | *' --file' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
+    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
+    *' -S' | *' --system-file' | *' -f' | *' --file' | *' --results' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
     *' -i' | *' --input') _lm_words auto text json ;;
     'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text json jsonl history ;;
     'complete -o' | 'complete --output') _lm_words text json jsonl ;;
     'stats -o' | 'stats --output') _lm_words text json csv ;;
+    *' --each') _lm_words line nul jsonl ;;
     *' --overflow') _lm_words stop middle rolling ;;
     *' --draft-model' | *' -m' | *' --model') _lm_keys ;;
     *' --schema' | *' --history') _lm_files '*.json' ;;

@@ -52,6 +52,10 @@ complete -c lm -n '__lm_is respond' -s S -l system-file -d 'File with the system
 complete -c lm -n '__lm_is respond' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is respond' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
 complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
+complete -c lm -n '__lm_is respond' -l each -d 'Answer each line, NUL-terminated text or JSON value of stdin, in order' -r -f -a 'line nul jsonl'
+complete -c lm -n '__lm_is respond' -s j -l jobs -d 'With --each: predictions at once' -r -f
+complete -c lm -n '__lm_is respond' -l results -d 'With --each: keep results, and do not repeat those in FILE' -r -F
+complete -c lm -n '__lm_is respond' -l fail-fast -d 'With --each: begin nothing new after the first failure'
 complete -c lm -n '__lm_is respond' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is respond' -s l -l max-tokens -d 'Limit of the answer' -r -f
 complete -c lm -n '__lm_is respond' -l stop -d 'End before this text; may be repeated' -r -f
@@ -88,6 +92,10 @@ complete -c lm -n '__lm_is respond' -s h -l help -d 'Show this message and exit'
 # lm complete
 complete -c lm -n '__lm_is complete' -l echo -d 'Write the input before its continuation'
 complete -c lm -n '__lm_is complete' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl'
+complete -c lm -n '__lm_is complete' -l each -d 'Answer each line, NUL-terminated text or JSON value of stdin, in order' -r -f -a 'line nul jsonl'
+complete -c lm -n '__lm_is complete' -s j -l jobs -d 'With --each: predictions at once' -r -f
+complete -c lm -n '__lm_is complete' -l results -d 'With --each: keep results, and do not repeat those in FILE' -r -F
+complete -c lm -n '__lm_is complete' -l fail-fast -d 'With --each: begin nothing new after the first failure'
 complete -c lm -n '__lm_is complete' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is complete' -s l -l max-tokens -d 'Limit of the answer' -r -f
 complete -c lm -n '__lm_is complete' -l stop -d 'End before this text; may be repeated' -r -f

@@ -20,6 +20,7 @@ LmError
 │   └── LoadFailed        69
 ├── OutputFailed          74   an answer could not be written
 ├── TimedOut              75   the server was silent for too long
+├── InUse                 75   another process has locked a file
 ├── NotAllowed            77   the API token is missing or refused
 │   └── TokenExposed      77   it would be sent unencrypted
 └── BadSetting            78   the environment or a token file holds a bad value
@@ -58,8 +59,8 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
-    ExitCode.TRY_AGAIN: "the server was silent for longer than --timeout: try again",
-    ExitCode.NOT_ALLOWED: "API token missing, refused, or not to be sent unencrypted",
+    ExitCode.TRY_AGAIN: "try again: silence beyond --timeout, or --results FILE is in use",
+    ExitCode.NOT_ALLOWED: "API token missing, refused, or not sent because the connection is not encrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
@@ -175,6 +176,12 @@ class OutputFailed(LmError):
 
 class TimedOut(LmError):
     """The server was silent for longer than allowed; trying again makes sense."""
+
+    exit_code = ExitCode.TRY_AGAIN
+
+
+class InUse(LmError):
+    """Another process has locked a file; trying again makes sense."""
 
     exit_code = ExitCode.TRY_AGAIN
 

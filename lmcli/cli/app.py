@@ -123,6 +123,7 @@ COMMANDS: Final[dict[str, Command]] = {
 
 
 _NEED_INPUT: Final = ("respond", "complete", "stats")
+_INPUT_OPTIONS: Final = ("file", "no_stdin", "each")
 
 
 class _TyperCommand(TyperCommand):
@@ -206,7 +207,7 @@ def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callabl
         options = command.options(**values)
         messages = Messages(env, _verbosity(values), values.get("color", "auto"))
         _warn_of_unknown_fields(values.get("set_") or (), messages)
-        has_input = words or values.get("file") or values.get("no_stdin") or not env.stdin_is_terminal
+        has_input = words or any(map(values.get, _INPUT_OPTIONS)) or not env.stdin_is_terminal
         if name in _NEED_INPUT and not has_input:
             messages.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
@@ -241,7 +242,7 @@ def _refuse_broken_text(values: dict[str, Any], options: type[Options]) -> None:
 def _refuse_out_of_range(values: dict[str, Any], options: type[Options]) -> None:
     for option, annotation, _ in options.fields():
         for limits in annotation.__metadata__:
-            if isinstance(limits, Range) and not limits.has(values[option]):
+            if isinstance(limits, Range) and values[option] is not None and not limits.has(values[option]):
                 raise UsageError(f"{_flag(annotation)} takes a number {limits}, not {values[option]}")
 
 

@@ -11,6 +11,14 @@ class InputForm(StrEnum):
     JSON = "json"
 
 
+class Each(StrEnum):
+    """What separates the prompts of a batch."""
+
+    LINE = "line"
+    NUL = "nul"
+    JSONL = "jsonl"
+
+
 class OutputForm(StrEnum):
     """The format of stdout."""
 

@@ -5,7 +5,7 @@ What arrives within a short grace period is still delivered, so that stats and h
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -38,17 +38,17 @@ class Consumer(Protocol):
 
 def deliver(
     session: Session,
-    consumers: Sequence[Consumer],
+    rounds: Iterable[Sequence[Consumer]],
     output: Output,
     signals: SignalWatcher,
     *,
     tick: float | None = None,
 ) -> None:
-    """Deliver values until all channels are closed.
+    """Deliver values until the rounds end.
 
     Args:
         session: the session of the channels.
-        consumers: the receivers, one for each channel.
+        rounds: for each turn of the loop the receivers, one for each channel that is not closed.
         output: stdout, which the consumers may write to.
         signals: the signals that end delivery.
         tick: feed an empty list at least this often (seconds), for displays of elapsed time.
@@ -59,8 +59,9 @@ def deliver(
         OutputFailed: stdout cannot be written; the channels were cancelled.
         LmError: the connection failed.
     """
+    consumers: Sequence[Consumer] = ()
     try:
-        while consumers := _unfinished(consumers):
+        for consumers in rounds:
             has_delivered = _deliver_next(session, consumers, within=tick)
             signals.check()
             if not has_delivered:
@@ -71,8 +72,10 @@ def deliver(
         raise
 
 
-def _unfinished(consumers: Sequence[Consumer]) -> list[Consumer]:
-    return [consumer for consumer in consumers if not consumer.channel.is_over]
+def until_closed(consumer: Consumer) -> Iterable[Sequence[Consumer]]:
+    """The rounds of a single channel."""
+    while not consumer.channel.is_over:
+        yield [consumer]
 
 
 def _deliver_next(session: Session, consumers: Sequence[Consumer], *, within: float | None) -> bool:
@@ -96,6 +99,6 @@ def _cancel(session: Session, consumers: Sequence[Consumer], output: Output) -> 
     deadline = output.deadline = time.monotonic() + _GRACE
     for consumer in consumers:
         session.cancel(consumer.channel, within=_GRACE)
-    while (consumers := _unfinished(consumers)) and time.monotonic() < deadline:
+    while (consumers := [c for c in consumers if not c.channel.is_over]) and time.monotonic() < deadline:
         with suppress(Interrupted, ReaderLeft, OutputFailed):
             _deliver_next(session, consumers, within=deadline - time.monotonic())

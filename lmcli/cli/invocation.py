@@ -15,11 +15,11 @@ from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.output.stdout import print_bytes
 from lmcli.cli.resolve import Request, load_request, options_record
 from lmcli.cli.runner import Runner
-from lmcli.cli.signals import SignalWatcher
 from lmcli.cli.target import loaded_model, model_key
 from lmcli.client.images import image_name
 from lmcli.errors import ExitCode
-from lmcli.values import Value
+from lmcli.values import JsonObject, Value
+from lmcli.wire.requests import ChannelRequest
 
 
 class Invocation(NamedTuple):
@@ -97,7 +97,7 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
     options, request, env = invocation.options, invocation.request, invocation.env
     stderr = stderr_sinks(options, env, invocation.messages, runner.output)
     answer = answer_sink(invocation.form, request, runner.output, env, invocation.preface)
-    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation, runner.signals)]
+    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation, runner)]
     load = LoadLifecycle(runner, sinks)
     prediction = PredictionLifecycle(request, runner, sinks, may_be_empty=request.is_raw)
 
@@ -113,9 +113,11 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
 class StatsSink:
     """Writes the stats at the end: to stderr, and as a line of a file."""
 
-    def __init__(self, invocation: Invocation, signals: SignalWatcher) -> None:
-        self._invocation = invocation
-        self._signals = signals
+    def __init__(self, command: str, options: PredictionOptions, runner: Runner, model_key: str | None) -> None:
+        self._command = command
+        self._options = options
+        self._runner = runner
+        self._model_key = model_key
 
     def burst(self, values: list[Value]) -> None:
         """Do nothing: stats are written at the end."""
@@ -124,27 +126,40 @@ class StatsSink:
         """Write the stats where the options request them."""
         from lmcli.cli.output.stats_file import append_line, stats_line, stats_text  # noqa: PLC0415  loaded on demand
 
-        invocation, options = self._invocation, self._invocation.options
+        options = self._options
         if options.stats and outcome.end is not None:
-            invocation.messages.raw(stats_text(outcome.end))
+            self._runner.messages.raw(stats_text(outcome.end))
         if options.stats_file is not None:
-            line = stats_line(invocation.command, options_record(options), outcome, invocation.model_key)
-            append_line(options.stats_file, line, self._signals)
+            line = stats_line(self._command, options_record(options), outcome, self._model_key)
+            append_line(options.stats_file, line, self._runner.signals)
 
 
-def _stats_sinks(invocation: Invocation, signals: SignalWatcher) -> list[Sink]:
+def _stats_sinks(invocation: Invocation, runner: Runner) -> list[Sink]:
     options = invocation.options
-    return [StatsSink(invocation, signals)] if options.stats or options.stats_file is not None else []
+    if not options.stats and options.stats_file is None:
+        return []
+    return [StatsSink(invocation.command, options, runner, invocation.model_key)]
 
 
 def show_request(invocation: Invocation) -> ExitCode:
     """Print the requests that would be sent: endpoint and creation parameter of each, in order."""
     key, options, env = invocation.model_key, invocation.options, invocation.env
     load = [load_request(key, options)] if key else []
-    requests = [*load, invocation.request.channel_request(key, _with_image_names)]
-    shown = dump_json({r.endpoint: r.parameter for r in requests}, is_indented=env.stdout_is_terminal)
+    shown = dump_json(
+        request_record(*load, request_to_show(invocation.request, key)), is_indented=env.stdout_is_terminal
+    )
     print_bytes(shown, env.stdout)
     return ExitCode.OK
+
+
+def request_to_show(request: Request, key: str | None) -> ChannelRequest:
+    """A request as it would be sent, but with the names of images that would be uploaded first."""
+    return request.channel_request(key, _with_image_names)
+
+
+def request_record(*requests: ChannelRequest) -> JsonObject:
+    """Requests by endpoint."""
+    return {request.endpoint: request.parameter for request in requests}
 
 
 def _write_preface(invocation: Invocation, runner: Runner) -> None:

@@ -6,6 +6,7 @@ Start (model, uploads, request), feed (values to sinks), finish (check, output, 
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from lmcli.cli.delivery import until_closed
 from lmcli.cli.output.results import TextCollector
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.resolve import Request
@@ -62,7 +63,7 @@ class _Lifecycle(Generic[AnyChannel]):
 
     def _deliver(self, session: Session) -> None:
         ticks = [tick for sink in self._sinks if (tick := getattr(sink, "tick", None)) is not None]
-        self._runner.deliver(session, [self], tick=min(ticks, default=None))
+        self._runner.deliver(session, until_closed(self), tick=min(ticks, default=None))
         if self.error is not None:
             raise self.error
 
@@ -122,15 +123,28 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
             LmError: it failed.
         """
         session = self._runner.session
-        request = self._request.channel_request(model, self._runner.uploads.resolve)
-        self.channel = session.predict(request, self._request.fallback(model))
+        self.begin(session, model)
         try:
             self._deliver(session)
         finally:
             self._end = self.channel.end
+        self.judge()
+
+    def begin(self, session: Session, model: str) -> None:
+        """Send the request, and nothing more.
+
+        Raises:
+            LmError: it could not be sent.
+        """
+        request = self._request.channel_request(model, self._runner.uploads.resolve)
+        self.channel = session.predict(request, self._request.fallback(model))
+
+    def judge(self) -> None:
+        """Set `error` if the prediction has ended and the answer is not complete."""
+        self._end = self.channel.end
         if self._end is not None:
             self._runner.cache_model_key(self._end.model_info.model_key)
-            self.error = self._check(self._end)
+            self.error = self.error or self._check(self._end)
 
     def _check(self, end: PredictionEnd) -> LmError | None:
         """Why the answer is not complete or does not meet the schema; None if it is and does."""

@@ -87,6 +87,11 @@ class Messages:
         if self.verbosity > Verbosity.QUIET:
             self.raw(f"lm: {escaped(text)}\n")
 
+    def hint(self, text: str) -> None:
+        """Write what to type after a note."""
+        if self.verbosity > Verbosity.QUIET:
+            self.raw(self._line("hint", text, _DIM))
+
     def detail(self, text: str) -> None:
         """Write details for --verbose: what is sent, where, and how long it takes."""
         if self.verbosity is Verbosity.VERBOSE:

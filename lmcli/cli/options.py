@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Final, NamedTuple, Self
 
 from typer import Argument, Option
 
-from lmcli.cli.choices import ColorWhen, Grouping, InputForm, OutputForm, RawOutputForm, ReportForm
+from lmcli.cli.choices import ColorWhen, Each, Grouping, InputForm, OutputForm, RawOutputForm, ReportForm
+from lmcli.errors import UsageError
 from lmcli.wire import prediction_config as config
 
 Words = Annotated[
@@ -257,6 +258,38 @@ class RawOptions(Options):
     output: Annotated[RawOutputForm, Option("-o", "--output", help="What stdout gets.")] = RawOutputForm.TEXT
 
 
+class BatchOptions(Options):
+    """Many prompts from stdin, instead of one."""
+
+    each: Annotated[
+        Each | None, Option("--each", help="Answer each line, NUL-terminated text or JSON value of stdin, in order.")
+    ] = None
+    jobs: Annotated[
+        int | None,
+        Option("-j", "--jobs", metavar="N", help="With --each: predictions at once.  [default: 4]"),
+        Range(1, 1024),
+    ] = None
+    results: Annotated[
+        Path | None,
+        Option("--results", metavar="FILE", help="With --each: keep results, and do not repeat those in FILE."),
+    ] = None
+    fail_fast: Annotated[
+        bool, Option("--fail-fast", help="With --each: begin nothing new after the first failure.")
+    ] = False
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether stdin holds many prompts.
+
+        Raises:
+            UsageError: it does not, and an option is for many only.
+        """
+        if self.each is None and (self.jobs or self.results or self.fail_fast):
+            given = "--jobs" if self.jobs else "--results" if self.results else "--fail-fast"
+            raise UsageError(f"{given} needs --each", "--each line answers each line of stdin")
+        return self.each is not None
+
+
 class ListOptions(Options):
     """What a list of models has besides."""
 
@@ -264,7 +297,7 @@ class ListOptions(Options):
     json: Annotated[bool, Option("--json", help="A JSON array, with everything the server says.")] = False
 
 
-class RespondOptions(PredictionOptions, TurnOptions):
+class RespondOptions(PredictionOptions, BatchOptions, TurnOptions):
     """Options of `lm respond`."""
 
 
@@ -277,7 +310,7 @@ class ChatOptions(PredictionOptions, TurnOptions, HistoryOptions):
 ChatOptions.declared = {_OVERFLOW: _flagged(config.OPTIONS[_OVERFLOW], "  [default: what the server does]")}
 
 
-class CompleteOptions(PredictionOptions, RawOptions):
+class CompleteOptions(PredictionOptions, BatchOptions, RawOptions):
     """Options of `lm complete`."""
 
 

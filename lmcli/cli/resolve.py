@@ -49,6 +49,11 @@ class Request(NamedTuple):
         """Whether it is the continuation of a text."""
         return isinstance(self.subject, str)
 
+    @property
+    def is_structured(self) -> bool:
+        """Whether the answer is to be JSON."""
+        return self.config.structured is not None
+
     def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same for older servers, where it differs."""
         if isinstance(self.subject, str):

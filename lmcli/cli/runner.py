@@ -1,7 +1,8 @@
 """Running a command on one connection, which signals, a closed stdout and errors can end early."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Final
 
 from lmcli.cli.delivery import Consumer, deliver
@@ -15,6 +16,7 @@ from lmcli.cli.target import connect
 from lmcli.client.connection import Connection
 from lmcli.client.images import Uploads
 from lmcli.client.session import Session
+from lmcli.client.waiting import Interrupt, Interrupts, no_interrupts
 from lmcli.errors import ExitCode, LmError
 
 _NAMESPACE: Final = "llm"
@@ -36,6 +38,7 @@ class Runner:
         error: the first error.
         messages: writes messages to stderr.
         cache_model_key: stores the key of a model for completion.
+        more_interrupts: what ends a wait for the server besides a signal and a closed stdout.
     """
 
     connection: Connection
@@ -47,10 +50,11 @@ class Runner:
         self.error: LmError | None = None
         self.messages = messages
         messages.watch(self.signals)
+        self.more_interrupts: Interrupts = no_interrupts
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
-        self._connect = lambda: connect(options, env, messages, interrupts=self.output.interrupts)
-        self.cache_model_key: Callable[[str], None] = lambda key: add(key, options, env)
+        self._connect = lambda: connect(options, env, messages, interrupts=self._interrupts)
+        self.cache_model_key: Callable[[str], None] = cache(lambda key: add(key, options, env))
 
     @contextmanager
     def connected(self) -> Iterator[None]:
@@ -83,6 +87,9 @@ class Runner:
         """The signal that the process is to die of, if any; SIGPIPE if the reader of stdout has left."""
         return self.signals.signum or (BROKEN_PIPE if self._has_lost_reader else None)
 
+    def _interrupts(self) -> Sequence[Interrupt]:
+        return (*self.output.interrupts(), *self.more_interrupts())
+
     def attempt(self, step: Callable[..., None], *arguments: object) -> None:
         """Run one step; keep what ends it early."""
         try:
@@ -97,9 +104,9 @@ class Runner:
         finally:
             self.signals.acknowledge()
 
-    def deliver(self, session: Session, consumers: Sequence[Consumer], *, tick: float | None = None) -> None:
-        """Deliver the values of a session's channels until all are closed, see `delivery`."""
-        deliver(session, consumers, self.output, self.signals, tick=tick)
+    def deliver(self, session: Session, rounds: Iterable[Sequence[Consumer]], *, tick: float | None = None) -> None:
+        """Deliver the values of a session's channels until the rounds end, see `delivery`."""
+        deliver(session, rounds, self.output, self.signals, tick=tick)
 
     def end(self) -> ExitCode:
         """Die of the signal that came, if any; else return the status of success.

@@ -66,6 +66,14 @@ def wait(
     return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
 
 
+def sleep(seconds: float, interrupts: Iterable[Interrupt]) -> None:
+    """Wait until so many seconds are over, or an interrupt is ready."""
+    poll = select.poll()
+    for interrupt in interrupts:
+        poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
+    poll.poll(seconds * 1000)
+
+
 def is_broken(descriptor: int) -> bool:
     """Whether the other end of a pipe, socket or terminal is closed."""
     poll = select.poll()

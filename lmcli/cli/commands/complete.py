@@ -16,6 +16,10 @@ def run(options: CompleteOptions, words: Sequence[str], env: Environment, messag
     """Read the text, and write its continuation."""
     if options.echo and options.output is not RawOutputForm.TEXT:
         raise UsageError(f"--echo writes text, and -o {options.output} does not")
+    if options.is_batch:
+        from lmcli.cli.batch import run_batch  # noqa: PLC0415  only --each pays for it
+
+        return run_batch("complete", options, words, env, messages)
     text = read_text(words, env, messages, no_stdin=options.no_stdin)
     request = make_request(text, options)
     preface = text if options.echo else ""

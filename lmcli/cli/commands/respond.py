@@ -13,5 +13,9 @@ from lmcli.errors import ExitCode
 
 def run(options: RespondOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Read the conversation, and write the answer of the model."""
+    if options.is_batch:
+        from lmcli.cli.batch import run_batch  # noqa: PLC0415  only --each pays for it
+
+        return run_batch("respond", options, words, env, messages)
     request = make_request(read_document(options, words, env, messages), options)
     return run_prediction(Invocation("respond", request, options, options.output, env, messages))

@@ -36,14 +36,7 @@ def read_document(options: InputOptions, words: Sequence[str], env: Environment,
         NoInput: the input is empty.
         BadInput: stdin or a file is not UTF-8, or the history is not valid.
     """
-    turn = read_turn(options, words, env, messages)
-    document = turn.history if turn.history is not None else Document.new()
-    system = system_prompt(options)
-    document = document if system is None else document.with_system(system)
-    if turn.message is not None:
-        document = document.with_entry(turn.message)
-    document.chat()  # raises BadInput before anything is sent
-    return document
+    return read_turn(options, words, env, messages).document(system_prompt(options))
 
 
 class Turn(NamedTuple):
@@ -51,6 +44,19 @@ class Turn(NamedTuple):
 
     history: Document | None
     message: JsonObject | None
+
+    def document(self, system: str | None) -> Document:
+        """The conversation to continue, with this system prompt, if there is one.
+
+        Raises:
+            BadInput: the history is not valid; with the path of the error.
+        """
+        document = self.history if self.history is not None else Document.new()
+        document = document if system is None else document.with_system(system)
+        if self.message is not None:
+            document = document.with_entry(self.message)
+        document.chat()  # raises BadInput before anything is sent
+        return document
 
 
 def read_turn(options: InputOptions, words: Sequence[str], env: Environment, messages: Messages) -> Turn:
@@ -62,14 +68,32 @@ def read_turn(options: InputOptions, words: Sequence[str], env: Environment, mes
     """
     attached = Attachments.read(options.file or (), env, messages)
     question = attached.prepend_to(join_words(words))
-    skips_stdin = options.no_stdin or any(map(_is_stdin, options.file or ()))
+    skips_stdin = options.no_stdin or any(map(is_stdin, options.file or ()))
     text = None if skips_stdin else read_stdin(env, messages, has_words=bool(words))
     history = None if text is None else _history(text, options.input)
     if history is None:
         stdin = None if text is None else _without_newline(text)
-        prompt = _prompt(stdin or "", question, may_be_empty=bool(attached.images))
+        turn = turn_about(stdin or "", question, attached)
         _warn_if_empty(stdin, env, messages, _SKIP_ADVICE)
-        return Turn(None, attached.message(prompt))
+        return turn
+    return turn_after(history, question, attached)
+
+
+def turn_about(text: str, question: str, attached: "Attachments") -> Turn:
+    """The turn that asks a question about a text.
+
+    Raises:
+        NoInput: both are empty.
+    """
+    return Turn(None, attached.message(make_prompt(text, question, may_be_empty=bool(attached.images))))
+
+
+def turn_after(history: Document, question: str, attached: "Attachments") -> Turn:
+    """The turn that continues a history.
+
+    Raises:
+        BadInput: the history ends with an answer, and there is no question.
+    """
     if question or attached.images:
         return Turn(history, attached.message(question))
     if history.entries[-1].get("role") == "assistant":
@@ -92,7 +116,7 @@ class Attachments(NamedTuple):
             NoInput: a file cannot be read.
             BadInput: a file is neither text nor an image that LM Studio accepts.
         """
-        if sum(map(_is_stdin, paths)) > 1:
+        if sum(map(is_stdin, paths)) > 1:
             raise UsageError("-f names stdin twice, but it can be read only once")
         read = [_attachment(path, env, messages) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
@@ -110,7 +134,7 @@ class Attachments(NamedTuple):
 
 def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonObject:
     data = _content(path, env, messages)
-    name = "stdin" if _is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
+    name = "stdin" if is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `lm` itself uses `path`.
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
@@ -123,7 +147,7 @@ def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonO
 
 
 def _content(path: Path, env: Environment, messages: Messages) -> bytes:
-    if _is_stdin(path):
+    if is_stdin(path):
         data = _stdin_bytes(env)
         _warn_if_empty(data, env, messages)
         return data
@@ -134,7 +158,8 @@ def _content(path: Path, env: Environment, messages: Messages) -> bytes:
     return read_bytes(path)
 
 
-def _is_stdin(path: Path) -> bool:
+def is_stdin(path: Path) -> bool:
+    """Whether a path names stdin."""
     return str(path) in _STDIN_NAMES
 
 
@@ -144,7 +169,7 @@ def _source(path: Path, data: bytes) -> str:
     The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8.
     """
     source = path.absolute()
-    is_transient = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
+    is_transient = is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
     try:
         return data_url(data) if is_transient else os.fsencode(source).decode()
     except UnicodeDecodeError:
@@ -159,7 +184,7 @@ def read_text(words: Sequence[str], env: Environment, messages: Messages, *, no_
         BadInput: stdin is not UTF-8.
     """
     text = None if no_stdin else read_stdin(env, messages, has_words=bool(words))
-    prompt = _prompt(text or "", join_words(words))
+    prompt = make_prompt(text or "", join_words(words))
     _warn_if_empty(text, env, messages, _SKIP_ADVICE)
     return prompt
 
@@ -285,8 +310,12 @@ def _require_history(value: Any) -> Document:
     return document
 
 
-def _prompt(text: str, question: str, *, may_be_empty: bool = False) -> str:
-    """A document and a question about it, separated by a blank line."""
+def make_prompt(text: str, question: str, *, may_be_empty: bool = False) -> str:
+    """A document and a question about it, separated by a blank line.
+
+    Raises:
+        NoInput: both are empty.
+    """
     if not (text or question or may_be_empty):
         raise NoInput("the input is empty", "give the prompt on stdin or as an argument")
     if not (text and question):

@@ -19,7 +19,7 @@ def answer_sink(
 ) -> Sink:
     """The sink for stdout; `preface` is written before an answer that is text."""
     is_terminal = env.stdout_is_terminal
-    is_structured = request.config.structured is not None
+    is_structured = request.is_structured
     match str(form):
         case "json":
             from lmcli.cli.output.json_sinks import JsonSink

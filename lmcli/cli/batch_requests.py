@@ -1,0 +1,156 @@
+"""What each record of a batch asks for, and how its result is written: what all have in common is prepared once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from lmcli.cli.choices import Each, OutputForm
+from lmcli.cli.environment import Environment
+from lmcli.cli.input.batch_records import BatchRecord
+from lmcli.cli.input.document import Document
+from lmcli.cli.input.stdin import Attachments, join_words, make_prompt, system_prompt, turn_about, turn_after
+from lmcli.cli.json_text import dump_json
+from lmcli.cli.messages import Messages
+from lmcli.cli.options import CompleteOptions, RespondOptions
+from lmcli.cli.output.results import SIGNALLED
+from lmcli.cli.resolve import Request, make_request
+from lmcli.cli.target import model_key
+from lmcli.errors import KEPT_IN_TEXT, BadInput, ExitCode, LmError, escaped
+from lmcli.values import JsonObject
+from lmcli.wire.config import prediction_config, prediction_stack
+from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
+
+EachOptions = RespondOptions | CompleteOptions
+
+_DIGEST_BYTES: Final = 8
+_CUT_SHORT: Final = (ExitCode.FAILED, ExitCode.INCOMPLETE)
+
+
+class BatchRequests:
+    """Makes the request of a record.
+
+    Args:
+        options: the options of the command.
+        words: the argument, which joins every record.
+        env: the environment.
+        messages: writes messages to stderr.
+
+    Raises:
+        LmError: an option, or a file that it names, is not valid.
+    """
+
+    def __init__(self, options: EachOptions, words: Sequence[str], env: Environment, messages: Messages) -> None:
+        self._is_raw = isinstance(options, CompleteOptions)
+        self._attached, self._system = Attachments(), None
+        if isinstance(options, RespondOptions):
+            self._attached = Attachments.read(options.file or (), env, messages)
+            self._system = system_prompt(options)
+        self._question = self._attached.prepend_to(join_words(words))
+        self._base = make_request("", options)
+        stack = prediction_stack(self._base.config, is_raw=self._is_raw)
+        common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
+        self._common = dump_json([*common, model_key(options, env)])
+
+    def request(self, record: BatchRecord) -> Request:
+        """The request of a record.
+
+        Raises:
+            BadInput: the record could not be read, or what it asks for is not valid.
+        """
+        if record.error is not None:
+            raise record.error
+        try:
+            request = self._base._replace(subject=self._subject(record))
+            return request if record.config is None else self._with_config(request, record.config)
+        except LmError as error:  # as an option it would be a usage error
+            raise BadInput(error.message) from error
+
+    def digest(self, record: BatchRecord) -> str:
+        """A short hash of what a record asks for, options included."""
+        from hashlib import blake2b  # noqa: PLC0415  only a results file needs it
+
+        return blake2b(self._common + record.content, digest_size=_DIGEST_BYTES).hexdigest()
+
+    def _subject(self, record: BatchRecord) -> Document | str:
+        subject = record.subject
+        if isinstance(subject, Document):
+            if self._is_raw:
+                raise BadInput("messages: raw completion continues a text")
+            return turn_after(subject, self._question, self._attached).document(self._system)
+        if self._is_raw:
+            return make_prompt(subject, self._question)
+        return turn_about(subject, self._question, self._attached).document(self._system)
+
+    def _with_config(self, request: Request, options: Mapping[str, Any]) -> Request:
+        """The request with sampling options that win over those of the command line."""
+        own = prediction_config(options)
+        given = {name: value for name in OPTIONS if (value := getattr(own, name)) is not None}
+        config: PredictionConfig = request.config.replace(**given, raw={**request.config.raw, **own.raw})
+        prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
+        return request._replace(config=config, schema=None if own.structured else request.schema)
+
+
+class ResultWriter:
+    """Writes results in the format of stdout; from the same result always the same bytes.
+
+    Args:
+        form: the format.
+        each: what separates answers that are text.
+        is_terminal: whether stdout is a terminal.
+        is_echoed: whether the prompt comes before its continuation.
+    """
+
+    def __init__(self, form: str, each: Each, *, is_terminal: bool, is_echoed: bool) -> None:
+        self.is_text = form == OutputForm.TEXT
+        self.needs_request = form == OutputForm.HISTORY or is_echoed
+        self._is_history = form == OutputForm.HISTORY
+        self._end = "\0" if each is Each.NUL else "\n"
+        self._is_terminal = is_terminal
+        self._is_echoed = is_echoed
+
+    def preface(self, request: Request) -> bytes:
+        """What is streamed before the answer."""
+        return self.streamed(request.subject) if self._is_echoed and isinstance(request.subject, str) else b""
+
+    def streamed(self, text: str) -> bytes:
+        """A piece of an answer that is text."""
+        return (escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text).encode()
+
+    def whole(self, result: JsonObject, request: Request | None) -> bytes:
+        """A result.
+
+        Args:
+            result: the result.
+            request: what was asked for; None if the record could not be read, or it is not needed.
+        """
+        if self._is_history:
+            return _history_line(result, request)
+        if not self.is_text:
+            return dump_json(result)
+        text = self.streamed(result["content"])
+        return self.ended((self.preface(request) if request else b"") + text)
+
+    def ended(self, text: bytes) -> bytes:
+        """A text with its end: NUL, or a newline if it does not end with one."""
+        end = self._end.encode()
+        return text if text.endswith(b"\n") and end == b"\n" else text + end
+
+
+def _history_line(result: JsonObject, request: Request | None) -> bytes:
+    """The history with the answer at its end; null if no text has arrived."""
+    if request is None or not isinstance(request.subject, Document) or not (result["content"] or result["reasoning"]):
+        return dump_json(None)
+    entry = {"role": "assistant", "content": result["content"]}
+    if result["reasoning"]:
+        entry["reasoning"] = result["reasoning"]
+    if _is_partial(result):
+        entry["partial"] = True
+    if result["stats"] is not None:
+        entry |= {"model": result["model"], "stats": result["stats"]}
+    raw = request.subject.with_entry(entry).raw
+    return dump_json(raw if result.get("id") is None or not isinstance(raw, dict) else {"id": result["id"], **raw})
+
+
+def _is_partial(result: JsonObject) -> bool:
+    """Whether an answer was cut short, by a failure or a signal."""
+    code = result.get("error", {}).get("code", ExitCode.OK)
+    return code in _CUT_SHORT or code > SIGNALLED

@@ -1,0 +1,226 @@
+"""The file that keeps the results of a batch: a JSON line for each finished record, on disk before it counts as done.
+
+Lines are only ever appended, each in one write, and made durable together: one `fdatasync` for all that were appended
+since the last. A line that a crash has torn is cut off when the file is opened again.
+"""
+
+import fcntl
+import os
+import stat
+from array import array
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from types import NoneType
+from typing import Any, Final, get_args
+
+import orjson
+
+from lmcli.cli.input.batch_records import BatchRecord, RecordId
+from lmcli.cli.json_text import dump_json
+from lmcli.cli.output.stdout import output_failure
+from lmcli.closing import Closing
+from lmcli.errors import BadInput, InUse, LmError, OutputFailed, quoted
+from lmcli.values import JsonObject
+
+LATEST_SYNC: Final = 0.1
+"""How many seconds a line may wait to be made durable together with others."""
+
+_INPUT: Final = "input"
+_FIRST_KEY: Final = b'{"index":'
+_BLOCK_BYTES: Final = 1 << 18
+_FREE: Final = -2
+_sync: Final = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+
+
+class ResultsFile(Closing):
+    """Results by record: those of earlier runs, and those that are appended.
+
+    Args:
+        path: the file, which need not exist.
+        stdout: the descriptor of stdout, which must be another file.
+
+    Raises:
+        InUse: another process has locked it.
+        BadInput: it is not a results file; it is unchanged.
+        OutputFailed: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, stdout: int) -> None:
+        self._name = quoted(path)
+        self._places = _Places()
+        self._block, self._block_at = b"", 0
+        self._unsynced_since: float | None = None
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise output_failure(self._name, error) from error
+        try:
+            self._lock(stdout)
+            self._size = self._read_lines()
+            os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            self.close()
+            raise output_failure(self._name, error) from error
+        except LmError:
+            self.close()
+            raise
+
+    @property
+    def is_due(self) -> bool:
+        """Whether appended lines have waited long enough for `sync`."""
+        return self._unsynced_since is not None and monotonic() - self._unsynced_since >= LATEST_SYNC
+
+    def answer(self, record: BatchRecord, digest: str) -> JsonObject | None:
+        """The result of a record from an earlier run, as it was appended; None if there is none for the same input.
+
+        Raises:
+            OutputFailed: the file cannot be read any more.
+        """
+        place = self._places.get(record.position if record.id is None else ("id", record.id))
+        if place < 0:
+            return None
+        result: JsonObject = orjson.loads(self._line_at(place))
+        return result if result.pop(_INPUT) == digest and result.get("id") == record.id else None
+
+    def append(self, result: JsonObject, digest: str) -> None:
+        """Append the result of a record.
+
+        Raises:
+            OutputFailed: it could not be written; the file is as it was before.
+        """
+        line = memoryview(dump_json(result | {_INPUT: digest}))
+        size = len(line)
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._size)
+            raise output_failure(self._name, error) from error
+        self._size += size
+        if self._unsynced_since is None:
+            self._unsynced_since = monotonic()
+
+    def sync(self) -> None:
+        """Make what was appended durable.
+
+        Raises:
+            OutputFailed: the disk refuses.
+        """
+        if self._unsynced_since is None:
+            return
+        self._unsynced_since = None
+        try:
+            _sync(self._descriptor)
+        except OSError as error:
+            raise output_failure(self._name, error) from error
+
+    def close(self) -> None:
+        """Close and unlock the file."""
+        os.close(self._descriptor)
+
+    def _lock(self, stdout: int) -> None:
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OutputFailed(f"cannot keep results in {self._name}: not a regular file")
+        if os.path.samestat(status, os.fstat(stdout)):
+            raise OutputFailed(f"cannot keep results in {self._name}: stdout is written to the same file")
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUse(f"the results file {self._name} is in use by another process") from error
+
+    def _read_lines(self) -> int:
+        """Note where the answer of each record is; return where the last whole line ends.
+
+        The last line of a record counts; one with an error is not an answer.
+
+        Raises:
+            BadInput: this is another kind of file.
+        """
+        end = 0
+        with open(self._descriptor, "rb", closefd=False) as file:
+            for number, line in enumerate(file, start=1):
+                if line[-1:] != b"\n" and _is_torn(line):
+                    break
+                result = _parsed(line)
+                if result is None:
+                    hint = "--results takes a new file, or one that a batch has written"
+                    raise BadInput(f"{self._name} is not a results file: line {number} is not a result", hint)
+                self._places.put(_key(result), -1 if "error" in result else end)
+                end += len(line)
+        return end
+
+    def _line_at(self, offset: int) -> bytes:
+        """A line of the file; read in blocks, because neighbours are usually asked for one after the other."""
+        start = offset - self._block_at
+        end = self._block.find(b"\n", start) if 0 <= start < len(self._block) else -1
+        size = _BLOCK_BYTES
+        while end < 0:
+            self._block, self._block_at, start = os.pread(self._descriptor, size, offset), offset, 0
+            end = self._block.find(b"\n")
+            size *= 2
+        return self._block[start:end]
+
+
+class _Places:
+    """Places in a file by key: a hash table in two arrays, because a batch may have millions of records.
+
+    Keys are told apart by their 64-bit hash alone; the line at the place holds the key itself.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._hashes = array("q", [0]) * 8
+        self._values = array("q", [_FREE]) * 8
+
+    def get(self, key: object) -> int:
+        """The place of a key; negative if it has none."""
+        return self._values[self._slot(hash(key))]
+
+    def put(self, key: object, place: int) -> None:
+        """Note the place of a key; -1 takes it away."""
+        slot = self._slot(hash(key))
+        if self._values[slot] == _FREE:
+            self._count += 1
+        self._hashes[slot], self._values[slot] = hash(key), place
+        if self._count * 2 > len(self._values):
+            self._grow()
+
+    def _slot(self, hashed: int) -> int:
+        """Where a hash is, or belongs; neighbours in a file are kept near each other, so the next slot is tried."""
+        hashes, values, mask = self._hashes, self._values, len(self._values) - 1
+        slot = hashed & mask
+        while values[slot] != _FREE and hashes[slot] != hashed:
+            slot = (slot + 1) & mask
+        return slot
+
+    def _grow(self) -> None:
+        old = [(h, v) for h, v in zip(self._hashes, self._values, strict=True) if v != _FREE]
+        self._hashes, self._values = self._hashes * 2, array("q", [_FREE]) * (2 * len(self._values))
+        for hashed, value in old:
+            slot = self._slot(hashed)
+            self._hashes[slot], self._values[slot] = hashed, value
+
+
+def _key(result: Mapping[str, Any]) -> object:
+    """What a result is found by: its id, else its index."""
+    return ("id", result["id"]) if result.get("id") is not None else result["index"]
+
+
+def _parsed(line: bytes) -> JsonObject | None:
+    """A line as a result; None if it is none."""
+    try:
+        result = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    is_result = isinstance(result, dict) and type(result.get("index")) is int and isinstance(result.get(_INPUT), str)
+    is_named = is_result and type(result.get("id")) in (NoneType, *get_args(RecordId))
+    return result if is_named else None
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a last line without a newline is the beginning of a result."""
+    return line.startswith(_FIRST_KEY) or _FIRST_KEY.startswith(line)
