@@ -25,6 +25,8 @@ def main() -> None:
 
 def _print_version() -> int:
     """Write the version to the descriptor: a closed stdout or stderr has no stream, a full one fails again at exit."""
+    from contextlib import suppress
+
     from lmcli import __version__
 
     try:
@@ -35,10 +37,8 @@ def _print_version() -> int:
         die_of_broken_pipe()
     except OSError as error:
         message = f"lm: error: cannot write to standard output: {error.strerror}\n".lower()
-        try:
+        with suppress(OSError):
             os.write(2, message.encode())
-        except OSError:
-            pass
         return _OUTPUT_FAILED
     return 0
 
