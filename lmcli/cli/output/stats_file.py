@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.output.results import SIGNALLED, error_record, model_record, stats_record
@@ -11,6 +12,8 @@ from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import output_failure
 from lmcli.errors import ExitCode, escaped, quoted
 from lmcli.values import JsonObject, PredictionEnd
+
+_NEW_FILE_MODE: Final = 0o600
 
 
 def stats_text(end: PredictionEnd) -> str:
@@ -52,7 +55,7 @@ def append_line(path: Path, record: JsonObject) -> None:
     """
     line = dump_json({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _NEW_FILE_MODE)
         try:
             _append(descriptor, line)
         finally:
