@@ -16,13 +16,24 @@ _UNSAFE: Final = rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xad\xae]"
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON; integers of any length are preserved.
+    """Parse JSON; integers of any length are preserved, and halves of surrogate pairs, which are valid in JSON.
 
     Raises:
         orjson.JSONDecodeError: the text is not valid JSON.
+        RecursionError: it is nested too deeply.
     """
-    value = orjson.loads(text)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as refusal:
+        try:
+            return json.loads(text, parse_constant=_refuse)
+        except ValueError:
+            raise refusal from None  # it names the position
     return json.loads(text) if _LONG_NUMBER.search(text) else value  # orjson makes floats of what exceeds 64 bits
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def parse_json(text: str, name: str) -> Any:
