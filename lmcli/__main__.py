@@ -13,7 +13,9 @@ def main() -> None:
         sys.stderr.write("lm: error: Windows is supported through WSL only: run lm inside it\n")
         sys.exit(_UNAVAILABLE)
     if sys.argv[1:2] == ["--version"]:
-        os._exit(_print_version())
+        if status := _print_version():
+            sys.exit(status)
+        return
     from lmcli import startup
 
     startup.before_imports()
@@ -25,8 +27,6 @@ def main() -> None:
 
 def _print_version() -> int:
     """Write the version to the descriptor: a closed stdout or stderr has no stream, a full one fails again at exit."""
-    from contextlib import suppress
-
     from lmcli import __version__
 
     try:
@@ -36,6 +36,8 @@ def _print_version() -> int:
 
         die_of_broken_pipe()
     except OSError as error:
+        from contextlib import suppress
+
         message = f"lm: error: cannot write to standard output: {error.strerror}\n".lower()
         with suppress(OSError):
             os.write(2, message.encode())
