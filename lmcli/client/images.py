@@ -70,7 +70,7 @@ def read_image(source: str) -> tuple[bytes, str]:
         NoInput: the file is not there.
         BadInput: it is not an image that LM Studio accepts.
     """
-    if source.startswith(_DATA_URL):
+    if is_data_url(source):
         data = _data_of(source)
     else:
         try:
@@ -86,7 +86,12 @@ def read_image(source: str) -> tuple[bytes, str]:
 
 def image_name(source: str) -> str:
     """The name of an image: that of its file; a data URL has none."""
-    return "image" if source.startswith(_DATA_URL) else Path(source).name
+    return "image" if is_data_url(source) else Path(source).name
+
+
+def is_data_url(source: str) -> bool:
+    """Whether the source of an image is its content, not a path."""
+    return source.startswith(_DATA_URL)
 
 
 def data_url(data: bytes) -> str:

@@ -27,7 +27,7 @@ def calls_for(groups: int, form: str, tmp_path: Path, *, is_terminal: bool) -> i
         nonlocal count
         count += event.endswith("call")
 
-    with open(os.devnull, "wb") as sink:
+    with Path(os.devnull).open("wb") as sink:
         env = Environment.of_process()._replace(stdout=sink.fileno(), stdout_is_terminal=is_terminal)
         options = StatsOptions(output=ReportForm(form))
         sys.setprofile(counted)

@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lmcli.cli.choices import InputForm
+from lmcli.cli.choices import InputForm, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document, recognize
+from lmcli.cli.input.image_access import is_below_working_directory, require_access
 from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
@@ -60,7 +61,8 @@ def read_turn(options: InputOptions, words: Sequence[str], env: Environment, mes
         NoInput: the input is empty.
         BadInput: see `read_document`.
     """
-    attached = Attachments.read(options.file or (), env, messages)
+    is_passed_on = options.output == OutputForm.HISTORY
+    attached = Attachments.read(options.file or (), env, messages, is_passed_on=is_passed_on)
     question = attached.prepend_to(join_words(words))
     skips_stdin = options.no_stdin or any(map(_is_stdin, options.file or ()))
     text = None if skips_stdin else read_stdin(env, messages, has_words=bool(words))
@@ -70,6 +72,7 @@ def read_turn(options: InputOptions, words: Sequence[str], env: Environment, mes
         prompt = _prompt(stdin or "", question, may_be_empty=bool(attached.images))
         _warn_if_empty(stdin, env, messages, _SKIP_ADVICE)
         return Turn(None, attached.message(prompt))
+    require_access(history, options.file or ())
     if question or attached.images:
         return Turn(history, attached.message(question))
     if history.entries[-1].get("role") == "assistant":
@@ -84,8 +87,16 @@ class Attachments(NamedTuple):
     images: tuple[JsonObject, ...] = ()
 
     @classmethod
-    def read(cls, paths: Sequence[Path], env: Environment, messages: Messages) -> "Attachments":
+    def read(
+        cls, paths: Sequence[Path], env: Environment, messages: Messages, *, is_passed_on: bool = False
+    ) -> "Attachments":
         """Read files, recognised by their content; `-` is stdin.
+
+        Args:
+            paths: the files.
+            env: the environment.
+            messages: writes messages to stderr.
+            is_passed_on: another process will read the history, so it has to contain images that it may not name.
 
         Raises:
             UsageError: stdin is named more than once.
@@ -94,7 +105,7 @@ class Attachments(NamedTuple):
         """
         if sum(map(_is_stdin, paths)) > 1:
             raise UsageError("-f names stdin twice, but it can be read only once")
-        read = [_attachment(path, env, messages) for path in paths]
+        read = [_attachment(path, env, messages, is_passed_on=is_passed_on) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
 
     def prepend_to(self, question: str) -> str:
@@ -108,13 +119,13 @@ class Attachments(NamedTuple):
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
 
-def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonObject:
+def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_on: bool) -> str | JsonObject:
     data = _content(path, env, messages)
     name = "stdin" if _is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `lm` itself uses `path`.
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
-        return {**named, "fileType": "image", "path": _source(path, data)}
+        return {**named, "fileType": "image", "path": _source(path, data, is_passed_on=is_passed_on)}
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
@@ -138,15 +149,17 @@ def _is_stdin(path: Path) -> bool:
     return str(path) in _STDIN_NAMES
 
 
-def _source(path: Path, data: bytes) -> str:
+def _source(path: Path, data: bytes, *, is_passed_on: bool) -> str:
     """The source of an image in a history: its path, or a data URL if the path cannot be read again.
 
-    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8.
+    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8; and for another process,
+    a path that it would refuse, see `image_access`.
     """
     source = path.absolute()
     is_transient = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
+    is_refused = is_passed_on and not is_below_working_directory(source)
     try:
-        return data_url(data) if is_transient else os.fsencode(source).decode()
+        return data_url(data) if is_transient or is_refused else os.fsencode(source).decode()
     except UnicodeDecodeError:
         return data_url(data)
 
