@@ -59,8 +59,7 @@ def has_images(message: Message) -> bool:
 
 def upload(files: Session, data: bytes, name: str) -> FilePart:
     """Upload a file; the server keeps it until the client disconnects."""
-    encoded = base64.b64encode(data).decode()
-    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": encoded}), name)
+    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": data}), name)
 
 
 def read_image(source: str) -> tuple[bytes, str]:

@@ -17,6 +17,7 @@ from lmcli.values import Value
 from lmcli.wire.channels import Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.multiplexer import Multiplexer
+from lmcli.wire.pieces import Text
 from lmcli.wire.protocol import Credentials
 from lmcli.wire.requests import ChannelRequest
 
@@ -228,10 +229,19 @@ class Session:
     def _send(self, *, within: float | None = None, traced: bool = True) -> None:
         for text in self._multiplexer.texts_to_send():
             if traced and self._trace is not None:
-                shown = text[:_TRACED_BYTES].decode(errors="ignore")
-                self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+                self._trace(f"sends {_shown(text)}")
             self._transport.send(text, within=within)
             self._silent_since = monotonic()
+
+
+def _shown(text: Text) -> str:
+    """The beginning of a text, for a trace."""
+    pieces = (text,) if isinstance(text, bytes) else text
+    head, length = b"", 0
+    for piece in pieces:
+        head += piece[: max(0, _TRACED_BYTES - length)]
+        length += len(piece)
+    return head.decode(errors="ignore") + (f"… ({length} bytes)" if length > _TRACED_BYTES else "")
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

@@ -7,6 +7,7 @@ server back through TCP, and memory stays flat. Texts that arrived together are 
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from websockets.client import ClientProtocol
@@ -18,8 +19,12 @@ from websockets.uri import WebSocketURI
 from lmcli.client.address import Address
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, quoted, reason
+from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
+FRAME_BYTES: Final = 1 << 20
+"""The longest frame that is sent: it is masked in a copy. RFC 6455, 5.4: a text may be sent in several frames."""
+
 CONNECT_SECONDS: Final = 10.0
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
@@ -45,6 +50,7 @@ class Transport:
         self._protocol = protocol
         self._address = address
         self._interrupts = interrupts
+        self._outgoing: deque[Iterator[None]] = deque()
         self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
@@ -102,7 +108,7 @@ class Transport:
         if self.is_open:
             self._read()
 
-    def send(self, text: bytes, *, within: float | None = None) -> None:
+    def send(self, text: Text, *, within: float | None = None) -> None:
         """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
 
         What arrives meanwhile is received: a server that blocks on sending accepts no data.
@@ -117,7 +123,7 @@ class Transport:
         """
         if not self.is_open:
             raise self._loss()
-        self._protocol.send_text(text)
+        self._outgoing.append(self._framed(text))
         limit = within or self.timeout or self.ping_after + self.lost_after
         self._accepted_at = time.monotonic()
         while not self._push():
@@ -244,7 +250,7 @@ class Transport:
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
         self._unsent.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
-        while self._unsent and self._lost is None:
+        while self._lost is None and (self._unsent or self._frame_next()):
             data = self._unsent[0]
             try:
                 accepted = self._socket.send(data)
@@ -259,6 +265,28 @@ class Transport:
             else:
                 self._unsent[0] = data[accepted:]
         return True
+
+    def _frame_next(self) -> bool:
+        """Make a frame of what is to be sent next; False if that was all."""
+        while self._outgoing and self._protocol.state is State.OPEN:
+            for _ in self._outgoing[0]:
+                self._unsent.extend(map(memoryview, self._protocol.data_to_send()))
+                return True
+            self._outgoing.popleft()
+        return False
+
+    def _framed(self, text: Text) -> Iterator[None]:
+        """Make the frames of a text, one at a time: one in all, unless the text is long."""
+        send: Callable[..., None] = self._protocol.send_text
+        rest = memoryview(b"")
+        for piece in (text,) if isinstance(text, bytes) else text:
+            rest = memoryview(bytes(rest) + piece)
+            while len(rest) > FRAME_BYTES:
+                send(bytes(rest[:FRAME_BYTES]), fin=False)
+                send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
+                yield
+        send(bytes(rest), fin=True)
+        yield
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:
