@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import IO, Final
 
 from lmcli.cli.input.document import Document, recognize
-from lmcli.cli.input.stdin import decoded
-from lmcli.cli.json_text import dump_json, parse_json
+from lmcli.cli.input.incoming import decoded
+from lmcli.cli.json_text import json_pieces, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import output_failure
 from lmcli.cli.signals import before_death
+from lmcli.cli.text_buffer import TextBuffer
 from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
 
 _NEW_FILE_MODE: Final = 0o600
+_BLOCK_BYTES: Final = 1 << 20
 _LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """Of what another user may have put in its place, a symbolic link is not followed and a FIFO is not waited for."""
 
@@ -64,14 +66,16 @@ class ChatFile:
             NoInput: it cannot be read.
         """
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
+                text = TextBuffer(decoded(blocks, self._name)).text
         except FileNotFoundError:
             return Document.new()
         except OSError as error:
             raise NoInput(f"cannot read {self._name}: {reason(error)}") from error
-        if not data.strip():
+        if not text or text.isspace():
             return Document.new()
-        value = parse_json(decoded(data, self._name), self._name)
+        value = parse_json(text, self._name)
         if value == [] or (isinstance(value, dict) and value.get("messages") == []):
             return Document(value)
         document = recognize(value)
@@ -89,10 +93,9 @@ class ChatFile:
             OutputFailed: it could not be written; the old file is unchanged.
         """
         temporary = self.path.with_name(f".{self.path.name}.new")
-        data = dump_json(document.raw, is_indented=True)
         try:
             with _created(temporary, self._mode()) as file:
-                file.write(data)
+                file.writelines(json_pieces(document.raw, is_indented=True))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)

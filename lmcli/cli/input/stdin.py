@@ -3,7 +3,7 @@
 import codecs
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,9 +13,11 @@ from lmcli.cli.choices import InputForm, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document, recognize
 from lmcli.cli.input.image_access import is_below_working_directory, require_access
+from lmcli.cli.input.incoming import Incoming, decoded, without_newline
 from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
+from lmcli.cli.text_buffer import TextBuffer
 from lmcli.client.images import data_url, is_image
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
@@ -65,12 +67,13 @@ def read_turn(options: InputOptions, words: Sequence[str], env: Environment, mes
     attached = Attachments.read(options.file or (), env, messages, is_passed_on=is_passed_on)
     question = attached.prepend_to(join_words(words))
     skips_stdin = options.no_stdin or any(map(_is_stdin, options.file or ()))
-    text = None if skips_stdin else read_stdin(env, messages, has_words=bool(words))
-    history = None if text is None else _history(text, options.input)
+    stdin = None if skips_stdin else open_stdin(env, messages, has_words=bool(words))
+    history = None if stdin is None else _history(stdin, options.input)
     if history is None:
-        stdin = None if text is None else _without_newline(text)
-        prompt = _prompt(stdin or "", question, may_be_empty=bool(attached.images))
-        _warn_if_empty(stdin, env, messages, _SKIP_ADVICE)
+        prompt = question if stdin is None else stdin.prompt(question, drops_newline=True)
+        _require_prompt(prompt or attached.images)
+        if stdin is not None and stdin.is_empty:
+            _warn_of_empty_stdin(env, messages, _SKIP_ADVICE)
         return Turn(None, attached.message(prompt))
     require_access(history, options.file or ())
     if question or attached.images:
@@ -110,8 +113,8 @@ class Attachments(NamedTuple):
 
     def prepend_to(self, question: str) -> str:
         """The texts and then the question, separated by blank lines."""
-        texts = [text if text.endswith("\n") else f"{text}\n" for text in self.texts]
-        return "\n".join([*texts, question] if question else texts)
+        texts = [piece for text in self.texts for piece in (text, "" if text.endswith("\n") else "\n", "\n")]
+        return TextBuffer([*texts, question] if question else texts[:-1]).text
 
     def message(self, text: str) -> JsonObject:
         """A user message: a string, or with images an array of parts, the text first."""
@@ -128,6 +131,7 @@ def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_o
         return {**named, "fileType": "image", "path": _source(path, data, is_passed_on=is_passed_on)}
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode()
+        del data  # before the text is copied
     except UnicodeDecodeError as error:
         raise BadInput(f"{quoted(path)} is neither UTF-8 text nor a JPEG, PNG or WebP image") from error
     return f"{name}:\n\n{text}"
@@ -135,8 +139,9 @@ def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_o
 
 def _content(path: Path, env: Environment, messages: Messages) -> bytes:
     if _is_stdin(path):
-        data = _stdin_bytes(env)
-        _warn_if_empty(data, env, messages)
+        data = b"".join(_stdin_blocks(env))
+        if not data:
+            _warn_of_empty_stdin(env, messages)
         return data
     if path.parts[:1] in (("http:",), ("https:",)) and not path.exists():
         url = str(path).replace("/", "//", 1)  # a path keeps only one of two slashes
@@ -171,39 +176,35 @@ def read_text(words: Sequence[str], env: Environment, messages: Messages, *, no_
         NoInput: the input is empty.
         BadInput: stdin is not UTF-8.
     """
-    text = None if no_stdin else read_stdin(env, messages, has_words=bool(words))
-    prompt = _prompt(text or "", join_words(words))
-    _warn_if_empty(text, env, messages, _SKIP_ADVICE)
+    question = join_words(words)
+    stdin = None if no_stdin else open_stdin(env, messages, has_words=bool(words))
+    prompt = question if stdin is None else stdin.prompt(question, drops_newline=False)
+    _require_prompt(prompt)
+    if stdin is not None and stdin.is_empty:
+        _warn_of_empty_stdin(env, messages, _SKIP_ADVICE)
     return prompt
 
 
-def read_stdin(env: Environment, messages: Messages, *, has_words: bool) -> str | None:
-    """Read all of stdin; None if it is a terminal.
-
-    Raises:
-        BadInput: it is not UTF-8; with the offset of the byte.
-        NoInput: it cannot be read.
-    """
+def open_stdin(env: Environment, messages: Messages, *, has_words: bool) -> Incoming | None:
+    """The text on stdin, not read yet; None if that is a terminal."""
     if env.stdin_is_terminal:
         return None
     if has_words and env.stderr_is_terminal and wait(env.stdin, timeout=_NOTE_AFTER) is Woken.TIMED_OUT:
         messages.note("waiting for stdin (-n to skip)")
-    return decoded(_stdin_bytes(env), "stdin")
+    return Incoming(decoded(_stdin_blocks(env), "stdin"))
 
 
-def _stdin_bytes(env: Environment) -> bytes:
+def _stdin_blocks(env: Environment) -> Iterator[bytes]:
     """Read the rest of stdin.
 
     Raises:
         NoInput: it cannot be read.
     """
-    blocks: list[bytes] = []
     try:
         while block := _read_block(env.stdin):
-            blocks.append(block)
+            yield block
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n skips it") from error
-    return b"".join(blocks)
 
 
 def _read_block(descriptor: int) -> bytes:
@@ -212,19 +213,6 @@ def _read_block(descriptor: int) -> bytes:
             return os.read(descriptor, _BLOCK_BYTES)
         except BlockingIOError:  # another process made the shared pipe non-blocking
             wait(descriptor)
-
-
-def decoded(data: bytes, name: str) -> str:
-    """Decode UTF-8, without a byte order mark.
-
-    Raises:
-        BadInput: the text is not UTF-8.
-    """
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        hint = "-f FILE attaches an image" if is_image(data) else "iconv -t UTF-8 converts it"
-        raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", hint) from error
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -252,7 +240,7 @@ def system_prompt(options: SystemOptions) -> str | None:
         return None if options.system is None else join_words([options.system])
     if options.system is not None:
         raise UsageError("--system and --system-file exclude each other")
-    return _without_newline(read_file(options.system_file))
+    return without_newline(read_file(options.system_file))
 
 
 def read_file(path: Path) -> str:
@@ -262,7 +250,7 @@ def read_file(path: Path) -> str:
         NoInput: it cannot be read.
         BadInput: it is not UTF-8.
     """
-    return decoded(read_bytes(path), quoted(path))
+    return "".join(decoded([read_bytes(path)], quoted(path)))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -277,13 +265,13 @@ def read_bytes(path: Path) -> bytes:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
 
 
-def _history(text: str, form: InputForm) -> Document | None:
-    if form is InputForm.TEXT:
-        return None
+def _history(stdin: Incoming, form: InputForm) -> Document | None:
     if form is InputForm.JSON:
-        return _require_history(parse_json(text, "stdin"))
+        return _require_history(parse_json(stdin.text(), "stdin"))
+    if form is InputForm.TEXT or not stdin.may_be_history():
+        return None
     try:
-        value = load_json(text)
+        value = load_json(stdin.text())
     except (orjson.JSONDecodeError, RecursionError):
         return None
     return recognize(value)
@@ -298,21 +286,13 @@ def _require_history(value: Any) -> Document:
     return document
 
 
-def _prompt(text: str, question: str, *, may_be_empty: bool = False) -> str:
-    """A document and a question about it, separated by a blank line."""
-    if not (text or question or may_be_empty):
+def _require_prompt(prompt: object) -> None:
+    if not prompt:
         raise NoInput("the input is empty", "give the prompt on stdin or as an argument")
-    if not (text and question):
-        return text or question
-    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
 
 
-def _warn_if_empty(content: str | bytes | None, env: Environment, messages: Messages, advice: str = "") -> None:
-    """Warn if stdin is a pipe or a file and was empty; the null device is empty on purpose."""
+def _warn_of_empty_stdin(env: Environment, messages: Messages, advice: str = "") -> None:
+    """Warn if stdin, which was empty, is a pipe or a file; the null device is empty on purpose."""
     mode = os.fstat(env.stdin).st_mode
-    if content is not None and not content and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode):
         messages.warning(f"stdin was empty{advice}")
-
-
-def _without_newline(text: str) -> str:
-    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
