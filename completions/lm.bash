@@ -9,12 +9,14 @@ _lm_words() {
     done
 }
 
-# The model keys in the cache of lm.
+# The model keys in the cache of lm, quoted; within an open quote, those that need no quoting.
 _lm_keys() {
-    local key file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/models
+    local key quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/models
     [[ -r $file ]] || return
     while IFS= read -r key; do
-        _lm_words "$key"
+        [[ $key == *[[:cntrl:]]* ]] && continue
+        printf -v quoted %q "$key"
+        [[ $quoted == "$key" || $current != [\'\"]* ]] && _lm_words "$quoted"
     done < "$file"
 }
 

@@ -13,15 +13,8 @@ def main() -> None:
         sys.stderr.write("lm: error: Windows is supported through WSL only: run lm inside it\n")
         sys.exit(_UNAVAILABLE)
     if sys.argv[1:2] == ["--version"]:
-        from lmcli import __version__
-
-        try:
-            sys.stdout.write(f"lm {__version__}\n")
-            sys.stdout.flush()
-        except (OSError, AttributeError) as error:  # full, or closed: then there is no stdout at all
-            why = getattr(error, "strerror", "it is closed")
-            sys.stderr.write(f"lm: error: cannot write to standard output: {why}\n".lower())
-            os._exit(_OUTPUT_FAILED)  # what is left in the buffer cannot be written either
+        if status := _print_version():
+            sys.exit(status)
         return
     from lmcli import startup
 
@@ -30,6 +23,26 @@ def main() -> None:
 
     startup.after_imports()
     startup.exit_now(run(sys.argv[1:]))
+
+
+def _print_version() -> int:
+    """Write the version to the descriptor: a closed stdout or stderr has no stream, a full one fails again at exit."""
+    from lmcli import __version__
+
+    try:
+        os.write(1, f"lm {__version__}\n".encode())
+    except BrokenPipeError:
+        from lmcli.cli.signals import die_of_broken_pipe
+
+        die_of_broken_pipe()
+    except OSError as error:
+        from contextlib import suppress
+
+        message = f"lm: error: cannot write to standard output: {error.strerror}\n".lower()
+        with suppress(OSError):
+            os.write(2, message.encode())
+        return _OUTPUT_FAILED
+    return 0
 
 
 if __name__ == "__main__":

@@ -128,10 +128,13 @@ class Peer:
         Raises:
             Left: the client sent a close frame, or closed the connection.
         """
-        while (frame := self.frame()).opcode is not Opcode.TEXT:
-            if frame.opcode is Opcode.CLOSE:
-                raise Left
-        return json.loads(bytes(frame.data))
+        text = b""
+        while (frame := self.frame()).opcode is not Opcode.CLOSE:
+            if frame.opcode in (Opcode.TEXT, Opcode.CONT):
+                text += bytes(frame.data)
+                if frame.fin:
+                    return json.loads(text)
+        raise Left
 
     def greet(self) -> Any:
         """Accept the authentication, whatever it is; gives the credentials."""

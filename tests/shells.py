@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pexpect
 import pytest
 from conftest import PATIENCE
 from processes import Terminal, start
@@ -114,6 +116,29 @@ def zsh(file: Path, lines: Sequence[str], folder: Path, variables: Mapping[str, 
             child.wait_for(f"<done {number}>".encode())
             found.append(set(offered.read_text().split("\n")) - {""})
     return found
+
+
+_INTERACTIVE = {
+    "bash": ("--norc --noprofile -i", ". {file}"),
+    "zsh": ("-d -f -i", "fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D"),
+    "fish": ("--no-config -i", "source {file}"),
+}
+"""The options of each for a session without settings, and the line that loads the completions."""
+
+
+def pressed(shell: str, file: Path, line: str, folder: Path, variables: Mapping[str, str]) -> str:
+    """What an interactive shell writes when a line, a TAB and Enter are typed; up to <end>, which `lm` is to print."""
+    options, load = _INTERACTIVE[shell]
+    settings = {**variables, "TERM": "dumb", "INPUTRC": "/dev/null", "ZDOTDIR": str(folder), "PS1": ""}
+    command = (program(shell), options.split())
+    with pexpect.spawn(*command, cwd=folder, env=settings, timeout=PATIENCE, encoding="utf-8") as session:
+        session.sendline(load.format(file=shlex.quote(str(file)), folder=shlex.quote(str(file.parent))))
+        session.sendline("echo '<'ready'>'")
+        session.expect_exact("<ready>")
+        session.send(f"{line}\t\r")
+        session.expect_exact("<end>")
+        written: str = session.before
+        return written
 
 
 SHELLS: Mapping[str, tuple[str, Ask]] = {"bash": ("lm.bash", bash), "zsh": ("_lm", zsh), "fish": ("lm.fish", fish)}

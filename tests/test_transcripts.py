@@ -11,6 +11,7 @@ from lmcli.errors import LmError, ModelNotFound, PresetNotFound
 from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import Envelope, decode
+from lmcli.wire.pieces import joined
 from lmcli.wire.protocol import (
     Authenticated,
     CallFailed,
@@ -91,13 +92,13 @@ class Replay:
                 assert json.loads(self._protocol.authenticate(Credentials(identifier, passkey))) == value
             case {"type": "channelCreate", "channelId": theirs, "endpoint": endpoint}:
                 ours, text = self._protocol.open_channel(endpoint, value["creationParameter"])
-                assert json.loads(text) == value | {"channelId": ours}
+                assert json.loads(joined(text)) == value | {"channelId": ours}
                 self._channels[theirs] = ours
                 self._endpoints["channel", ours] = endpoint
             case {"type": "rpcCall", "callId": theirs, "endpoint": endpoint}:
                 body = (value["parameter"],) if "parameter" in value else ()
                 ours, text = self._protocol.call(endpoint, *body)
-                assert json.loads(text) == value | {"callId": ours}
+                assert json.loads(joined(text)) == value | {"callId": ours}
                 self._calls[theirs] = ours
                 self._endpoints["call", ours] = endpoint
             case {"type": "channelSend", "channelId": theirs, "message": {"type": "cancel"}}:

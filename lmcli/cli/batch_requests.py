@@ -1,12 +1,14 @@
 """What each record of a batch asks for, and how its result is written: what all have in common is prepared once."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from lmcli.cli.choices import Each, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.batch_records import BatchRecord
 from lmcli.cli.input.document import Document
+from lmcli.cli.input.incoming import Incoming
 from lmcli.cli.input.stdin import Attachments, join_words, make_prompt, system_prompt, turn_about, turn_after
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.messages import Messages
@@ -41,8 +43,11 @@ class BatchRequests:
     def __init__(self, options: EachOptions, words: Sequence[str], env: Environment, messages: Messages) -> None:
         self._is_raw = isinstance(options, CompleteOptions)
         self._attached, self._system = Attachments(), None
+        self._named: Sequence[Path] = ()
         if isinstance(options, RespondOptions):
-            self._attached = Attachments.read(options.file or (), env, messages)
+            is_passed_on = options.output == OutputForm.HISTORY
+            self._attached = Attachments.read(options.file or (), env, messages, is_passed_on=is_passed_on)
+            self._named = options.file or ()
             self._system = system_prompt(options)
         self._question = self._attached.prepend_to(join_words(words))
         self._base = make_request("", options)
@@ -75,10 +80,11 @@ class BatchRequests:
         if isinstance(subject, Document):
             if self._is_raw:
                 raise BadInput("messages: raw completion continues a text")
-            return turn_after(subject, self._question, self._attached).document(self._system)
+            return turn_after(subject, self._question, self._attached, self._named).document(self._system)
+        text = Incoming([subject])
         if self._is_raw:
-            return make_prompt(subject, self._question)
-        return turn_about(subject, self._question, self._attached).document(self._system)
+            return make_prompt(text, self._question, drops_newline=False)
+        return turn_about(text, self._question, self._attached, drops_newline=False).document(self._system)
 
     def _with_config(self, request: Request, options: Mapping[str, Any]) -> Request:
         """The request with sampling options that win over those of the command line."""

@@ -4,7 +4,7 @@ Errors are ignored: the cache is optional.
 """
 
 import os
-import re
+import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +16,8 @@ from lmcli.cli.target import MODEL_SUFFIX
 from lmcli.client.discovery import HOST_VARIABLE
 
 CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
-_UNQUOTED_WORD: Final = re.compile(r"[\w./@:+-]+", re.ASCII)
-"""A word that needs no quoting in a shell; other keys are not stored."""
+_NEW_FILE_MODE: Final = 0o600
+_NEW_FOLDER_MODE: Final = 0o700
 
 
 def remember(keys: Iterable[str], options: ServerOptions, env: Environment) -> None:
@@ -33,20 +33,22 @@ def add(key: str, options: ServerOptions, env: Environment) -> None:
 def _update(
     write: Callable[[Path, list[str]], None], keys: list[str], options: ServerOptions, env: Environment
 ) -> None:
-    """Write the keys that need no quoting; not those of a server inside this process."""
+    """Write the keys, except those with control characters and those of a server inside this process."""
     host = options.host or env.setting(HOST_VARIABLE) or ""
     folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
     if folder is None or host == DEMO_HOST or host.lower().endswith(MODEL_SUFFIX):
         return
-    with suppress(OSError, ValueError):  # ValueError: the file is not ASCII text
-        write(Path(folder, "lm", "models"), [key for key in keys if _UNQUOTED_WORD.fullmatch(key)])
+    with suppress(OSError, ValueError):  # ValueError: the file is not UTF-8
+        write(Path(folder, "lm", "models"), [key for key in keys if key and key.isprintable()])
 
 
 def _rewrite(file: Path, keys: list[str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(file.parent)
     temporary = file.with_name(f".models.{os.getpid()}")
     try:
-        temporary.write_text(_lines(keys), encoding="ascii")
+        _write(temporary, "w", keys)
+        with suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(file.stat().st_mode))
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -54,14 +56,22 @@ def _rewrite(file: Path, keys: list[str]) -> None:
 
 def _append(file: Path, keys: list[str]) -> None:
     try:
-        stored = file.read_text(encoding="ascii").splitlines()
+        stored = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(file.parent)
         stored = []
     if new := [key for key in keys if key not in stored]:
-        with file.open("a", encoding="ascii") as stream:
-            stream.write(_lines(new))
+        _write(file, "a", new)
 
 
-def _lines(keys: list[str]) -> str:
-    return "".join(f"{key}\n" for key in keys)
+def _make_folder(folder: Path) -> None:
+    """Create a folder and those above it, for this user only. Source: XDG Base Directory Specification."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.exists():
+            path.mkdir(_NEW_FOLDER_MODE, exist_ok=True)
+
+
+def _write(file: Path, mode: str, keys: list[str]) -> None:
+    """Write keys to a file, which only this user can read if it is new."""
+    with open(file, mode, encoding="utf-8", opener=lambda path, flags: os.open(path, flags, _NEW_FILE_MODE)) as stream:
+        stream.writelines(f"{key}\n" for key in keys)

@@ -7,6 +7,8 @@ A wait ends when the descriptor becomes readable; no handler raises an exception
 import os
 import signal
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
 
@@ -85,6 +87,24 @@ class SignalWatcher:
     def _handle(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
+
+
+@contextmanager
+def before_death(action: Callable[[], None]) -> Iterator[None]:
+    """Act before a signal ends the process inside the block, unless something else handles it there."""
+
+    def end(signum: int, _: FrameType | None) -> None:
+        action()
+        die_of(signum)
+
+    handled = [signum for signum in _HANDLED if signal.getsignal(signum) is signal.SIG_DFL]
+    for signum in handled:
+        signal.signal(signum, end)
+    try:
+        yield
+    finally:
+        for signum in handled:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def die_of(signum: int) -> NoReturn:

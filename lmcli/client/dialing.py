@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lmcli.client.address import Address
 from lmcli.client.waiting import Interrupts, Woken, wait
 from lmcli.errors import CannotConnect, LmError, TimedOut, quoted, reason
+from lmcli.record import distinct
 
 if TYPE_CHECKING:
     import ssl
@@ -27,6 +28,7 @@ _TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 _Target = tuple[Any, ...]
 
 
+@distinct
 class Limits(NamedTuple):
     """What ends the waits of one attempt: a moment, and interrupts."""
 

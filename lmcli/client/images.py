@@ -59,8 +59,7 @@ def has_images(message: Message) -> bool:
 
 def upload(files: Session, data: bytes, name: str) -> FilePart:
     """Upload a file; the server keeps it until the client disconnects."""
-    encoded = base64.b64encode(data).decode()
-    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": encoded}), name)
+    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": data}), name)
 
 
 def read_image(source: str) -> tuple[bytes, str]:
@@ -70,7 +69,7 @@ def read_image(source: str) -> tuple[bytes, str]:
         NoInput: the file is not there.
         BadInput: it is not an image that LM Studio accepts.
     """
-    if source.startswith(_DATA_URL):
+    if is_data_url(source):
         data = _data_of(source)
     else:
         try:
@@ -86,7 +85,12 @@ def read_image(source: str) -> tuple[bytes, str]:
 
 def image_name(source: str) -> str:
     """The name of an image: that of its file; a data URL has none."""
-    return "image" if source.startswith(_DATA_URL) else Path(source).name
+    return "image" if is_data_url(source) else Path(source).name
+
+
+def is_data_url(source: str) -> bool:
+    """Whether the source of an image is its content, not a path."""
+    return source.startswith(_DATA_URL)
 
 
 def data_url(data: bytes) -> str:

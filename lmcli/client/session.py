@@ -18,6 +18,7 @@ from lmcli.values import Value
 from lmcli.wire.channels import Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.multiplexer import Multiplexer
+from lmcli.wire.pieces import Text
 from lmcli.wire.protocol import Credentials
 from lmcli.wire.requests import ChannelRequest
 
@@ -247,13 +248,22 @@ class Session:
             self._transport.send(text, within=within)
             self._silent_since = monotonic()
 
-    def _traced_texts(self) -> Iterator[bytes]:
+    def _traced_texts(self) -> Iterator[Text]:
         """What is to be sent now; each text is traced when its turn comes."""
         for text in self._multiplexer.texts_to_send():
             if self._trace is not None:
-                shown = text[:_TRACED_BYTES].decode(errors="ignore")
-                self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+                self._trace(f"sends {_shown(text)}")
             yield text
+
+
+def _shown(text: Text) -> str:
+    """The beginning of a text, for a trace."""
+    pieces = (text,) if isinstance(text, bytes) else text
+    head, length = b"", 0
+    for piece in pieces:
+        head += piece[: max(0, _TRACED_BYTES - length)]
+        length += len(piece)
+    return head.decode(errors="ignore") + (f"… ({length} bytes)" if length > _TRACED_BYTES else "")
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

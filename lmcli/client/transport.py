@@ -7,6 +7,7 @@ server back through TCP, and memory stays flat. Texts that arrived together are 
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from websockets.client import ClientProtocol
@@ -19,6 +20,7 @@ from lmcli.client.address import Address
 from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped
+from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
 TEXT_BYTES: Final = 256 * 1024 * 1024
@@ -28,6 +30,8 @@ IDLE_FRAMES: Final = 100_000
 of a few KiB each."""
 UNSENT_FRAMES: Final = 100_000
 """How many pongs may wait for a server that does not read them."""
+FRAME_BYTES: Final = 1 << 20
+"""The longest frame that is sent: it is masked in a copy. RFC 6455, 5.4: a text may be sent in several frames."""
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
 _BAD_REQUEST: Final = 400
@@ -53,6 +57,7 @@ class Transport:
         self._protocol = protocol
         self._address = address
         self._interrupts = interrupts
+        self._outgoing: deque[Iterator[None]] = deque()
         self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
@@ -109,7 +114,7 @@ class Transport:
         interrupts = self._interrupts()
         return wait(self._socket.fileno(), to_read=False, interrupts=interrupts, timeout=0) is Woken.INTERRUPTED
 
-    def post(self, text: bytes) -> None:
+    def post(self, text: Text) -> None:
         """Send what the server accepts of one text now; the rest goes out before whatever is sent or awaited next.
 
         Raises:
@@ -117,10 +122,10 @@ class Transport:
         """
         if not self.is_open:
             raise self._loss()
-        self._protocol.send_text(text)
+        self._outgoing.append(self._framed(text))
         self._push()
 
-    def send(self, text: bytes, *, within: float | None = None) -> None:
+    def send(self, text: Text, *, within: float | None = None) -> None:
         """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
 
         What arrives meanwhile is received: a server that blocks on sending accepts no data.
@@ -295,7 +300,7 @@ class Transport:
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
         self._unsent.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
-        while self._unsent and self._lost is None:
+        while self._lost is None and (self._unsent or self._frame_next()):
             data = self._unsent[0]
             try:
                 accepted = self._socket.send(data)
@@ -310,6 +315,28 @@ class Transport:
             else:
                 self._unsent[0] = data[accepted:]
         return True
+
+    def _frame_next(self) -> bool:
+        """Make a frame of what is to be sent next; False if that was all."""
+        while self._outgoing and self._protocol.state is State.OPEN:
+            for _ in self._outgoing[0]:
+                self._unsent.extend(map(memoryview, self._protocol.data_to_send()))
+                return True
+            self._outgoing.popleft()
+        return False
+
+    def _framed(self, text: Text) -> Iterator[None]:
+        """Make the frames of a text, one at a time: one in all, unless the text is long."""
+        send: Callable[..., None] = self._protocol.send_text
+        rest = memoryview(b"")
+        for piece in (text,) if isinstance(text, bytes) else text:
+            rest = memoryview(bytes(rest) + piece)
+            while len(rest) > FRAME_BYTES:
+                send(bytes(rest[:FRAME_BYTES]), fin=False)
+                send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
+                yield
+        send(bytes(rest), fin=True)
+        yield
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:

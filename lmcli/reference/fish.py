@@ -23,14 +23,12 @@ function __lm_is
     test "$command" = "$argv"
 end
 
-# The model keys in the cache of lm.
+# The model keys in the cache of lm; complete quotes them.
 function __lm_keys
     set -l folder $HOME/.cache
     test -n "$XDG_CACHE_HOME"; and set folder $XDG_CACHE_HOME
     test -r $folder/lm/models; or return
-    while read -l key
-        echo $key
-    end <$folder/lm/models
+    string match -rv '[[:cntrl:]]' <$folder/lm/models
 end
 
 # Files with an extension, and folders; the value may follow the equals sign of an option.

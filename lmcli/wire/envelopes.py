@@ -12,6 +12,7 @@ import orjson
 
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.record import distinct
+from lmcli.wire.pieces import Text, base64_text, in_pieces, joined
 
 
 class _Absent:
@@ -129,7 +130,12 @@ def from_object(value: object) -> Envelope:
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Write one envelope as JSON text; an ABSENT body leaves its key out."""
+    """Write one envelope as JSON text; an ABSENT body leaves its key out, bytes are written as base64."""
+    return joined(encode_in_pieces(envelope))
+
+
+def encode_in_pieces(envelope: Envelope) -> Text:
+    """Write one envelope as JSON text, in pieces if it contains long strings."""
     kind = KINDS[envelope.type]
     value: dict[str, Any] = {"type": envelope.type}
     if kind.has_endpoint:
@@ -142,7 +148,8 @@ def encode(envelope: Envelope) -> bytes:
         else:
             value[kind.body_key] = envelope.body
     try:
-        return orjson.dumps(value)
+        return in_pieces(value)
     except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
-        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
+        text = json.dumps(value, default=base64_text)
+        finite = json.loads(text, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         return json.dumps(finite).encode()

@@ -10,6 +10,7 @@ from typing import Any, Final
 from lmcli.errors import LmError, RemoteProtocolError
 from lmcli.wire.channels import Call, Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.pieces import Text
 from lmcli.wire.protocol import (
     Authenticated,
     CallFailed,
@@ -48,14 +49,14 @@ class Multiplexer:
         self._protocol = Protocol()
         self._channels: dict[int, Channel] = {}
         self._calls: dict[int, Call] = {}
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[Text] = []
 
     @property
     def is_mute(self) -> bool:
         """Whether the server has used up its warnings, so that a request could wait for ever."""
         return self._protocol.warnings_count >= WARNINGS
 
-    def texts_to_send(self) -> list[bytes]:
+    def texts_to_send(self) -> list[Text]:
         """What is to be sent now, in order; each text is given once."""
         texts, self._outgoing = self._outgoing, []
         return texts

@@ -21,7 +21,8 @@ import orjson
 
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected, escaped
 from lmcli.record import distinct
-from lmcli.wire.envelopes import ABSENT, KINDS, Envelope, encode, from_object, loads
+from lmcli.wire.envelopes import ABSENT, KINDS, Envelope, encode, encode_in_pieces, from_object, loads
+from lmcli.wire.pieces import Text
 
 _SEND = "channelSend"
 _ID_KEY, _BODY_KEY = KINDS[_SEND].id_key or "", KINDS[_SEND].body_key or ""
@@ -143,20 +144,20 @@ class Protocol:
             }
         )
 
-    def call(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
+    def call(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, Text]:
         """Make one call; the answer arrives as CallReturned or CallFailed with the same number."""
         self._expect(State.OPEN)
         self._last_call += 1
         self._calls[self._last_call] = endpoint
-        return self._last_call, encode(Envelope("rpcCall", self._last_call, endpoint, parameter))
+        return self._last_call, encode_in_pieces(Envelope("rpcCall", self._last_call, endpoint, parameter))
 
-    def open_channel(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, bytes]:
+    def open_channel(self, endpoint: str, parameter: Any = ABSENT) -> tuple[int, Text]:
         """Open a channel; its packets carry the same number until ChannelClosed or ChannelFailed."""
         self._expect(State.OPEN)
         self._last_channel += 1
         self._channels[self._last_channel] = endpoint
         self._unanswered.add(self._last_channel)
-        return self._last_channel, encode(Envelope("channelCreate", self._last_channel, endpoint, parameter))
+        return self._last_channel, encode_in_pieces(Envelope("channelCreate", self._last_channel, endpoint, parameter))
 
     def cancel(self, channel_id: int) -> bytes | None:
         """Ask the server to end a channel soon; None where it has ended already."""

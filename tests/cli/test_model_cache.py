@@ -1,5 +1,6 @@
 """The file of model keys that completions read: written along the way, and never in the way."""
 
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,12 +74,33 @@ def test_the_cache_folder_is_the_users_choice(tmp_path: Path) -> None:
     assert (home / ".cache" / "lm" / "models").read_text() == "b\n"
 
 
-@pytest.mark.parametrize("key", ["$(touch x)", "a b", "a'b", "a\nb", "ключ", ""])
-def test_a_key_that_a_shell_would_have_to_quote_is_not_offered(tmp_path: Path, key: str) -> None:
-    """A server cannot put commands into anybody's command line."""
+@pytest.mark.parametrize("key", ["a\nb", "a\tb", "\x1b[31m", "a\x9bb", "\u202egnp", ""])
+def test_a_key_with_control_characters_is_not_kept(tmp_path: Path, key: str) -> None:
+    """A server cannot drive anybody's terminal, nor put a line of its own into the file."""
     keys.remember([key, "qwen/qwen3-4b@q4_k_m:2"], options(), env(HOME=str(tmp_path)))
     keys.add(key, options(), env(HOME=str(tmp_path)))
     assert (tmp_path / ".cache" / "lm" / "models").read_text() == "qwen/qwen3-4b@q4_k_m:2\n"
+
+
+@pytest.mark.parametrize("write", [keys.remember, lambda names, *rest: keys.add(names[0], *rest)])
+def test_new_files_and_folders_are_for_the_user_alone(tmp_path: Path, write: Callable[..., None]) -> None:
+    """The file has mode 0600, each folder that had to be created 0700; those of existing ones are kept."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o755)
+    variables = {"HOME": str(folder)}
+    file = folder / ".cache" / "lm" / "models"
+    write(["one"], options(), env(**variables))
+    assert [oct(mode_of(path)) for path in (file, *file.parents[:3])] == ["0o600", "0o700", "0o700", "0o755"]
+    file.chmod(0o640)
+    write(["two"], options(), env(**variables))
+    assert "two" in file.read_text()
+    assert oct(mode_of(file)) == "0o640"
+
+
+def mode_of(path: Path) -> int:
+    """The permissions of a file or folder."""
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 @pytest.mark.parametrize("trouble", ["no folder", "no text", "a folder"])

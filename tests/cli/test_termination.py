@@ -352,6 +352,12 @@ def test_a_full_disk_stops_the_generation(tmp_path: Path, start_server: StartSer
         ("lm respond hi >&-", 74, b""),
         ("lm models >&-", 74, b""),
         ("lm respond --help >&-", 74, b""),
+        ("lm --version >&-", 74, b""),
+        ("lm --version >&- 2>&-", 74, b""),
+        ("lm --version <&- >&- 2>&-", 74, b""),
+        ("lm --version >/dev/full 2>&-", 74, b""),
+        ("lm --help >&- 2>&-", 74, b""),
+        ("lm help <&- >&- 2>&-", 74, b""),
         ("lm respond hi 2>&-", 0, b"hi\n"),
         ("lm respond --stats hi 2>/dev/full", 0, b"hi\n"),
         ("lm respond -m nope hi 2>&-", 69, b""),
@@ -367,6 +373,25 @@ def test_closed_streams(line: str, status: int, stdout: bytes, tmp_path: Path, s
     assert (ran.status, ran.stdout) == (status, stdout), ran.stderr
     assert "Traceback" not in ran.stderr
     assert bool(ran.stderr) == (status != 0 and "2>&-" not in line)
+
+
+@pytest.mark.parametrize("words", ["--version", "--help", "help", "respond --help", "models --help"])
+def test_printing_into_a_pipe_without_a_reader(words: str, tmp_path: Path) -> None:
+    """What needs no server dies of SIGPIPE silently, too, as other programs do in front of `| head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with start("lm", *words.split(), folder=tmp_path, variables=environment(tmp_path, 1), stdout=writing) as child:
+        os.close(writing)
+        assert (child.end(), child["stderr"]) == (-signal.SIGPIPE, b"")
+
+
+def test_a_manual_page_into_a_pipe_without_a_reader(tmp_path: Path) -> None:
+    """`man` ends as if it had been called directly: it does not inherit that Python ignores SIGPIPE."""
+    (tmp_path / "man").write_text("#!/bin/sh\nkill -PIPE $$\necho still there >&2\n")
+    (tmp_path / "man").chmod(0o755)
+    variables = environment(tmp_path, 1)
+    ran = run("lm help respond", tmp_path, variables | {"PATH": f"{tmp_path}:{variables['PATH']}"})
+    assert (ran.status, ran.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_stdin_that_does_not_block(tmp_path: Path, server: Running) -> None:

@@ -30,13 +30,14 @@ from faults import (
     text_frame,
     without_pongs,
 )
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 
 from lmcli.client.address import Address
-from lmcli.client.transport import Transport
+from lmcli.client.transport import FRAME_BYTES, Transport
 from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.server.background import Running
+from lmcli.wire.pieces import in_pieces, joined
 
 Dial = Callable[..., Transport]
 
@@ -497,6 +498,40 @@ def test_a_large_text_is_sent_whole(dial: Dial) -> None:
         transport = dial(server.port)
         transport.send(b'"' + b"x" * size + b'"')
         assert texts(transport, 1) == [size]
+        transport.close()
+
+
+def frames_of_text(peer: Peer) -> list[Frame]:
+    """The frames of the next text."""
+    frames = [peer.frame()]
+    while not frames[-1].fin:
+        frames.append(peer.frame())
+    return frames
+
+
+@pytest.mark.parametrize("is_in_pieces", [False, True])
+def test_a_long_text_is_sent_in_frames_and_a_short_one_in_one(dial: Dial, *, is_in_pieces: bool) -> None:
+    """No frame is longer than FRAME_BYTES: it would be copied to be masked. RFC 6455, 5.4."""
+    content = "ä" * (2 * FRAME_BYTES)
+    long = in_pieces([content]) if is_in_pieces else json.dumps([content]).encode()
+    short = in_pieces([b"x" * 1000])
+
+    def script(peer: Peer) -> None:
+        for _ in range(2):
+            frames = frames_of_text(peer)
+            opcodes = [frame.opcode.name for frame in frames]
+            peer.send([opcodes, max(len(frame.data) for frame in frames)])
+            peer.send(json.loads(b"".join(frame.data for frame in frames)))
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        transport = dial(server.port)
+        transport.send(long)
+        (opcodes, most), read = texts(transport, 2)
+        assert opcodes == ["TEXT", *["CONT"] * (len(joined(long)) // FRAME_BYTES)]
+        assert (most, read) == (FRAME_BYTES, [content])
+        transport.send(short)
+        assert texts(transport, 2)[0][0] == ["TEXT"]
         transport.close()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from processes import Terminal, start
-from shells import ROOT, SHELLS, Offers, program
+from shells import ROOT, SHELLS, Offers, pressed, program
 
 from lmcli.cli.app import COMMANDS
 from lmcli.reference.tree import commands
@@ -122,7 +122,7 @@ def test_every_option_is_offered(offers: tuple[str, Mapping[str, set[str]]]) -> 
         assert {offered.rstrip("=") for offered in found[line]} == {n for o in command.options for n in o.names}, line
 
 
-def pressed(line: str, folder: Path) -> str:
+def tabbed(line: str, folder: Path) -> str:
     """What stands on the command line of an interactive bash after a TAB."""
     terminal = Terminal()
     settings = variables(folder) | {"TERM": "dumb", "PS1": "", "INPUTRC": "/dev/null"}
@@ -156,4 +156,63 @@ def pressed(line: str, folder: Path) -> str:
 )
 def test_tab_in_bash_writes_the_whole_word(folder: Path, line: str, words: str) -> None:
     """A TAB at a real prompt leaves a line that means what was offered."""
-    assert pressed(line, folder) == f"{words}>"
+    assert tabbed(line, folder) == f"{words}>"
+
+
+HOSTILE = (
+    "a b",
+    "a$(touch x)",
+    "a`touch x`",
+    "a;touch x",
+    "a'b",
+    'a"b',
+    "a\\b",
+    "a|b",
+    "a>x",
+    "a*",
+    "a#",
+    "a{b,c}",
+    "ä b",
+)
+"""Keys that a shell reads otherwise, unless they are quoted."""
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A folder, the variables of a shell in it, and an `lm` that prints its arguments."""
+    (tmp_path / "lm").write_text("#!/bin/sh\nprintf '<%s>' \"$@\"; echo '<end>'\n")
+    (tmp_path / "lm").chmod(0o755)
+    (tmp_path / "cache" / "lm").mkdir(parents=True)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder, {**variables(folder), "PATH": f"{tmp_path}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("key", HOSTILE)
+def test_tab_quotes_a_model_key(shell: str, key: str, session: tuple[Path, dict[str, str]]) -> None:
+    """Whatever a key contains, a TAB writes one argument that is the key, and runs nothing."""
+    folder, settings = session
+    (folder.parent / "cache" / "lm" / "models").write_text(f"{key}\n")
+    written = pressed(shell, ROOT / "completions" / SHELLS[shell][0], f"lm respond -m {key[0]}", folder, settings)
+    assert written.endswith(f"<respond><-m><{key}>")
+    assert list(folder.glob("x")) == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("key", ["a\x1b[31m", "a\tb", "a\x7f"])
+def test_tab_never_writes_control_characters(shell: str, key: str, session: tuple[Path, dict[str, str]]) -> None:
+    """A key with control characters is not offered, whoever wrote it into the file."""
+    folder, settings = session
+    (folder.parent / "cache" / "lm" / "models").write_text(f"{key}\n")
+    written = pressed(shell, ROOT / "completions" / SHELLS[shell][0], "lm respond -m a", folder, settings)
+    assert written.endswith("<respond><-m><a>")
+
+
+def test_tab_in_an_open_quote_of_bash(session: tuple[Path, dict[str, str]]) -> None:
+    """Within a quote, bash completes the keys that need none."""
+    folder, settings = session
+    (folder.parent / "cache" / "lm" / "models").write_text("q$(touch x)\nqwen\n")
+    written = pressed("bash", ROOT / "completions" / "lm.bash", 'lm respond -m "q', folder, settings)
+    assert written.endswith("<respond><-m><qwen>")
+    assert list(folder.glob("x")) == []

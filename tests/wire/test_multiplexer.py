@@ -15,6 +15,7 @@ from lmcli.values import Fragment, LoadConfig
 from lmcli.wire import requests
 from lmcli.wire.channels import Call, Channel, Prediction
 from lmcli.wire.multiplexer import WARNINGS, Multiplexer
+from lmcli.wire.pieces import joined
 from lmcli.wire.protocol import Credentials
 
 
@@ -35,7 +36,7 @@ def deliver(multiplexer: Multiplexer, *packets: Packet) -> None:
 
 def sent_by(multiplexer: Multiplexer) -> list[Packet]:
     """What is to be sent now."""
-    return [json.loads(text) for text in multiplexer.texts_to_send()]
+    return [json.loads(joined(text)) for text in multiplexer.texts_to_send()]
 
 
 def read(channel: Channel) -> str:

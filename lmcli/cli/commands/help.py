@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,9 @@ def run(_: HelpOptions, words: Sequence[str], env: Environment, __: Messages) ->
     page = page_of(name) if name else None
     program = shutil.which("man", path=env.setting("PATH"))
     if page is not None and program is not None:
+        signal.signal(
+            signal.SIGPIPE, signal.SIG_DFL
+        )  # ignored by Python, and inherited; `| head` must end `man` silently
         os.execve(program, [program, str(page)], dict(env.variables))  # noqa: S606  no shell is needed
     build(env)([*words, "--help"], prog_name="lm", standalone_mode=False)
     return ExitCode.OK

@@ -11,7 +11,7 @@ import orjson
 
 from lmcli.cli.choices import Each
 from lmcli.cli.input.document import Document, recognize
-from lmcli.cli.input.stdin import decoded
+from lmcli.cli.input.incoming import decoded
 from lmcli.cli.json_text import parse_json
 from lmcli.client.waiting import Interrupt, Woken, wait
 from lmcli.errors import BadInput, NoInput, quoted, reason
@@ -137,7 +137,7 @@ class RecordReader:
         try:
             if self._each is Each.JSONL:
                 return _json_record(position, data)
-            text = decoded(data.removesuffix(b"\r") if self._each is Each.LINE else data, _THIS)
+            text = _text(data.removesuffix(b"\r") if self._each is Each.LINE else data)
             return BatchRecord(position, text, data)
         except BadInput as error:
             return BatchRecord(position, "", data, error=error)
@@ -158,6 +158,18 @@ def count_records(descriptor: int, each: Each) -> int | None:
     return count + len(splitter.end())
 
 
+def _text(data: bytes) -> str:
+    """Decode a record.
+
+    Raises:
+        BadInput: it is not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "".join(decoded([data], _THIS))  # says where the error is
+
+
 def _json_record(position: int, data: bytes) -> BatchRecord:
     """Parse a line: a text, a history, or an object with `prompt` or `messages`.
 
@@ -167,7 +179,7 @@ def _json_record(position: int, data: bytes) -> BatchRecord:
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        value = parse_json(decoded(data, _THIS), _THIS)  # says where the error is
+        value = parse_json(_text(data), _THIS)  # says where the error is
     record = BatchRecord(position, "", data)
     try:
         if isinstance(value, dict):

@@ -3,6 +3,7 @@
 Readers see the file as it was before a turn or after it, even if the process crashes.
 """
 
+import errno
 import os
 import shlex
 import stat
@@ -12,13 +13,18 @@ from pathlib import Path
 from typing import IO, Final
 
 from lmcli.cli.input.document import Document, recognize
-from lmcli.cli.input.stdin import decoded
-from lmcli.cli.json_text import dump_json, parse_json
+from lmcli.cli.input.incoming import decoded
+from lmcli.cli.json_text import json_pieces, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import output_failure
+from lmcli.cli.signals import before_death
+from lmcli.cli.text_buffer import TextBuffer
 from lmcli.errors import BadInput, NoInput, OutputFailed, quoted, reason
 
 _NEW_FILE_MODE: Final = 0o600
+_BLOCK_BYTES: Final = 1 << 20
+_LOCK_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""Of what another user may have put in its place, a symbolic link is not followed and a FIFO is not waited for."""
 
 
 class ChatFile:
@@ -60,14 +66,16 @@ class ChatFile:
             NoInput: it cannot be read.
         """
         try:
-            data = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
+                text = TextBuffer(decoded(blocks, self._name)).text
         except FileNotFoundError:
             return Document.new()
         except OSError as error:
             raise NoInput(f"cannot read {self._name}: {reason(error)}") from error
-        if not data.strip():
+        if not text or text.isspace():
             return Document.new()
-        value = parse_json(decoded(data, self._name), self._name)
+        value = parse_json(text, self._name)
         if value == [] or (isinstance(value, dict) and value.get("messages") == []):
             return Document(value)
         document = recognize(value)
@@ -85,10 +93,9 @@ class ChatFile:
             OutputFailed: it could not be written; the old file is unchanged.
         """
         temporary = self.path.with_name(f".{self.path.name}.new")
-        data = dump_json(document.raw, is_indented=True)
         try:
             with _created(temporary, self._mode()) as file:
-                file.write(data)
+                file.writelines(json_pieces(document.raw, is_indented=True))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -110,15 +117,29 @@ class ChatFile:
         """
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            file = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._name}"))
+            descriptor = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._name}"))
         except OSError as error:
-            raise OutputFailed(f"cannot lock {self._name}: {reason(error)}") from error
+            raise self._lock_failure(lock, error) from error
+
+        def remove() -> None:
+            with suppress(OSError):  # while it is locked: a new one of another process would be another file
+                if os.path.samestat(os.fstat(descriptor), lock.lstat()):
+                    lock.unlink()
+
         try:
-            yield
+            with before_death(remove):
+                try:
+                    yield
+                finally:
+                    remove()
         finally:
-            with suppress(OSError):  # removed while still locked, so that another process cannot remove a new one
-                lock.unlink()
-            file.close()
+            os.close(descriptor)
+
+    def _lock_failure(self, lock: Path, error: OSError) -> OutputFailed:
+        if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
+            what = f"{quoted(lock)} is not a regular file"
+            return OutputFailed(f"cannot lock {self._name}: {what}", f"rm {shlex.quote(str(lock))}")
+        return OutputFailed(f"cannot lock {self._name}: {reason(error)}")
 
     def _mode(self) -> int:
         try:
@@ -136,30 +157,39 @@ def _created(path: Path, mode: int) -> IO[bytes]:
     return os.fdopen(descriptor, "wb")
 
 
-def _locked(path: Path, on_wait: Callable[[], None]) -> IO[bytes]:
+def _locked(path: Path, on_wait: Callable[[], None]) -> int:
     """Open and lock a file; repeated if the file is no longer the one at this path."""
     while True:
-        file = path.open("ab")
+        descriptor = _opened(path)
         try:
-            if not _lock(file, wait=False):
+            if not _lock(descriptor, wait=False):
                 on_wait()
-                _lock(file, wait=True)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
+                _lock(descriptor, wait=True)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
         except FileNotFoundError:
             pass  # removed by the process that had locked it
         except BaseException:
-            file.close()
+            os.close(descriptor)
             raise
-        file.close()
+        os.close(descriptor)
 
 
-def _lock(file: IO[bytes], *, wait: bool) -> bool:
+def _opened(path: Path) -> int:
+    """Open a regular file, and create it if it does not exist."""
+    descriptor = os.open(path, _LOCK_FLAGS, _NEW_FILE_MODE)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
     """Lock an open file; False if another process has locked it. The system unlocks it when the process ends."""
     import fcntl  # noqa: PLC0415  only for a chat file
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

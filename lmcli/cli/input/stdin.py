@@ -3,18 +3,21 @@
 import codecs
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lmcli.cli.choices import InputForm
+from lmcli.cli.choices import InputForm, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document, recognize
+from lmcli.cli.input.image_access import is_below_working_directory, require_access
+from lmcli.cli.input.incoming import Incoming, decoded, without_newline
 from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
+from lmcli.cli.text_buffer import TextBuffer
 from lmcli.client.images import data_url, is_image
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
@@ -66,34 +69,44 @@ def read_turn(options: InputOptions, words: Sequence[str], env: Environment, mes
         NoInput: the input is empty.
         BadInput: see `read_document`.
     """
-    attached = Attachments.read(options.file or (), env, messages)
+    is_passed_on = options.output == OutputForm.HISTORY
+    attached = Attachments.read(options.file or (), env, messages, is_passed_on=is_passed_on)
     question = attached.prepend_to(join_words(words))
     skips_stdin = options.no_stdin or any(map(is_stdin, options.file or ()))
-    text = None if skips_stdin else read_stdin(env, messages, has_words=bool(words))
-    history = None if text is None else _history(text, options.input)
-    if history is None:
-        stdin = None if text is None else _without_newline(text)
-        turn = turn_about(stdin or "", question, attached)
-        _warn_if_empty(stdin, env, messages, _SKIP_ADVICE)
-        return turn
-    return turn_after(history, question, attached)
+    stdin = None if skips_stdin else open_stdin(env, messages, has_words=bool(words))
+    history = None if stdin is None else _history(stdin, options.input)
+    if history is not None:
+        return turn_after(history, question, attached, options.file or ())
+    turn = turn_about(stdin, question, attached, drops_newline=True)
+    if stdin is not None and stdin.is_empty:
+        _warn_of_empty_stdin(env, messages, _SKIP_ADVICE)
+    return turn
 
 
-def turn_about(text: str, question: str, attached: "Attachments") -> Turn:
-    """The turn that asks a question about a text.
+def turn_about(stdin: Incoming | None, question: str, attached: "Attachments", *, drops_newline: bool) -> Turn:
+    """The turn that asks a question about a text; `drops_newline` drops one at the end of the text.
 
     Raises:
         NoInput: both are empty.
     """
-    return Turn(None, attached.message(make_prompt(text, question, may_be_empty=bool(attached.images))))
+    may_be_empty = bool(attached.images)
+    prompt = make_prompt(stdin, question, drops_newline=drops_newline, may_be_empty=may_be_empty)
+    return Turn(None, attached.message(prompt))
 
 
-def turn_after(history: Document, question: str, attached: "Attachments") -> Turn:
+def turn_after(history: Document, question: str, attached: "Attachments", named: Sequence[Path]) -> Turn:
     """The turn that continues a history.
 
+    Args:
+        history: the history.
+        question: may be empty.
+        attached: files attached to the question.
+        named: the files that the user has named, which the history may refer to.
+
     Raises:
-        BadInput: the history ends with an answer, and there is no question.
+        BadInput: the history ends with an answer, and there is no question; or it refers to another image.
     """
+    require_access(history, named)
     if question or attached.images:
         return Turn(history, attached.message(question))
     if history.entries[-1].get("role") == "assistant":
@@ -108,8 +121,16 @@ class Attachments(NamedTuple):
     images: tuple[JsonObject, ...] = ()
 
     @classmethod
-    def read(cls, paths: Sequence[Path], env: Environment, messages: Messages) -> "Attachments":
+    def read(
+        cls, paths: Sequence[Path], env: Environment, messages: Messages, *, is_passed_on: bool = False
+    ) -> "Attachments":
         """Read files, recognised by their content; `-` is stdin.
+
+        Args:
+            paths: the files.
+            env: the environment.
+            messages: writes messages to stderr.
+            is_passed_on: another process will read the history, so it has to contain images that it may not name.
 
         Raises:
             UsageError: stdin is named more than once.
@@ -118,13 +139,13 @@ class Attachments(NamedTuple):
         """
         if sum(map(is_stdin, paths)) > 1:
             raise UsageError("-f names stdin twice, but it can be read only once")
-        read = [_attachment(path, env, messages) for path in paths]
+        read = [_attachment(path, env, messages, is_passed_on=is_passed_on) for path in paths]
         return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
 
     def prepend_to(self, question: str) -> str:
         """The texts and then the question, separated by blank lines."""
-        texts = [text if text.endswith("\n") else f"{text}\n" for text in self.texts]
-        return "\n".join([*texts, question] if question else texts)
+        texts = [piece for text in self.texts for piece in (text, "" if text.endswith("\n") else "\n", "\n")]
+        return TextBuffer([*texts, question] if question else texts[:-1]).text
 
     def message(self, text: str) -> JsonObject:
         """A user message: a string, or with images an array of parts, the text first."""
@@ -132,15 +153,16 @@ class Attachments(NamedTuple):
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
 
-def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonObject:
+def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_on: bool) -> str | JsonObject:
     data = _content(path, env, messages)
     name = "stdin" if is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
         # The keys are those of the wire, so that other programs can read the history; `lm` itself uses `path`.
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
-        return {**named, "fileType": "image", "path": _source(path, data)}
+        return {**named, "fileType": "image", "path": _source(path, data, is_passed_on=is_passed_on)}
     try:
         text = data.removeprefix(codecs.BOM_UTF8).decode()
+        del data  # before the text is copied
     except UnicodeDecodeError as error:
         raise BadInput(f"{quoted(path)} is neither UTF-8 text nor a JPEG, PNG or WebP image") from error
     return f"{name}:\n\n{text}"
@@ -148,8 +170,9 @@ def _attachment(path: Path, env: Environment, messages: Messages) -> str | JsonO
 
 def _content(path: Path, env: Environment, messages: Messages) -> bytes:
     if is_stdin(path):
-        data = _stdin_bytes(env)
-        _warn_if_empty(data, env, messages)
+        data = b"".join(_stdin_blocks(env))
+        if not data:
+            _warn_of_empty_stdin(env, messages)
         return data
     if path.parts[:1] in (("http:",), ("https:",)) and not path.exists():
         url = str(path).replace("/", "//", 1)  # a path keeps only one of two slashes
@@ -163,15 +186,17 @@ def is_stdin(path: Path) -> bool:
     return str(path) in _STDIN_NAMES
 
 
-def _source(path: Path, data: bytes) -> str:
+def _source(path: Path, data: bytes, *, is_passed_on: bool) -> str:
     """The source of an image in a history: its path, or a data URL if the path cannot be read again.
 
-    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8.
+    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8; and for another process,
+    a path that it would refuse, see `image_access`.
     """
     source = path.absolute()
     is_transient = is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
+    is_refused = is_passed_on and not is_below_working_directory(source)
     try:
-        return data_url(data) if is_transient else os.fsencode(source).decode()
+        return data_url(data) if is_transient or is_refused else os.fsencode(source).decode()
     except UnicodeDecodeError:
         return data_url(data)
 
@@ -183,39 +208,33 @@ def read_text(words: Sequence[str], env: Environment, messages: Messages, *, no_
         NoInput: the input is empty.
         BadInput: stdin is not UTF-8.
     """
-    text = None if no_stdin else read_stdin(env, messages, has_words=bool(words))
-    prompt = make_prompt(text or "", join_words(words))
-    _warn_if_empty(text, env, messages, _SKIP_ADVICE)
+    stdin = None if no_stdin else open_stdin(env, messages, has_words=bool(words))
+    prompt = make_prompt(stdin, join_words(words), drops_newline=False)
+    if stdin is not None and stdin.is_empty:
+        _warn_of_empty_stdin(env, messages, _SKIP_ADVICE)
     return prompt
 
 
-def read_stdin(env: Environment, messages: Messages, *, has_words: bool) -> str | None:
-    """Read all of stdin; None if it is a terminal.
-
-    Raises:
-        BadInput: it is not UTF-8; with the offset of the byte.
-        NoInput: it cannot be read.
-    """
+def open_stdin(env: Environment, messages: Messages, *, has_words: bool) -> Incoming | None:
+    """The text on stdin, not read yet; None if that is a terminal."""
     if env.stdin_is_terminal:
         return None
     if has_words and env.stderr_is_terminal and wait(env.stdin, timeout=_NOTE_AFTER) is Woken.TIMED_OUT:
         messages.note("waiting for stdin (-n to skip)")
-    return decoded(_stdin_bytes(env), "stdin")
+    return Incoming(decoded(_stdin_blocks(env), "stdin"))
 
 
-def _stdin_bytes(env: Environment) -> bytes:
+def _stdin_blocks(env: Environment) -> Iterator[bytes]:
     """Read the rest of stdin.
 
     Raises:
         NoInput: it cannot be read.
     """
-    blocks: list[bytes] = []
     try:
         while block := _read_block(env.stdin):
-            blocks.append(block)
+            yield block
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n skips it") from error
-    return b"".join(blocks)
 
 
 def _read_block(descriptor: int) -> bytes:
@@ -224,19 +243,6 @@ def _read_block(descriptor: int) -> bytes:
             return os.read(descriptor, _BLOCK_BYTES)
         except BlockingIOError:  # another process made the shared pipe non-blocking
             wait(descriptor)
-
-
-def decoded(data: bytes, name: str) -> str:
-    """Decode UTF-8, without a byte order mark.
-
-    Raises:
-        BadInput: the text is not UTF-8.
-    """
-    try:
-        return data.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        hint = "-f FILE attaches an image" if is_image(data) else "iconv -t UTF-8 converts it"
-        raise BadInput(f"{name} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}", hint) from error
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -264,7 +270,7 @@ def system_prompt(options: SystemOptions) -> str | None:
         return None if options.system is None else join_words([options.system])
     if options.system is not None:
         raise UsageError("--system and --system-file exclude each other")
-    return _without_newline(read_file(options.system_file))
+    return without_newline(read_file(options.system_file))
 
 
 def read_file(path: Path) -> str:
@@ -274,7 +280,7 @@ def read_file(path: Path) -> str:
         NoInput: it cannot be read.
         BadInput: it is not UTF-8.
     """
-    return decoded(read_bytes(path), quoted(path))
+    return "".join(decoded([read_bytes(path)], quoted(path)))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -289,14 +295,14 @@ def read_bytes(path: Path) -> bytes:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
 
 
-def _history(text: str, form: InputForm) -> Document | None:
-    if form is InputForm.TEXT:
-        return None
+def _history(stdin: Incoming, form: InputForm) -> Document | None:
     if form is InputForm.JSON:
-        return _require_history(parse_json(text, "stdin"))
+        return _require_history(parse_json(stdin.text(), "stdin"))
+    if form is InputForm.TEXT or not stdin.may_be_history():
+        return None
     try:
-        value = load_json(text)
-    except orjson.JSONDecodeError:
+        value = load_json(stdin.text())
+    except (orjson.JSONDecodeError, RecursionError):
         return None
     return recognize(value)
 
@@ -310,25 +316,20 @@ def _require_history(value: Any) -> Document:
     return document
 
 
-def make_prompt(text: str, question: str, *, may_be_empty: bool = False) -> str:
-    """A document and a question about it, separated by a blank line.
+def make_prompt(stdin: Incoming | None, question: str, *, drops_newline: bool, may_be_empty: bool = False) -> str:
+    """A text and a question about it, separated by a blank line; `drops_newline` drops one at the end of the text.
 
     Raises:
         NoInput: both are empty.
     """
-    if not (text or question or may_be_empty):
+    prompt = question if stdin is None else stdin.prompt(question, drops_newline=drops_newline)
+    if not (prompt or may_be_empty):
         raise NoInput("the input is empty", "give the prompt on stdin or as an argument")
-    if not (text and question):
-        return text or question
-    return f"{text}{'' if text.endswith(chr(10)) else chr(10)}\n{question}"
+    return prompt
 
 
-def _warn_if_empty(content: str | bytes | None, env: Environment, messages: Messages, advice: str = "") -> None:
-    """Warn if stdin is a pipe or a file and was empty; the null device is empty on purpose."""
+def _warn_of_empty_stdin(env: Environment, messages: Messages, advice: str = "") -> None:
+    """Warn if stdin, which was empty, is a pipe or a file; the null device is empty on purpose."""
     mode = os.fstat(env.stdin).st_mode
-    if content is not None and not content and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode):
         messages.warning(f"stdin was empty{advice}")
-
-
-def _without_newline(text: str) -> str:
-    return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -1,7 +1,9 @@
 """The answer as JSON: one object, a stream of lines, or the chat history with the new turn at its end."""
 
+from typing import Any
+
 from lmcli.cli.input.document import Document, assistant_entry
-from lmcli.cli.json_text import dump_json
+from lmcli.cli.json_text import dump_json, json_pieces
 from lmcli.cli.output.results import TextCollector, outcome_error, result_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
@@ -23,7 +25,7 @@ class JsonSink(TextCollector):
         record = result_record(self, outcome, is_structured=self._is_structured)
         if (error := outcome_error(outcome)) is not None:
             record["error"] = error
-        self._output.write(dump_json(record, is_indented=self._is_terminal))
+        _write(self._output, record, is_indented=self._is_terminal)
 
 
 class JsonLinesSink(TextCollector):
@@ -45,7 +47,7 @@ class JsonLinesSink(TextCollector):
         super().finish(outcome)
         error = outcome_error(outcome)
         kind = {"type": "result"} if error is None else {"type": "error", **error}
-        self._output.write(dump_json(kind | result_record(self, outcome, is_structured=self._is_structured)))
+        _write(self._output, kind | result_record(self, outcome, is_structured=self._is_structured))
 
 
 def _event(value: Value) -> JsonObject:
@@ -69,4 +71,10 @@ class HistorySink(TextCollector):
         super().finish(outcome)
         entry = assistant_entry(self, outcome)
         if entry is not None:
-            self._output.write(dump_json(self._document.with_entry(entry).raw, is_indented=self._is_terminal))
+            _write(self._output, self._document.with_entry(entry).raw, is_indented=self._is_terminal)
+
+
+def _write(output: Output, value: Any, *, is_indented: bool = False) -> None:
+    """Write a value that may contain a whole answer."""
+    for piece in json_pieces(value, is_indented=is_indented):
+        output.write(piece)

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from lmcli.cli.output.sinks import Outcome
+from lmcli.cli.text_buffer import TextBuffer
 from lmcli.errors import LmError
 from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, Value
 
@@ -26,32 +27,28 @@ class TextCollector:
     """A sink that collects the text of a prediction: the answer and, separately, the reasoning."""
 
     def __init__(self) -> None:
-        self._answer: list[str] = []
-        self._reasoning: list[str] = []
+        self._buffers = {"none": TextBuffer(), "reasoning": TextBuffer()}
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
         for value in values:
-            if isinstance(value, Fragment):
-                if value.reasoning_type == "none":
-                    self._answer.append(value.content)
-                elif value.reasoning_type == "reasoning":
-                    self._reasoning.append(value.content)
+            if isinstance(value, Fragment) and (buffer := self._buffers.get(value.reasoning_type)) is not None:
+                buffer.append(value.content)
 
     def finish(self, outcome: Outcome) -> None:
         """Replace the answer with the recovered one, if there is one."""
         if outcome.recovered is not None:
-            self._answer = [outcome.recovered]
+            self._buffers["none"] = TextBuffer([outcome.recovered])
 
     @property
     def answer(self) -> str:
         """The text of the answer."""
-        return "".join(self._answer)
+        return self._buffers["none"].text
 
     @property
     def reasoning(self) -> str:
         """The text of the reasoning, without its tags."""
-        return "".join(self._reasoning)
+        return self._buffers["reasoning"].text
 
 
 def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool) -> JsonObject:

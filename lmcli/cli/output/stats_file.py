@@ -19,6 +19,7 @@ from lmcli.values import JsonObject, PredictionEnd
 
 _READER_SECONDS: Final = 0.05
 """How often a FIFO is checked for a reader."""
+_NEW_FILE_MODE: Final = 0o600
 
 
 def stats_text(end: PredictionEnd) -> str:
@@ -74,7 +75,7 @@ def _open(path: Path, signals: SignalWatcher) -> int:
     """Open a file for appending; a FIFO is opened when it has a reader."""
     while True:
         try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, _NEW_FILE_MODE)
         except OSError as error:
             if error.errno != errno.ENXIO or not path.is_fifo():
                 raise

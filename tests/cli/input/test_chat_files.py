@@ -175,6 +175,30 @@ def test_what_a_crash_left_behind_is_in_nobodys_way(tmp_path: Path, server: Runn
     assert names(tmp_path) == {"talk.json"}
 
 
+@pytest.mark.parametrize("trap", ["ln -s elsewhere", "mkfifo", "mkdir"])
+def test_what_is_in_place_of_the_lock_is_refused(trap: str, tmp_path: Path, server: Running) -> None:
+    """A symbolic link is not followed, a FIFO not waited for: status 74, what to type, and nothing is sent or made."""
+    variables = environment(tmp_path, server.port)
+    ran = run(f"{trap} .talk.json.lock && lm chat -n --history talk.json hi", tmp_path, variables)
+    assert (ran.status, ran.stdout) == (74, b"")
+    lock = tmp_path / ".talk.json.lock"
+    assert ran.stderr == (f"lm: error: cannot lock 'talk.json': '{lock}' is not a regular file\nlm: hint: rm {lock}\n")
+    assert names(tmp_path) == {".talk.json.lock"}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_greeting_leaves_no_lock(tmp_path: Path, signum: signal.Signals) -> None:
+    """Ended while it connects to a server that never answers, a turn leaves nothing behind, and dies of the signal."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        variables = environment(tmp_path, listener.getsockname()[1])
+        command = ("lm", "chat", "-n", "--history", "talk.json", "hi")
+        with start(*command, folder=tmp_path, variables=variables) as child, listener.accept()[0]:
+            assert names(tmp_path) == {".talk.json.lock"}
+            child.process.send_signal(signum)
+            assert (child.end(), child["stderr"]) == (-signum, b"")
+    assert names(tmp_path) == set()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_answer_is_kept_and_marked(tmp_path: Path, signum: signal.Signals) -> None:
     """A signal in mid-answer: the question and what had come are in the file, marked; the process dies of it."""

@@ -1,0 +1,76 @@
+"""JSON texts in pieces: long strings are converted while a text is written, so that memory holds no copy of them."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+PIECE_LENGTH: Final = 3 << 18
+"""Characters or bytes that are converted at once; a multiple of 3, so that the base64 of pieces can be joined."""
+
+_GAP: Final = orjson.Fragment(b'"\0"')  # JSON text contains no other null byte
+_MAX_DEPTH: Final = 16
+"""How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
+
+
+class Pieces:
+    """A JSON text whose long strings are not converted yet; made anew each time that it is iterated over."""
+
+    def __init__(self, parts: Sequence[bytes], long: Sequence[str | bytes]) -> None:
+        self._parts = parts
+        self._long = long
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._parts[0]
+        for value, after in zip(self._long, self._parts[1:], strict=True):
+            for start in range(0, len(value), PIECE_LENGTH):
+                yield _converted(value[start : start + PIECE_LENGTH])
+            yield after
+
+
+Text = bytes | Pieces
+
+
+def in_pieces(value: Any, dumps: Callable[[Any], bytes] = orjson.dumps) -> Text:
+    """Write a value as JSON, in pieces if it contains long strings; bytes in it are written as base64.
+
+    Raises:
+        orjson.JSONEncodeError: a part of it other than a long string cannot be written.
+    """
+    long: list[str | bytes] = []
+    text = dumps(_without_long(value, long, _MAX_DEPTH))
+    return Pieces(text.split(b"\0"), long) if long else text
+
+
+def joined(text: Text) -> bytes:
+    """The whole text."""
+    return text if isinstance(text, bytes) else b"".join(text)
+
+
+def base64_text(data: bytes) -> str:
+    """What stands for bytes in a JSON text."""
+    return base64.b64encode(data).decode()
+
+
+def _without_long(value: Any, long: list[str | bytes], depth: int) -> Any:
+    """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
+    if isinstance(value, bytes) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
+        long.append(value)
+        return _GAP
+    short, count = value, len(long)
+    if depth and isinstance(value, dict):
+        short = {key: _without_long(item, long, depth - 1) for key, item in value.items()}
+    elif depth and isinstance(value, list | tuple):
+        short = [_without_long(item, long, depth - 1) for item in value]
+    return value if len(long) == count else short
+
+
+def _converted(piece: str | bytes) -> bytes:
+    if isinstance(piece, bytes):
+        return base64.b64encode(piece)
+    try:
+        return orjson.dumps(piece)[1:-1]
+    except orjson.JSONEncodeError:  # half of a surrogate pair
+        return json.dumps(piece).encode()[1:-1]
