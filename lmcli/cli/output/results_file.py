@@ -6,6 +6,7 @@ since the last. A line that a crash has torn is cut off when the file is opened 
 
 import fcntl
 import os
+import re
 import stat
 from array import array
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ class ResultsFile(Closing):
         return self._unsynced_since is not None and monotonic() - self._unsynced_since >= LATEST_SYNC
 
     def answer(self, record: BatchRecord, digest: str) -> JsonObject | None:
-        """The result of a record from an earlier run, as it was appended; None if there is none for the same input.
+        """The result of a record from an earlier run, with the index of this run; None if there is none for its input.
 
         Raises:
             OutputFailed: the file cannot be read any more.
@@ -82,7 +83,8 @@ class ResultsFile(Closing):
         if place < 0:
             return None
         result: JsonObject = orjson.loads(self._line_at(place))
-        return result if result.pop(_INPUT) == digest and result.get("id") == record.id else None
+        is_same = result.pop(_INPUT) == digest and result.get("id") == record.id
+        return result | {"index": record.position} if is_same else None
 
     def append(self, result: JsonObject, digest: str) -> None:
         """Append the result of a record.
@@ -143,9 +145,9 @@ class ResultsFile(Closing):
         end = 0
         with open(self._descriptor, "rb", closefd=False) as file:
             for number, line in enumerate(file, start=1):
-                if line[-1:] != b"\n" and _is_torn(line):
-                    break
                 result = _parsed(line)
+                if line[-1:] != b"\n" and (result is not None or _is_torn(line, is_first=number == 1)):
+                    break
                 if result is None:
                     hint = "--results takes a new file, or one that a batch has written"
                     raise BadInput(f"{self._name} is not a results file: line {number} is not a result", hint)
@@ -221,6 +223,21 @@ def _parsed(line: bytes) -> JsonObject | None:
     return result if is_named else None
 
 
-def _is_torn(line: bytes) -> bool:
-    """Whether a last line without a newline is the beginning of a result."""
-    return line.startswith(_FIRST_KEY) or _FIRST_KEY.startswith(line)
+def _is_torn(line: bytes, *, is_first: bool) -> bool:
+    """Whether a last line without a newline is the beginning of a result.
+
+    A machine that crashed may have left zeros in its place. A file of nothing but zeros is something else, and so is
+    one that holds valid JSON, which the beginning of an object is not.
+    """
+    text = line.rstrip(b"\0")
+    if not text:
+        return not is_first
+    return _FIRST_KEY.startswith(text) or (re.match(_FIRST_KEY + rb"\d", text) is not None and not _is_json(text))
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
