@@ -148,6 +148,9 @@ class BatchRun:
             LmError: it cannot go on.
         """
         while self._has_next():
+            self._awaits_input = (
+                False  # set where a connection was lost during a wait; connecting must not be interrupted
+            )
             try:
                 with self._runner.connected():
                     identifier = self._model.obtain(self._runner)
