@@ -159,7 +159,8 @@ class _Batch:
         tally = self._output.tally
         kept = f", {tally.kept} of them from an earlier run" if tally.kept else ""
         failed = f", {tally.failed} failed" if tally.failed else ""
-        self._messages.report(f"{tally.done} records in {seconds:.1f} s{kept}{failed}")
+        records = "1 record" if tally.done == 1 else f"{tally.done} records"
+        self._messages.report(f"{records} in {seconds:.1f} s{kept}{failed}")
 
 
 def _show_requests(
