@@ -1,7 +1,9 @@
 """Predictions that a client asks a stub server for, answered when and how a test says."""
 
 import queue
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from conftest import PATIENCE, Packet
@@ -33,6 +35,11 @@ class Asked(NamedTuple):
         error = {"title": title, "rootTitle": title}
         self.connection.send({"type": "channelError", "channelId": self.channel, "error": error})
 
+    def lose(self) -> None:
+        """End its connection without a close frame."""
+        with suppress(OSError):  # the client has ended it
+            self.connection.socket.socket.shutdown(socket.SHUT_RDWR)
+
 
 class Predictions:
     """Collects what is asked of a stub server, and what is cancelled."""
@@ -50,9 +57,9 @@ class Predictions:
         elif envelope["message"] == {"type": "cancel"}:
             self._cancelled.put(envelope["channelId"])
 
-    def next(self) -> Asked:
+    def next(self, *, within: float = PATIENCE) -> Asked:
         """Wait for the next prediction."""
-        return self._asked.get(timeout=PATIENCE)
+        return self._asked.get(timeout=within)
 
     def take(self, count: int) -> Iterator[Asked]:
         """The next predictions, each waited for when it is wanted: it may take the answer to the one before."""

@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import Connect, StartServer
 from faults import End, Proxy, after_texts, once, text_frame
-from predictions import Asked, Predictions
+from predictions import Predictions
 from processes import StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
 
 LINES = [f"{number} and some words more" for number in range(20)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
-
-
-def lose(asked: Asked) -> None:
-    """End the connection of a prediction."""
-    asked.connection.socket.socket.shutdown(2)
 
 
 @pytest.mark.parametrize("count", [3, 9, 30, 150])
@@ -51,7 +46,7 @@ def test_an_answer_goes_on_where_it_was_lost(tmp_path: Path) -> None:
                 asked = predictions.next()
                 asked.say("the ans")
                 child.wait_for(b"the ans")
-                lose(asked)
+                asked.lose()
                 asked = predictions.next()
                 asked.say("the answer ")
                 asked.say("is 42")
@@ -72,7 +67,7 @@ def test_an_answer_that_begins_differently_has_failed(tmp_path: Path) -> None:
                 asked = predictions.next()
                 asked.say("It is 4")
                 child.wait_for(b"It is 4")
-                lose(asked)
+                asked.lose()
                 asked = predictions.next()
                 asked.say("The answer is 42")
                 asked.finish()
@@ -98,7 +93,7 @@ def test_a_record_that_loses_three_connections_has_failed(tmp_path: Path) -> Non
                     asked_for.append(asked.text)
                     if asked.text == "bad":
                         asked.say("so far")
-                        lose(asked)
+                        asked.lose()
                     else:
                         asked.answer()
                 assert child.end() == 3
@@ -122,7 +117,7 @@ def test_only_what_was_running_has_lost_a_connection(tmp_path: Path) -> None:
                 first = list(predictions.take(4))
                 first[2].answer()
                 predictions.next()
-                lose(first[0])
+                first[0].lose()
                 again = list(predictions.take(4))
                 assert [asked.text for asked in again] == ["1", "2", "4", "5"]
                 for asked in again:
@@ -168,7 +163,7 @@ def test_a_signal_while_a_batch_waits_to_connect_again(tmp_path: Path) -> None:
                 first, second = predictions.take(2)
                 second.answer()
                 predictions.next()
-                lose(first)
+                first.lose()
                 child.wait_for(b"connecting again", "stderr")
                 child.process.send_signal(signal.SIGINT)
                 assert child.end() == -signal.SIGINT

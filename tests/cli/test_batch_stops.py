@@ -67,7 +67,7 @@ def test_the_number_of_those_left_is_not_known_while_the_input_is_open(tmp_path:
             child.process.send_signal(signal.SIGINT)
             for _ in range(2):
                 predictions.next_cancelled()
-            cancelled.connection.socket.socket.shutdown(2)
+            cancelled.lose()
             assert child.end() == -signal.SIGINT
     os.close(writing)
     assert child["stderr"].decode().splitlines() == [
