@@ -149,7 +149,7 @@ class _Batch:
         unread = count_records(self._env.stdin, self._each)
         is_all_known = unread is not None or self._reader.is_at_end
         left = f"{self._run.unfinished_count + (unread or 0)}{'' if is_all_known else ' or more'}"
-        self._messages.report(f"stopped: {self._output.tally.done} records are done, {left} are not")
+        self._messages.report(f"stopped: {self._output.tally.done} done, {left} left")
         if self._options.results is None:
             self._messages.hint("--results FILE makes a batch that can be continued")
         else:
@@ -159,7 +159,8 @@ class _Batch:
         tally = self._output.tally
         kept = f", {tally.kept} of them from an earlier run" if tally.kept else ""
         failed = f", {tally.failed} failed" if tally.failed else ""
-        self._messages.report(f"{tally.done} records in {seconds:.1f} s{kept}{failed}")
+        records = "1 record" if tally.done == 1 else f"{tally.done} records"
+        self._messages.report(f"{records} in {seconds:.1f} s{kept}{failed}")
 
 
 def _show_requests(

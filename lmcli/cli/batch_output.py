@@ -167,7 +167,12 @@ class BatchOutput:
             self._report(job.record, outcome.error)
 
     def cut(self, jobs: Sequence[tuple[Job, TextCollector, Outcome]]) -> None:
-        """Take what had arrived for records that were stopped; they are not done, and the file does not get them."""
+        """Take what had arrived for records that were stopped; they are not done, and the file does not get them.
+
+        Raises:
+            OutputFailed: see `ResultsFile.sync`.
+        """
+        self._sync()
         self._ordered.drop_empty_end()
         for job, text, outcome in jobs:
             whole = self._writer.whole(_result(job, text, outcome), job.request)
@@ -184,12 +189,17 @@ class BatchOutput:
             ReaderLeft, Interrupted, OutputFailed: see `Output.write` and `ResultsFile.sync`.
         """
         if self._file is not None and (syncs_all or self._file.is_due or not self.has_room):
-            self._file.sync()
-            for answer, whole in self._unsynced:
-                self._ordered.finish(answer, whole)
-            self._unsynced.clear()
+            self._sync()
         self._ordered.advance()
         self._ordered.flush()
+
+    def _sync(self) -> None:
+        """Make the results in the file durable; their answers can be written then."""
+        if self._file is not None:
+            self._file.sync()
+        for answer, whole in self._unsynced:
+            self._ordered.finish(answer, whole)
+        self._unsynced.clear()
 
     def _report(self, record: BatchRecord, error: LmError) -> None:
         """Write the error of a record; a hint that was written before is left out."""

@@ -55,18 +55,23 @@ class _RecordPrediction(PredictionLifecycle):
         output: gets the text as it arrives.
     """
 
+    empty_hint = "-o jsonl shows the reasoning and why it stopped"
+
     def __init__(self, job: Job, runner: Runner, output: BatchOutput) -> None:
         assert job.request is not None  # noqa: S101  records that cannot be read are not predicted
         self.job = job
         self.text = TextCollector()
         self._output = output
+        self._may_be_replaced = job.request.schema is not None
+        self._blank = ""  # the beginning of an answer that one from the reasoning may replace
         super().__init__(job.request, runner, [self.text], may_be_empty=job.request.is_raw)
 
     def feed(self, values: list[Value]) -> None:
         """Collect the text, and stream it."""
         super().feed(values)
-        text = "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
-        if text:
+        text = self._blank + "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
+        self._blank = "" if self._has_answer or not self._may_be_replaced else text
+        if text and not self._blank:
             self._output.stream(self.job, text)
 
     @property
@@ -143,6 +148,9 @@ class BatchRun:
             LmError: it cannot go on.
         """
         while self._has_next():
+            self._awaits_input = (
+                False  # set where a connection was lost during a wait; connecting must not be interrupted
+            )
             try:
                 with self._runner.connected():
                     identifier = self._model.obtain(self._runner)

@@ -4,7 +4,7 @@ Start (model, uploads, request), feed (values to sinks), finish (check, output, 
 """
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from lmcli.cli.delivery import until_closed
 from lmcli.cli.output.results import TextCollector
@@ -93,6 +93,8 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         may_be_empty: whether an answer without text is valid.
     """
 
+    empty_hint: ClassVar[str] = "-o json shows the reasoning and why it stopped"
+
     def __init__(self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool) -> None:
         self._request = request
         self._may_be_empty = may_be_empty or request.schema is not None
@@ -152,7 +154,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         if error is not None:
             return error
         if not (self._may_be_empty or self._has_answer):
-            return Unusable("the answer is empty", "-o json shows the reasoning and why it stopped")
+            return Unusable("the answer is empty", self.empty_hint)
         if self._request.schema is None or self._text is None:
             return None
         if not self._has_answer:

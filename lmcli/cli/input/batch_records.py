@@ -50,32 +50,33 @@ class BatchRecord(NamedTuple):
 
 
 class Splitter:
-    """Splits bytes that come in blocks into the bytes of records; blank lines are passed over, as xargs does."""
+    """Splits bytes that come in blocks into the bytes of records, without their byte order marks.
+
+    Blank lines are passed over, as xargs does.
+    """
 
     def __init__(self, each: Each) -> None:
         self._takes_blank = each is Each.NUL
         self._separator = b"\0" if each is Each.NUL else b"\n"
         self._partial: list[bytes] = []
-        self._is_first = True
 
     def feed(self, block: bytes) -> list[bytes]:
         """The records that a block completes."""
-        if self._is_first:
-            block, self._is_first = block.removeprefix(BOM_UTF8), False
         first, *others = block.split(self._separator)
         self._partial.append(first)
         if not others:
             return []
         whole = [b"".join(self._partial), *others[:-1]]
         self._partial = others[-1:]
-        return self._without_blank(whole)
+        return self._stripped(whole)
 
     def end(self) -> list[bytes]:
         """The last record, if no separator followed it."""
         rest, self._partial = b"".join(self._partial), []
-        return self._without_blank([rest]) if rest else []
+        return self._stripped([rest]) if rest else []
 
-    def _without_blank(self, records: list[bytes]) -> list[bytes]:
+    def _stripped(self, records: list[bytes]) -> list[bytes]:
+        records = [record.removeprefix(BOM_UTF8) for record in records]
         return records if self._takes_blank else [record for record in records if record and not record.isspace()]
 
 
@@ -211,7 +212,10 @@ def _subject(value: Any) -> Document | str:
     subject = value["prompt"] if isinstance(value, dict) and "prompt" in value else value
     if isinstance(subject, str):
         return subject
-    document = recognize(value) if subject is value else None
+    try:
+        document = recognize(value) if subject is value else None
+    except BadInput as error:
+        raise BadInput(error.message) from error  # without its hint, which is an option for a single input
     if document is None:
         raise BadInput("neither a text nor a chat history", _FORMS)
     return document

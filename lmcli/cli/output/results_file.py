@@ -6,14 +6,14 @@ since the last. A line that a crash has torn is cut off when the file is opened 
 
 import fcntl
 import os
+import re
 import stat
 from array import array
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import NoneType
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 import orjson
 
@@ -31,6 +31,7 @@ _INPUT: Final = "input"
 _FIRST_KEY: Final = b'{"index":'
 _BLOCK_BYTES: Final = 1 << 18
 _FREE: Final = -2
+_64_BITS: Final = (1 << 64) - 1
 _sync: Final = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
@@ -73,16 +74,17 @@ class ResultsFile(Closing):
         return self._unsynced_since is not None and monotonic() - self._unsynced_since >= LATEST_SYNC
 
     def answer(self, record: BatchRecord, digest: str) -> JsonObject | None:
-        """The result of a record from an earlier run, as it was appended; None if there is none for the same input.
+        """The result of a record from an earlier run, with the index of this run; None if there is none for its input.
 
         Raises:
             OutputFailed: the file cannot be read any more.
         """
-        place = self._places.get(record.position if record.id is None else ("id", record.id))
+        place = self._places.get(_key(record.position, record.id))
         if place < 0:
             return None
         result: JsonObject = orjson.loads(self._line_at(place))
-        return result if result.pop(_INPUT) == digest and result.get("id") == record.id else None
+        is_same = result.pop(_INPUT) == digest and result.get("id") == record.id
+        return result | {"index": record.position} if is_same else None
 
     def append(self, result: JsonObject, digest: str) -> None:
         """Append the result of a record.
@@ -143,13 +145,13 @@ class ResultsFile(Closing):
         end = 0
         with open(self._descriptor, "rb", closefd=False) as file:
             for number, line in enumerate(file, start=1):
-                if line[-1:] != b"\n" and _is_torn(line):
+                if line[-1:] != b"\n" and _is_torn(line, is_first=number == 1):
                     break
                 result = _parsed(line)
                 if result is None:
                     hint = "--results takes a new file, or one that a batch has written"
                     raise BadInput(f"{self._name} is not a results file: line {number} is not a result", hint)
-                self._places.put(_key(result), -1 if "error" in result else end)
+                self._places.put(_key(result["index"], result.get("id")), -1 if "error" in result else end)
                 end += len(line)
         return end
 
@@ -176,11 +178,11 @@ class _Places:
         self._hashes = array("q", [0]) * 8
         self._values = array("q", [_FREE]) * 8
 
-    def get(self, key: object) -> int:
+    def get(self, key: int | str) -> int:
         """The place of a key; negative if it has none."""
         return self._values[self._slot(hash(key))]
 
-    def put(self, key: object, place: int) -> None:
+    def put(self, key: int | str, place: int) -> None:
         """Note the place of a key; -1 takes it away."""
         slot = self._slot(hash(key))
         if self._values[slot] == _FREE:
@@ -190,11 +192,16 @@ class _Places:
             self._grow()
 
     def _slot(self, hashed: int) -> int:
-        """Where a hash is, or belongs; neighbours in a file are kept near each other, so the next slot is tried."""
+        """Where a hash is, or belongs.
+
+        Indexes stand side by side. What meets them there is sent far away, as in Python's dictionaries: the next free
+        slot may be as far as there are indexes.
+        """
         hashes, values, mask = self._hashes, self._values, len(self._values) - 1
-        slot = hashed & mask
+        slot, rest = hashed & mask, hashed & _64_BITS
         while values[slot] != _FREE and hashes[slot] != hashed:
-            slot = (slot + 1) & mask
+            rest >>= 5
+            slot = (5 * slot + rest + 1) & mask
         return slot
 
     def _grow(self) -> None:
@@ -205,9 +212,9 @@ class _Places:
             self._hashes[slot], self._values[slot] = hashed, value
 
 
-def _key(result: Mapping[str, Any]) -> object:
-    """What a result is found by: its id, else its index."""
-    return ("id", result["id"]) if result.get("id") is not None else result["index"]
+def _key(index: int, name: RecordId | None) -> int | str:
+    """What a result is found by: its id, else its index. Texts alone have hashes that differ: -1 has that of -2."""
+    return index if name is None else repr(name)
 
 
 def _parsed(line: bytes) -> JsonObject | None:
@@ -221,6 +228,17 @@ def _parsed(line: bytes) -> JsonObject | None:
     return result if is_named else None
 
 
-def _is_torn(line: bytes) -> bool:
-    """Whether a last line without a newline is the beginning of a result."""
-    return line.startswith(_FIRST_KEY) or _FIRST_KEY.startswith(line)
+def _is_torn(line: bytes, *, is_first: bool) -> bool:
+    """Whether a last line without a newline is a result, or the beginning of one.
+
+    A machine that crashed may have left zeros in place of the rest. A file of nothing but zeros is something else, and
+    so is one that holds other JSON: the beginning of an object is not valid.
+    """
+    text = line.rstrip(b"\0")
+    if not text:
+        return not is_first
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _FIRST_KEY.startswith(text) or re.match(_FIRST_KEY + rb"\d", text) is not None
+    return _parsed(text) is not None
