@@ -102,13 +102,13 @@ class Transport:
         if self.is_open:
             self._read()
 
-    def send(self, text: bytes, *, within: float | None = None) -> None:
-        """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
+    def send(self, *texts: bytes, within: float | None = None) -> None:
+        """Send texts, all of them; after an interrupt the rest goes out before whatever is sent or awaited next.
 
         What arrives meanwhile is received: a server that blocks on sending accepts no data.
 
         Args:
-            text: what to send.
+            texts: what to send.
             within: seconds that the server may accept nothing of it; None stands for the transport's own limit.
 
         Raises:
@@ -117,7 +117,8 @@ class Transport:
         """
         if not self.is_open:
             raise self._loss()
-        self._protocol.send_text(text)
+        for text in texts:
+            self._protocol.send_text(text)
         limit = within or self.timeout or self.ping_after + self.lost_after
         self._accepted_at = time.monotonic()
         while not self._push():
@@ -243,7 +244,8 @@ class Transport:
 
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
-        self._unsent.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
+        if queued := b"".join(self._protocol.data_to_send()):
+            self._unsent.append(memoryview(queued))
         while self._unsent and self._lost is None:
             data = self._unsent[0]
             try:
