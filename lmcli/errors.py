@@ -22,6 +22,7 @@ LmError
 ├── TimedOut              75   the server was silent for too long
 ├── InUse                 75   another process has locked a file
 ├── NotAllowed            77   the API token is missing or refused
+│   └── TokenExposed      77   it would be sent unencrypted
 └── BadSetting            78   the environment or a token file holds a bad value
 """
 
@@ -59,7 +60,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
     ExitCode.TRY_AGAIN: "try again: --timeout has expired, or --results FILE is in use",
-    ExitCode.NOT_ALLOWED: "API token missing or refused",
+    ExitCode.NOT_ALLOWED: "API token missing, refused, or not sent because the connection is not encrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
@@ -189,6 +190,10 @@ class NotAllowed(LmError):
     """The server wants an API token, or refused the one it got."""
 
     exit_code = ExitCode.NOT_ALLOWED
+
+
+class TokenExposed(NotAllowed):
+    """The API token would be sent unencrypted over a network, so it was not sent."""
 
 
 class BadSetting(LmError):

@@ -93,7 +93,7 @@ class _Batch:
         self._output = BatchOutput(runner.output, writer, file, messages, jobs=jobs, before_message=self._display.erase)
         progress = progress_sink(options, env, messages, runner.output)
         key = model_key(options, env)
-        self._stats = StatsSink(command, options, messages, key)
+        self._stats = StatsSink(command, options, runner, key)
         self._run = BatchRun(
             self._reader,
             requests,

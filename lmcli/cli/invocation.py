@@ -97,7 +97,7 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
     options, request, env = invocation.options, invocation.request, invocation.env
     stderr = stderr_sinks(options, env, invocation.messages, runner.output)
     answer = answer_sink(invocation.form, request, runner.output, env, invocation.preface)
-    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation)]
+    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation, runner)]
     load = LoadLifecycle(runner, sinks)
     prediction = PredictionLifecycle(request, runner, sinks, may_be_empty=request.is_raw)
 
@@ -113,10 +113,10 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
 class StatsSink:
     """Writes the stats at the end: to stderr, and as a line of a file."""
 
-    def __init__(self, command: str, options: PredictionOptions, messages: Messages, model_key: str | None) -> None:
+    def __init__(self, command: str, options: PredictionOptions, runner: Runner, model_key: str | None) -> None:
         self._command = command
         self._options = options
-        self._messages = messages
+        self._runner = runner
         self._model_key = model_key
 
     def burst(self, values: list[Value]) -> None:
@@ -128,17 +128,17 @@ class StatsSink:
 
         options = self._options
         if options.stats and outcome.end is not None:
-            self._messages.raw(stats_text(outcome.end))
+            self._runner.messages.raw(stats_text(outcome.end))
         if options.stats_file is not None:
             line = stats_line(self._command, options_record(options), outcome, self._model_key)
-            append_line(options.stats_file, line)
+            append_line(options.stats_file, line, self._runner.signals)
 
 
-def _stats_sinks(invocation: Invocation) -> list[Sink]:
+def _stats_sinks(invocation: Invocation, runner: Runner) -> list[Sink]:
     options = invocation.options
     if not options.stats and options.stats_file is None:
         return []
-    return [StatsSink(invocation.command, options, invocation.messages, invocation.model_key)]
+    return [StatsSink(invocation.command, options, runner, invocation.model_key)]
 
 
 def show_request(invocation: Invocation) -> ExitCode:

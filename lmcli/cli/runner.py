@@ -49,6 +49,7 @@ class Runner:
         self.output = Output(env.stdout, self.signals)
         self.error: LmError | None = None
         self.messages = messages
+        messages.watch(self.signals)
         self.more_interrupts: Interrupts = no_interrupts
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
@@ -98,6 +99,7 @@ class Runner:
         except ReaderLeft:
             self._has_lost_reader = True
         except LmError as error:
+            self._has_lost_reader = self.output.is_left
             self.error = self.error or error
         finally:
             self.signals.acknowledge()

@@ -42,6 +42,7 @@ class PredictionStream(Closing):
         self._fragments: list[Fragment] = []
         self._reported: float = -1.0
         self._is_cancelled = False
+        self._has_left = False
         self._result: PredictionResult | None = None
         self._error: LmError | None = None
         self._iterator = self._read()
@@ -50,12 +51,15 @@ class PredictionStream(Closing):
         yield from self._iterator  # a generator that only the loop holds: it is closed as soon as the loop is left
 
     def result(self) -> PredictionResult:
-        """The finished prediction, without waiting.
+        """The finished prediction; only after an early end this waits, a little, for the server to stop.
 
         Raises:
             LmError: the prediction failed.
             RuntimeError: it is still running.
         """
+        if self._has_left and self._result is None:
+            self._session.drain(self._prediction)
+            self._result = self._made(self._prediction.end) if self._prediction.end is not None else None
         if self._error is not None:
             raise self._error
         if self._result is None:
@@ -79,7 +83,7 @@ class PredictionStream(Closing):
             self._session.cancel(self._prediction)
 
     def close(self) -> None:
-        """Stop the prediction if it still runs, and wait until the server has stopped."""
+        """Stop the prediction if it still runs; does not wait for the server."""
         self._iterator.close()
         self._leave()
 
@@ -105,10 +109,8 @@ class PredictionStream(Closing):
         """Stop what still runs; what came so far is the result, as after `cancel`."""
         if self._prediction.is_over:
             return
-        self._is_cancelled = True
+        self._has_left = self._is_cancelled = True
         self._session.abandon(self._prediction)
-        if self._prediction.end is not None:
-            self._result = self._made(self._prediction.end)
 
     def _report_progress(self, progress: float) -> None:
         report = self._callbacks.on_prompt_processing_progress
