@@ -59,7 +59,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
-    ExitCode.TRY_AGAIN: "try again: silence beyond --timeout, or --results FILE is in use",
+    ExitCode.TRY_AGAIN: "try again: --timeout has expired, or --results FILE is in use",
     ExitCode.NOT_ALLOWED: "API token missing, refused, or not sent because the connection is not encrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",

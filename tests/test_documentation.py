@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import stat
 import struct
 import subprocess
 import sys
@@ -37,21 +36,19 @@ NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "lm serve 
 STAND_INS = {"qwen2.5-7b-instruct": "echo-jit", "127.0.0.1:41234": "{address}"}
 """What the documentation names, and what is there instead."""
 
-JQ = """#!{python}
-import json, re, sys
-value = json.load(open(sys.argv[3]) if sys.argv[3:] else sys.stdin)
-for name, number in re.findall(r"\\.(\\w+)|\\[(-?\\d+)\\]", sys.argv[2]):
-    value = value[name] if name else value[int(number)]
-print(value if isinstance(value, str) else json.dumps(value))
-"""
-"""As much of jq as the documentation uses, for machines that have none."""
-
 TALK = {"messages": [{"role": "user", "content": "Good morning"}, {"role": "assistant", "content": "Good morning"}]}
 TEXTS = {
     "session.txt": "$ ls\na b\n$ ",
     "story.txt": "Once upon a time",
     "prompt.txt": "Why is the sky blue?\n",
     "words.txt": "house\ntree\n",
+    "reviews.txt": "Good, but loud\n\nNever again\n",
+    "openings.txt": "Once upon a time\nIt was a dark night\n",
+    "reports/first.txt": "Paris has two million inhabitants.\n",
+    "reports/the second.txt": "Rome is old.\n",
+    "products.csv": "1,house,red\n2,,blue\n3,tall tree,green\n",
+    "tickets.jsonl": '{"id": "t1", "text": "It crashes"}\n{"id": "t2", "text": "Thank you", "stars": 5}\n',
+    "prompts.jsonl": "".join(f'"prompt {number}"\n' for number in range(250)),
     "notes.md": "# Notes\n",
     "report.txt": "All went well.\n",
     "Makefile": "all:\n",
@@ -87,13 +84,10 @@ def folder(tmp_path: Path, model: Path) -> Path:
     folder.mkdir()
     (folder / GGUF).symlink_to(model)
     for name, text in TEXTS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     for name in ("cat.png", "chart.png"):
         (folder / name).write_bytes(picture())
-    jq = tmp_path / "bin" / "jq"
-    jq.parent.mkdir()
-    jq.write_text(JQ.format(python=sys.executable))
-    jq.chmod(stat.S_IRWXU)
     for arguments in (["init", "-q"], ["add", "Makefile"]):
         subprocess.run([program("git"), *arguments], cwd=folder, check=True, timeout=PATIENCE)
     (folder / "Makefile").write_text("all:\n\ttrue\n")
@@ -122,9 +116,11 @@ def in_editor(line: str) -> str:
 def run_block(block: str, folder: Path, port: int) -> str:
     """Run a block as it is typed on a terminal, line after line; gives what it prints."""
     variables = environment(folder, port)
-    variables["PATH"] = os.pathsep.join((str(folder.parent / "bin"), variables["PATH"]))
+    (folder / "hosts.txt").write_text(f"127.0.0.1:{port}\n" * 2)
     for name, stand_in in STAND_INS.items():
         block = block.replace(name, stand_in.format(address=f"127.0.0.1:{port}"))
+    for name in re.findall(r"\b(?:jq|parallel)\b", block):
+        program(name)
     lines = block.splitlines()
     for line in filter(serving, lines):
         run_server(line, folder, variables)

@@ -1,14 +1,17 @@
-"""The programs of LM Studio's documentation as the README writes them in shell, run as they stand there."""
+"""The README's programs in shell, run as they stand there: those of LM Studio's documentation, and several machines."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import StartServer
+from conftest import PATIENCE, StartServer
 from processes import environment, run
+from shells import program
 
 from lmcli.chat import Message, TextPart
 from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
@@ -96,3 +99,54 @@ def test_the_terminal_simulator(tmp_path: Path, start_server: StartServer, end: 
     ends = [session.index(command) + len(command) for command in ("ls\n", "pwd\n", "HOME\n")]
     assert [request.raw_prompt for request in engine.given] == [session[:end] for end in ends]
     assert {request.options.stop_strings for request in engine.given} == {("$",)}
+
+
+class PairedEngine(ListeningEngine):
+    """One of two engines: neither answers before the other is asked, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked = threading.Event()
+        self.other = self
+
+    async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
+        """The paired model, at once."""
+        return [(LOADED_AT_START, Paired(self))]
+
+
+class Paired(Listener):
+    """The model of a paired engine."""
+
+    def __init__(self, engine: PairedEngine) -> None:
+        super().__init__(engine.given)
+        self._engine = engine
+
+    async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
+        """Wait for the other engine, and answer."""
+        self._engine.is_asked.set()
+        await asyncio.to_thread(self._engine.other.is_asked.wait, PATIENCE)
+        async for event in super().predict(request):
+            yield event
+
+
+def test_several_machines(tmp_path: Path, start_server: StartServer) -> None:
+    """Each server answers some of the records, the answers are in order; run again, only what is missing is asked."""
+    program("parallel")
+    one, other = PairedEngine(), PairedEngine()
+    one.other, other.other = other, one
+    ports = [start_server(engine).port for engine in (one, other)]
+    (tmp_path / "hosts.txt").write_text("".join(f"127.0.0.1:{port}\n" for port in ports))
+    prompts = [f"prompt {number}" for number in range(250)]
+    (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(prompt)}\n" for prompt in prompts))
+
+    first = run(script("machines.sh"), tmp_path, environment(tmp_path, "127.0.0.1:1"))
+    assert first.status == 0, first.stderr
+    assert first.stdout.decode().splitlines() == prompts
+    assert all(len(engine.given) >= 50 for engine in (one, other))
+    assert len(one.given) + len(other.given) == len(prompts)
+    assert len((tmp_path / "jobs.log").read_text().splitlines()) == 1 + 3
+
+    (tmp_path / "results" / "3.jsonl").unlink()
+    again = run(script("machines.sh"), tmp_path, environment(tmp_path, "127.0.0.1:1"))
+    assert (again.status, again.stdout) == (0, first.stdout)
+    assert len(one.given) + len(other.given) == len(prompts) + 50

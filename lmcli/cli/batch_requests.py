@@ -1,8 +1,9 @@
 """What each record of a batch asks for, and how its result is written: what all have in common is prepared once."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.choices import Each, OutputForm
 from lmcli.cli.environment import Environment
@@ -20,6 +21,9 @@ from lmcli.errors import KEPT_IN_TEXT, BadInput, ExitCode, LmError, escaped
 from lmcli.values import JsonObject
 from lmcli.wire.config import prediction_config, prediction_stack
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
 
 EachOptions = RespondOptions | CompleteOptions
 
@@ -71,9 +75,15 @@ class BatchRequests:
 
     def digest(self, record: BatchRecord) -> str:
         """A short hash of what a record asks for, options included."""
+        hashed = self._hash_of_common.copy()
+        hashed.update(record.content)
+        return hashed.hexdigest()
+
+    @cached_property
+    def _hash_of_common(self) -> "blake2b":
         from hashlib import blake2b  # noqa: PLC0415  only a results file needs it
 
-        return blake2b(self._common + record.content, digest_size=_DIGEST_BYTES).hexdigest()
+        return blake2b(self._common, digest_size=_DIGEST_BYTES)
 
     def _subject(self, record: BatchRecord) -> Document | str:
         subject = record.subject

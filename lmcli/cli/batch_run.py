@@ -200,7 +200,8 @@ class BatchRun:
         """The predictions that run, turn by turn: those that have ended are replaced by the next."""
         while True:
             self._take_ended(session)
-            self._begin(session, model)
+            with session.together():
+                self._begin(session, model)
             self._output.write()
             self._on_round()
             is_done = self._is_exhausted and not self._again

@@ -5,7 +5,7 @@ receives for all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -42,6 +42,7 @@ class Session:
         self._trace = trace
         self._silent_since = monotonic()
         self._mute_since = 0.0
+        self._holds_requests = False
 
     @classmethod
     def open(
@@ -127,6 +128,16 @@ class Session:
         prediction = self._multiplexer.predict(request, fallback)
         self._send()
         return prediction
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send the requests of a block in one piece at its end: a server that is woken by each slows this process."""
+        self._holds_requests = True
+        try:
+            yield
+        finally:
+            self._holds_requests = False
+        self._send()
 
     def ready(self, pending: Sequence[AnyPending], *, within: float | None = None) -> list[AnyPending]:
         """Those of some channels and calls that can be read; waits for the first.
@@ -244,8 +255,11 @@ class Session:
             raise RequestRejected(f"{endpoint} was not sent: {_UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True) -> None:
-        for text in self._traced_texts() if traced else self._multiplexer.texts_to_send():
-            self._transport.send(text, within=within)
+        if self._holds_requests:
+            return
+        texts = list(self._traced_texts() if traced else self._multiplexer.texts_to_send())
+        if texts:
+            self._transport.send(*texts, within=within)
             self._silent_since = monotonic()
 
     def _traced_texts(self) -> Iterator[Text]:

@@ -8,7 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Literal
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -57,7 +57,7 @@ class Transport:
         self._protocol = protocol
         self._address = address
         self._interrupts = interrupts
-        self._outgoing: deque[Iterator[None]] = deque()
+        self._outgoing: deque[Iterator[Literal[True]]] = deque()
         self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
         self._partial: list[bytes] = []
@@ -114,31 +114,31 @@ class Transport:
         interrupts = self._interrupts()
         return wait(self._socket.fileno(), to_read=False, interrupts=interrupts, timeout=0) is Woken.INTERRUPTED
 
-    def post(self, text: Text) -> None:
-        """Send what the server accepts of one text now; the rest goes out before whatever is sent or awaited next.
+    def post(self, *texts: Text) -> None:
+        """Send what the server accepts of some texts now; the rest goes out before whatever is sent or awaited next.
 
         Raises:
             ConnectionLost: the server has disconnected.
         """
         if not self.is_open:
             raise self._loss()
-        self._outgoing.append(self._framed(text))
+        self._outgoing.extend(map(self._framed, texts))
         self._push()
 
-    def send(self, text: Text, *, within: float | None = None) -> None:
-        """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
+    def send(self, *texts: Text, within: float | None = None) -> None:
+        """Send texts, all of them; after an interrupt the rest goes out before whatever is sent or awaited next.
 
         What arrives meanwhile is received: a server that blocks on sending accepts no data.
 
         Args:
-            text: what to send.
+            texts: what to send.
             within: seconds that the server may accept nothing of it; None stands for the transport's own limit.
 
         Raises:
             ConnectionLost: the server has disconnected or accepts no data.
             TimedOut: the server accepted nothing for as long as the transport's timeout.
         """
-        self.post(text)
+        self.post(*texts)
         limit = within or self.timeout or self.ping_after + self.lost_after
         self._accepted_at = time.monotonic()
         while not self._push():
@@ -299,7 +299,8 @@ class Transport:
 
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
-        self._unsent.extend(memoryview(data) for data in self._protocol.data_to_send() if data)
+        if queued := b"".join(self._protocol.data_to_send()):
+            self._unsent.append(memoryview(queued))
         while self._lost is None and (self._unsent or self._frame_next()):
             data = self._unsent[0]
             try:
@@ -317,15 +318,19 @@ class Transport:
         return True
 
     def _frame_next(self) -> bool:
-        """Make a frame of what is to be sent next; False if that was all."""
-        while self._outgoing and self._protocol.state is State.OPEN:
-            for _ in self._outgoing[0]:
-                self._unsent.extend(map(memoryview, self._protocol.data_to_send()))
-                return True
-            self._outgoing.popleft()
-        return False
+        """Make frames of what is to be sent next, short texts together; False if that was all."""
+        frames, size = list[bytes](), 0
+        while self._outgoing and size < FRAME_BYTES and self._protocol.state is State.OPEN:
+            if next(self._outgoing[0], False):
+                frames += self._protocol.data_to_send()
+                size += len(frames[-1])
+            else:
+                self._outgoing.popleft()
+        if frames:
+            self._unsent.append(memoryview(b"".join(frames)))
+        return bool(frames)
 
-    def _framed(self, text: Text) -> Iterator[None]:
+    def _framed(self, text: Text) -> Iterator[Literal[True]]:
         """Make the frames of a text, one at a time: one in all, unless the text is long."""
         send: Callable[..., None] = self._protocol.send_text
         rest = memoryview(b"")
@@ -334,9 +339,9 @@ class Transport:
             while len(rest) > FRAME_BYTES:
                 send(bytes(rest[:FRAME_BYTES]), fin=False)
                 send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
-                yield
+                yield True
         send(bytes(rest), fin=True)
-        yield
+        yield True
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:

@@ -56,6 +56,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
         "DESCRIPTION": sections["DESCRIPTION"],
         "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
         "OUTPUT": sections.get("OUTPUT", []),
+        "BATCH": sections.get("BATCH", []),
         "ENVIRONMENT": _environment(shown),
         "FILES": sections["FILES"],
         "EXIT STATUS": _exit_statuses(shown),

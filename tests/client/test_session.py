@@ -57,6 +57,31 @@ def test_nothing_is_sent_before_the_authentication(open_session: Open) -> None:
     ]
 
 
+def test_requests_of_a_block_are_sent_in_one_piece(open_session: Open) -> None:
+    """Nothing is sent before the end of the block, and then everything in one write."""
+    are_begun, is_over = threading.Event(), threading.Event()
+    received: list[Any] = []
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        are_begun.wait(PATIENCE)
+        received.append(select.select([peer.socket], [], [], 0.1)[0])
+        is_over.set()
+        peer.protocol.receive_data(peer.socket.recv(65536))
+        received.append(len(peer.protocol.events_received()))
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        session = open_session(server)
+        with session.together():
+            for _ in range(3):
+                session.predict(asking("hello"))
+            are_begun.set()
+            is_over.wait(PATIENCE)
+        session.close()
+    assert received == [[], 3]
+
+
 def test_refused_credentials(start_server: StartServer, open_session: Open) -> None:
     """A server that wants a token says so, and the hint says where to put it; nothing is left open."""
     server = start_server(options={"api_tokens": {"abcdefgh": "0123456789abcdefghij"}})

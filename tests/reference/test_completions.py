@@ -1,5 +1,6 @@
 """What a TAB offers in bash, zsh and fish: the same in each, asked of the real shell."""
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,8 @@ CASES: Mapping[str, set[str]] = {
     "lm respond --output h": {"history"},
     "lm respond --output=js": {"json", "jsonl"},
     "lm respond -n hello --output=": {"text", "json", "jsonl", "history"},
+    "lm respond --each ": {"line", "nul", "jsonl"},
+    "lm complete --each=j": {"jsonl"},
     "lm complete -o ": {"text", "json", "jsonl"},
     "lm stats --by ": {"model", "day", "file", "stop_reason"},
     "lm respond --reasoning ": {"show", "hide", "on", "off"},
@@ -50,6 +53,8 @@ CASES: Mapping[str, set[str]] = {
     "lm serve ": {"model.gguf", "sub/"},
     "lm respond -f ": {*FILES, "sub/"},
     "lm respond --file=no": {"notes.md"},
+    "lm respond --results ": {*FILES, "sub/"},
+    "lm complete --results=ta": {"talk.json"},
     "lm respond -H ": {"demo", "model.gguf", "sub/"},
     "lm serve --host ": set(),
 }
@@ -99,7 +104,7 @@ def as_offered(shell: str, line: str, expected: set[str]) -> set[str]:
 
 
 def _is_readlines(shell: str, line: str) -> bool:
-    return shell == "bash" and ("-f " in line or "--file=" in line)
+    return shell == "bash" and re.search(r"-f |--file=|--results[ =]", line) is not None
 
 
 def glued(line: str) -> str:

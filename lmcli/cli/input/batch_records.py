@@ -181,14 +181,15 @@ def _json_record(position: int, data: bytes) -> BatchRecord:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         value = parse_json(_text(data), _THIS)  # says where the error is
-    record = BatchRecord(position, "", data)
+    content, name, config = data, None, None
     try:
         if isinstance(value, dict):
-            record = record._replace(content=_content(value, data), id=_id(value))
-            record = record._replace(config=_config(value))
-        return record._replace(subject=_subject(value))
+            content = _content(value, data)
+            name = _id(value)
+            config = _config(value)
+        return BatchRecord(position, _subject(value), content, name, config)
     except BadInput as error:
-        return record._replace(error=error)
+        return BatchRecord(position, "", content, name, config, error)
 
 
 def _id(value: dict[str, Any]) -> RecordId | None:

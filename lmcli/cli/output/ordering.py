@@ -13,28 +13,22 @@ _BURST_BYTES: Final = 1 << 16
 
 
 class Answer:
-    """The place of one answer on stdout."""
+    """The place of one answer on stdout.
+
+    Attributes:
+        whole: the whole of it, which begins with what was streamed; None while it is not known.
+    """
 
     def __init__(self) -> None:
+        self.whole: bytes | None = None
         self._waiting: list[bytes] = []
         self._streamed = bytearray()
         self._is_streaming = True
-        self._whole: bytes | None = None
 
     @property
     def streamed(self) -> bytes:
         """What has been written of it so far."""
         return bytes(self._streamed)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the whole of it is known."""
-        return self._whole is not None
-
-    @property
-    def size(self) -> int:
-        """The bytes of a finished answer."""
-        return len(self._whole or b"")
 
     def stream(self, data: bytes) -> None:
         """Add to what is streamed."""
@@ -46,14 +40,10 @@ class Answer:
         self._is_streaming = False
         self._waiting.clear()
 
-    def finish(self, whole: bytes) -> None:
-        """See `OrderedOutput.finish`."""
-        self._whole = whole
-
     def due(self) -> bytes:
         """What can be written now, if this is the oldest answer; each byte is returned once."""
-        if self._whole is not None:
-            return self._whole[len(self._streamed) :]
+        if self.whole is not None:
+            return self.whole[len(self._streamed) :]
         due = b"".join(self._waiting)
         self._waiting.clear()
         self._streamed += due
@@ -89,7 +79,7 @@ class OrderedOutput:
 
     def finish(self, answer: Answer, whole: bytes) -> None:
         """Set the whole of an answer, which begins with what was streamed of it."""
-        answer.finish(whole)
+        answer.whole = whole
         self.held_size += len(whole)
 
     def advance(self) -> None:
@@ -103,10 +93,10 @@ class OrderedOutput:
             if data := answer.due():
                 self._due.append(data)
                 self._due_size += len(data)
-            if not answer.is_finished:
+            if answer.whole is None:
                 break
             self._answers.popleft()
-            self.held_size -= answer.size
+            self.held_size -= len(answer.whole)
         if self._due_size >= _BURST_BYTES:
             self.flush()
 
@@ -122,5 +112,5 @@ class OrderedOutput:
 
     def drop_empty_end(self) -> None:
         """Forget the last answers, if they are not finished and nothing of them was written."""
-        while self._answers and not (self._answers[-1].is_finished or self._answers[-1].streamed):
+        while self._answers and not (self._answers[-1].whole is not None or self._answers[-1].streamed):
             self._answers.pop()

@@ -28,6 +28,7 @@ LATEST_SYNC: Final = 0.1
 """How many seconds a line may wait to be made durable together with others."""
 
 _INPUT: Final = "input"
+_ID_TYPES: Final = (NoneType, *get_args(RecordId))
 _FIRST_KEY: Final = b'{"index":'
 _BLOCK_BYTES: Final = 1 << 18
 _FREE: Final = -2
@@ -184,10 +185,11 @@ class _Places:
 
     def put(self, key: int | str, place: int) -> None:
         """Note the place of a key; -1 takes it away."""
-        slot = self._slot(hash(key))
+        hashed = hash(key)
+        slot = self._slot(hashed)
         if self._values[slot] == _FREE:
             self._count += 1
-        self._hashes[slot], self._values[slot] = hash(key), place
+        self._hashes[slot], self._values[slot] = hashed, place
         if self._count * 2 > len(self._values):
             self._grow()
 
@@ -205,11 +207,12 @@ class _Places:
         return slot
 
     def _grow(self) -> None:
-        old = [(h, v) for h, v in zip(self._hashes, self._values, strict=True) if v != _FREE]
+        old = zip(self._hashes, self._values, strict=True)
         self._hashes, self._values = self._hashes * 2, array("q", [_FREE]) * (2 * len(self._values))
         for hashed, value in old:
-            slot = self._slot(hashed)
-            self._hashes[slot], self._values[slot] = hashed, value
+            if value != _FREE:
+                slot = self._slot(hashed)
+                self._hashes[slot], self._values[slot] = hashed, value
 
 
 def _key(index: int, name: RecordId | None) -> int | str:
@@ -224,7 +227,7 @@ def _parsed(line: bytes) -> JsonObject | None:
     except orjson.JSONDecodeError:
         return None
     is_result = isinstance(result, dict) and type(result.get("index")) is int and isinstance(result.get(_INPUT), str)
-    is_named = is_result and type(result.get("id")) in (NoneType, *get_args(RecordId))
+    is_named = is_result and type(result.get("id")) in _ID_TYPES
     return result if is_named else None
 
 
