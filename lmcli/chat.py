@@ -5,6 +5,7 @@ rules, and depends neither on the wire nor on files.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
@@ -120,8 +121,12 @@ class Chat:
             chat.add_user_message(history)
             return chat
         entries = history.messages if isinstance(history, Chat) else _entries(history)
-        for index, entry in enumerate(entries):
-            chat.append(read_message(entry, f"messages[{index}]"))
+        messages = (read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries))
+        for role, run in groupby(messages, key=lambda message: message.role):
+            if role == "user":  # joined at once: one after the other takes quadratic time
+                chat.append(Message(role, tuple(part for message in run for part in message.content)))
+            else:
+                chat._messages.extend(run)
         return chat
 
     def copy(self) -> "Chat":

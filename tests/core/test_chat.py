@@ -315,3 +315,10 @@ def test_any_json_is_a_history_or_bad_input(value: Any) -> None:
         assert refusal.message.startswith("messages")  # noqa: PT017  whatever else is raised fails by itself
     else:
         assert all(isinstance(message, Message) for message in chat.messages)
+
+
+def test_many_messages_of_the_user_in_a_row() -> None:
+    """They are joined in linear time: quadratic time would exceed the limit of a test."""
+    count = 200_000
+    chat = Chat.from_history([{"role": "user", "content": "x"}] * count)
+    assert [len(message.content) for message in chat.messages] == [count]
