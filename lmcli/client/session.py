@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from lmcli.client.address import Address
-from lmcli.client.dial import CONNECT_SECONDS
+from lmcli.client.dialing import CONNECT_SECONDS
 from lmcli.client.transport import Transport
 from lmcli.client.waiting import Interrupts, no_interrupts
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, RemoteProtocolError, RequestRejected, TimedOut

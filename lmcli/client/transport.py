@@ -16,7 +16,7 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
-from lmcli.client.dial import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
+from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped
 

@@ -187,6 +187,32 @@ def test_a_silent_port_is_given_up(answer: Answer) -> None:
     assert greetings([silent, good])[0] == good
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("data", "then"),
+    [
+        (b"", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: more\r\n"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"lmstudio": true', b" "),
+    ],
+    ids=["a line", "a header", "headers", "a body"],
+)
+@pytest.mark.parametrize("times", [1, 10_000], ids=["slow", "fast"])
+def test_a_greeting_without_an_end(answer: Answer, data: bytes, then: bytes, times: int) -> None:
+    """It is given up after a moment, or as soon as it is too long, and the next port is taken."""
+
+    def attend(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(data)
+        while True:
+            connection.sendall(then * times)
+
+    good = answer(GREETING)
+    with Listener(attend) as endless:
+        assert greetings([endless.port, good], within=FOREVER if times > 1 else 0.5) == [good]
+
+
 def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
     """Nobody waits for a port whose answer does not matter."""
     good = answer(GREETING)
