@@ -92,6 +92,7 @@ class Runner:
         except ReaderLeft:
             self._has_lost_reader = True
         except LmError as error:
+            self._has_lost_reader = self.output.is_left
             self.error = self.error or error
         finally:
             self.signals.acknowledge()

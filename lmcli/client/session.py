@@ -229,6 +229,8 @@ class Session:
         self._send(traced=False)
         limit = CONNECT_SECONDS if self._timeout is None else self._timeout
         texts = self._transport.receive(within=limit)
+        if not texts and self._transport.is_interrupted:
+            raise ConnectionLost("the wait for an answer to the authentication was interrupted")
         if not texts and self._timeout is not None:
             raise TimedOut(f"no answer to the authentication within {limit:g} s")
         self._take(texts)

@@ -261,11 +261,14 @@ class SurrogateJoiner:
     def __init__(self) -> None:
         self._held = ""
 
-    def join(self, fragment: Fragment) -> Fragment:
-        """The same fragment with text that can be encoded."""
-        if not self._held and (fragment.content.isascii() or _is_encodable(fragment.content)):
+    def join(self, fragment: Fragment) -> Fragment | None:
+        """The same fragment with text that can be encoded; None for one without text and tokens."""
+        content = fragment.content
+        if content and not self._held and (content.isascii() or _is_encodable(content)):
             return fragment
-        text = self._held + fragment.content
+        if not (content or fragment.tokens_count):
+            return None
+        text = self._held + content
         self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
         return fragment._replace(content=_repaired(text[: len(text) - len(self._held)]))
 

@@ -10,17 +10,18 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 from conftest import PATIENCE, Connect, Packet, StartServer, query, wait_until
-from faults import Listener, Peer, ScriptedServer
+from faults import Listener, Peer, ScriptedServer, text_frame
 from packets import piece, success
 from processes import INSTANCE, StubConnection, StubServer, environment, run, start
 
@@ -664,6 +665,72 @@ def test_a_signal_while_connecting(line: str, count: int, stage: str, number: si
             child.process.send_signal(number)
             assert child.end() == -number
             assert (child["stdout"], child["stderr"]) == (b"", b"")
+
+
+@pytest.mark.parametrize("stage", ["handshake", "authentication", "file"])
+@pytest.mark.parametrize("options", ["", "--timeout 100"])
+def test_a_reader_who_leaves_while_connecting(stage: str, options: str, tmp_path: Path) -> None:
+    """Nobody waits for an image to be uploaded for an answer that has no reader."""
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    reading, writing = os.pipe()
+    line = f"lm respond -f image.png {options} hi"
+    with StuckServer(stage, 2) as stuck:
+        variables = environment(tmp_path, stuck.port)
+        with start(*line.split(), folder=tmp_path, variables=variables, stdout=writing) as child:
+            os.close(writing)
+            assert stuck.is_reached.wait(PATIENCE)
+            os.close(reading)
+            assert child.end() == -signal.SIGPIPE
+            assert child["stderr"] == b""
+
+
+FLOODS = {
+    "pings": b"\x89\0",
+    "unknown messages": text_frame(b'{"type":"weather"}'),
+    "fragments": text_frame(json.dumps(piece("x")).encode()),
+}
+
+
+@contextmanager
+def flooding(frames: bytes) -> Iterator[ScriptedServer]:
+    """A server that answers a prediction with the same for ever, and ignores the cancel."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.send({"type": "rpcResult", "callId": peer.receive()["callId"], "result": [INSTANCE]})
+        peer.receive()
+        while True:
+            peer.socket.sendall(frames * 5_000)
+
+    with ScriptedServer(script) as server:
+        yield server
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("frames", FLOODS.values(), ids=FLOODS)
+def test_a_signal_in_a_flood(frames: bytes, number: signal.Signals, tmp_path: Path) -> None:
+    """However much a server sends, meaning or none: the first signal ends the process, within about the grace."""
+    with flooding(frames) as server:
+        variables = environment(tmp_path, server.port, PYTHONPATH=str(tmp_path))
+        unbounded = (
+            "import lmcli.client.transport as t, lmcli.wire.multiplexer as m\nt.IDLE_FRAMES = m.IGNORED = 1e18\n"
+        )
+        (tmp_path / "sitecustomize.py").write_text(unbounded)
+        line = ["lm", "respond", "-v", "--stats-file", "stats", "hi"]
+        with start(*line, folder=tmp_path, variables=variables, stdout=subprocess.DEVNULL) as child:
+            child.wait_for(b'"endpoint":"predict"', "stderr")
+            child.process.send_signal(number)
+            assert child.end() == -number
+    assert last_line(tmp_path / "stats")["exit_status"] == 128 + number
+
+
+@pytest.mark.parametrize("name", ["pings", "unknown messages"])
+def test_the_timeout_holds_in_a_flood(name: str, tmp_path: Path) -> None:
+    """Signs of life are not an answer."""
+    with flooding(FLOODS[name]) as server:
+        ran = run("lm respond --timeout 0.3 hi", tmp_path, environment(tmp_path, server.port))
+    assert (ran.status, ran.stdout) == (75, b"")
+    assert ran.stderr.startswith("lm: error: the server was silent for 0.3 s\n")
 
 
 HANGING_RESOLVER = """

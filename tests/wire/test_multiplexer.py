@@ -281,6 +281,7 @@ MEANINGLESS: dict[str, Packet] = {
     "an unknown kind": {"type": "weather"},
     "an acknowledgement that was not asked for": {"type": "keepAliveAck"},
     "an unknown packet": sent(1, {"type": "weather"}),
+    "an empty fragment": sent(1, {"type": "fragment", "fragment": {"content": "", "tokensCount": 0}}),
     "the packet of another channel": piece("x", 7),
     "the result of another call": {"type": "rpcResult", "callId": 7},
     "the end of another channel": closed(7),
