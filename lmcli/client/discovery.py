@@ -30,6 +30,7 @@ TOKEN_FORM: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 
 _GREETING: Final = b"GET /lmstudio-greeting HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 _ANSWER_LIMIT: Final = 64 * 1024
+"""A longer answer is not that of LM Studio, whose head and body have a few hundred bytes."""
 
 
 def find_server(

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from conftest import PATIENCE, Connect, Packet, StartServer, query, wait_until
+from conftest import FOREVER, PATIENCE, Connect, Packet, StartServer, query, wait_until
 from faults import Listener, Peer, ScriptedServer, text_frame
 from packets import piece, success
 from processes import INSTANCE, StubConnection, StubServer, environment, run, start
@@ -682,6 +682,29 @@ def test_a_reader_who_leaves_while_connecting(stage: str, options: str, tmp_path
             os.close(reading)
             assert child.end() == -signal.SIGPIPE
             assert child["stderr"] == b""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_the_server_is_looked_for(number: signal.Signals, tmp_path: Path) -> None:
+    """A port that does not answer the greeting keeps nobody who wants to leave."""
+    is_asked = threading.Event()
+
+    def attend(connection: socket.socket) -> None:
+        assert connection.recv(65536).startswith(b"GET /lmstudio-greeting ")
+        is_asked.set()
+        connection.recv(1)
+
+    with Listener(attend) as silent:
+        (tmp_path / "sitecustomize.py").write_text(
+            f"import lmcli.client.discovery as d\nd.API_PORTS, d.HTTP_PORT = (), {silent.port}\n"
+            f"d.greetings.__kwdefaults__['within'] = {FOREVER}\n"
+        )
+        variables = environment(tmp_path, "", PYTHONPATH=str(tmp_path))
+        with start("lm", "respond", "hi", folder=tmp_path, variables=variables) as child:
+            assert is_asked.wait(PATIENCE)
+            child.process.send_signal(number)
+            assert child.end() == -number
+            assert (child["stdout"], child["stderr"]) == (b"", b"")
 
 
 FLOODS = {
