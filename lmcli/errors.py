@@ -60,7 +60,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
     ExitCode.TRY_AGAIN: "try again: --timeout has expired, or --results FILE is in use",
-    ExitCode.NOT_ALLOWED: "API token missing, refused, or not sent because the connection is not encrypted",
+    ExitCode.NOT_ALLOWED: "API token missing, refused, or not to be sent unencrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
