@@ -19,6 +19,7 @@ from lmcli.cli.signals import die_of
 from lmcli.client.address import LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
+from lmcli.server.access import read_origin
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
@@ -36,7 +37,7 @@ def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: M
     Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
 
     Raises:
-        UsageError: the server would be open to the network without authentication.
+        UsageError: the server would be open to the network without authentication, or an origin has another form.
         Unavailable: the server cannot listen on the address, or the models cannot be run.
         NoInput: the token file, or a model, is not there.
         BadSetting: the token file is not valid.
@@ -46,11 +47,12 @@ def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: M
             f"listening on {quoted(options.host)} opens the server to everyone on the network",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
+    origins = _origins(options.allow_origin or ())
     log_to(messages)
     api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
     files = [Path(word) for word in words]
     engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
-    server = Server(engine, api_tokens=api_tokens)
+    server = Server(engine, api_tokens=api_tokens, allowed_origins=origins)
     signum = asyncio.run(_serve(server, LOOPBACK if options.host == _LOOPBACK_NAME else options.host, options.port))
     die_of(signum)
 
@@ -128,6 +130,14 @@ def _announce(address: str) -> None:
     except OSError as error:
         raise OutputFailed(f"cannot write the address to stdout: {reason(error)}") from error
     _log.info("serving, Ctrl-C stops the server")
+
+
+def _origins(texts: Sequence[str]) -> Sequence[str]:
+    try:
+        return [read_origin(text) for text in texts]
+    except ValueError as error:
+        problem = f"--allow-origin: {quoted(error)} is not an origin"
+        raise UsageError(problem, "an origin is a scheme, a host and maybe a port: https://example.com:8443") from error
 
 
 def _is_loopback(host: str) -> bool:
