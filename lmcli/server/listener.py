@@ -21,12 +21,12 @@ from lmcli.server.authentication import Authenticator, ConnectedClient
 from lmcli.server.dispatch import MAX_CREDENTIALS_BYTES, can_raise_limit, serve_connection
 from lmcli.server.endpoints import Context, Namespace
 from lmcli.server.engine import Engine
+from lmcli.server.limits import MAX_TEXT_BYTES
 from lmcli.server.model_instance import Instance
 from lmcli.server.registry import ModelRegistry
 from lmcli.server.sockets import LACK_OF_RESOURCES, Connections, ListeningSocket, ServerSocket, listen
 from lmcli.values import JsonObject
 
-MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
 # How long to wait for a client's close frame when the server closes.
 CLOSE_SECONDS: Final = 0.5
 # Source: lmstudio-js 6ec11db, lms-communication-server/src/AuthenticatedWsServer.ts
