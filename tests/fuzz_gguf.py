@@ -77,7 +77,7 @@ def main(seconds: float) -> None:
         corpus.mkdir()
         (corpus / "valid").write_bytes(header())
         arguments = [sys.argv[0], f"-max_total_time={round(seconds)}", str(corpus)]
-        atheris.instrument_func(read_header)
+        atheris.instrument_all()
         atheris.Setup(arguments, lambda content: try_to_read(file, content))
         atheris.Fuzz()
 

@@ -9,6 +9,7 @@ import time
 from typing import Any, Final, cast
 
 from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
 
 MAX_CONNECTIONS: Final = 1000
 # The descriptors that are kept for everything else: models, subprocesses, the log.
@@ -143,13 +144,25 @@ class ServerSocket(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Process what was read; close the connection if too much of the answers to pings is not read."""
+        """Process what was read; close the connection if too much of the answers to pings is not read.
+
+        A request with invalid bytes after it is not answered: websockets would end the connection twice.
+        """
         before = self.transport.get_write_buffer_size()
         super().data_received(data)
+        if self.state is State.CONNECTING and self.request is not None and self.protocol.eof_sent:
+            self.transport.abort()
         if self.paused:  # nothing else is written meanwhile
             self._pong_bytes += self.transport.get_write_buffer_size() - before
             if self._pong_bytes > MAX_PONG_BYTES:
                 self.transport.abort()
+
+    def eof_received(self) -> None:
+        """End a connection whose client leaves before it is answered, which websockets would take for a bug."""
+        if self.state is State.CONNECTING:
+            self.transport.abort()
+        else:
+            super().eof_received()
 
     def resume_writing(self) -> None:
         """Start again: what was written is read."""

@@ -128,7 +128,7 @@ def errors() -> Iterator[Errors]:
 @pytest.fixture
 def fuzzed(start_server: StartServer) -> Running:
     """A server that soon ends connections without credentials."""
-    return start_server(options={"authentication_seconds": 0.2})
+    return start_server(options={"authentication_seconds": 3.0})
 
 
 @pytest.fixture
@@ -190,6 +190,17 @@ def test_any_http_request(fuzzed: Running, healthy: Wire, errors: Errors, lines:
     """Lines in any order, valid and invalid ones."""
     with socket.create_connection(("127.0.0.1", fuzzed.port), PATIENCE) as client, suppress(ConnectionError):
         client.sendall(end.join(lines) + end + end)
+    check(healthy, errors)
+
+
+@pytest.mark.parametrize("rest", [b"", b"\xff\xff", b"\x00" * 100])
+def test_client_that_goes_on_before_the_answer(fuzzed: Running, healthy: Wire, errors: Errors, rest: bytes) -> None:
+    """A request that arrives together with invalid bytes, or with the end of the connection, is no error."""
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", fuzzed.port), PATIENCE) as client, suppress(ConnectionError):
+            client.sendall(b"GET /lmstudio-greeting HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1024)
     check(healthy, errors)
 
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Connect, Packet, Wire, predicting, query, stack, stats_of, text_of
 from websockets.exceptions import ConnectionClosed
 
+import lmcli
+from lmcli.server import limits
 from lmcli.server.background import Running
 from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.engine import off_loop
@@ -24,6 +27,8 @@ from lmcli.server.limits import (
     MAX_TEXT_BYTES,
     MAX_VALUES,
 )
+from lmcli.server.listener import AUTHENTICATION_SECONDS
+from lmcli.server.sockets import MAX_CONNECTIONS
 from lmcli.server.text_processing import ReasoningTags, StopStringMatcher, TextProcessor
 
 MESSAGE: Packet = {"role": "user", "content": [{"type": "text", "text": "a"}]}
@@ -227,3 +232,17 @@ def test_long_text_is_processed_on_a_thread() -> None:
 
     assert asyncio.run(thread_of("a")) == threading.get_ident()
     assert asyncio.run(thread_of("a " * 50_000)) != threading.get_ident()
+
+
+def test_limits_are_documented() -> None:
+    """The manual page has each limit, in numbers."""
+    page = (Path(lmcli.__file__).parent.parent / "man" / "lm-serve.1").read_text(encoding="utf-8")
+    sizes = {name: value for name, value in vars(limits).items() if name.startswith("MAX_")}
+    sizes |= {"MAX_CONNECTIONS": MAX_CONNECTIONS, "AUTHENTICATION_SECONDS": AUTHENTICATION_SECONDS}
+    missing = [
+        name
+        for name, value in sizes.items()
+        if f"{value:,g}" not in page and f"{value:,}" not in page and f"{value // 1024**2:,} MiB" not in page
+    ]
+    assert len(sizes) > 10
+    assert missing == []
