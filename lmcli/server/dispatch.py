@@ -20,18 +20,16 @@ from websockets.server import ServerProtocol
 
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.server.authentication import Authenticator, ConnectedClient, Credentials, read_credentials
+from lmcli.server.decoding import decode, has_too_many_values, has_type, nesting_excess
 from lmcli.server.endpoints import CallEndpoint, Channel, ChannelEndpoint, Context, Namespace, Shape, read
 from lmcli.server.limits import (
     MAX_CALLS,
     MAX_CHANNELS,
     MAX_OPEN_BYTES,
-    MAX_VALUES,
-    has_too_many_values,
-    nesting_excess,
 )
 from lmcli.server.request_errors import AuthenticationFailed, InvalidParameter, RequestFailed, internal_error
 from lmcli.values import JsonObject
-from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
+from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object
 
 MAX_WARNINGS: Final = 5
 MAX_CONCURRENT_CALLS: Final = 64
@@ -68,7 +66,7 @@ async def authenticate(socket: ServerConnection, seconds: float) -> Credentials:
                 text = await socket.recv()
                 if len(text) > MAX_CREDENTIALS_BYTES:  # where the limit of the connection cannot be raised later
                     raise AuthenticationFailed("The authentication is too large")
-                credentials = read_credentials(_json(text))
+                credentials = read_credentials(decode(text))
                 if credentials is not None:
                     return credentials
     except TimeoutError as error:
@@ -159,11 +157,11 @@ class Connection:
 
     async def _receive(self, text: str | bytes) -> None:
         if isinstance(text, str) and has_too_many_values(text):
-            await self._socket.close(CloseCode.MESSAGE_TOO_BIG, f"more than {MAX_VALUES} values in a text")
+            await self._socket.close(CloseCode.MESSAGE_TOO_BIG, "too many values in a text")
             return
-        value = _json(text)
+        value = decode(text)
         try:
-            envelope = from_object(value if _has_type(value) else ABSENT)
+            envelope = from_object(value if has_type(value) else ABSENT)
         except RemoteProtocolError:
             self._log(logging.DEBUG, "ignored a text that is not an envelope: %s", quoted(text[:61], limit=60))
             return
@@ -316,17 +314,3 @@ class Connection:
     async def _subscribe(self, envelope: Envelope) -> None:
         kind = "signal" if envelope.type == "signalSubscribe" else "writableSignal"
         await self._warn(f"{kind}EndpointUnknown", f"unknown signal endpoint {quoted(envelope.endpoint)}")
-
-
-def _has_type(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("type"), str)
-
-
-def _json(text: str | bytes) -> Any:
-    """Decode JSON; ABSENT if the text is binary or not valid JSON."""
-    if isinstance(text, bytes):
-        return ABSENT
-    try:
-        return loads(text)
-    except RemoteProtocolError:
-        return ABSENT

@@ -14,10 +14,12 @@ from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
 # One text on the socket, after the authentication. An uploaded file is a third larger there.
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024
-# The commas and opening brackets in a text of more than SMALL_TEXT characters: about the number of its JSON values.
+# The opening brackets and the commas in a text: about the number of its JSON objects and arrays, and of all its values.
+# They are counted without reading the text, so those within strings count, too.
+MAX_OBJECTS: Final = 200_000
 MAX_VALUES: Final = 1_000_000
-SMALL_TEXT: Final = 1_000_000
-MAX_NESTING: Final = 200
+# As deep as orjson writes it, so that any value can be sent back.
+MAX_NESTING: Final = 254
 # Requests that are not answered yet, for each connection: their number, and their size together.
 MAX_CALLS: Final = 1024
 MAX_CHANNELS: Final = 1024
@@ -37,27 +39,6 @@ _STOP_STRING_KEYS: Final = tuple(PREDICTION_PREFIX + name for name in ("stopStri
 _TAGS_KEY: Final = PREDICTION_PREFIX + "reasoning.parsing"
 
 
-def has_too_many_values(text: str) -> bool:
-    """Whether a JSON text would take too long to read, and too much memory."""
-    return len(text) > SMALL_TEXT and sum(map(text.count, ",[{")) > MAX_VALUES
-
-
-def nesting_excess(text: str, value: Any) -> str | None:
-    """Say that a value, read from a text, is nested too deeply; None if it is not."""
-    if text.count("[") + text.count("{") <= MAX_NESTING:
-        return None
-    level: list[Any] = [value]
-    for _ in range(MAX_NESTING + 1):
-        level = [item for items in level for item in _items(items) if isinstance(item, dict | list)]
-        if not level:
-            return None
-    return f"The parameter is nested more than {MAX_NESTING} levels deep"
-
-
-def _items(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
 def history_excess(history: Any) -> str | None:
     """Say that a chat history has too many messages or parts; None if it has not."""
     messages = history.get("messages") if isinstance(history, dict) else None
@@ -71,12 +52,17 @@ def history_excess(history: Any) -> str | None:
     return None
 
 
+def json_size(value: Any) -> int | None:
+    """The size of a value as JSON; None if it is nested too deeply, or orjson cannot write something in it."""
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError:  # also half a surrogate pair, or an integer of more than 64 bits
+        return None
+
+
 def config_excess(stack: Any) -> str | None:
     """Say that a config stack is too large; None if it is not."""
-    try:
-        size = len(orjson.dumps(stack))
-    except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
-        size = len(repr(stack))
+    size = json_size(stack) or len(repr(stack))
     return f"The config is larger than {MAX_CONFIG_BYTES} bytes" if size > MAX_CONFIG_BYTES else None
 
 

@@ -21,6 +21,7 @@ from lmcli.server.limits import (
     MAX_MESSAGES,
     MAX_NAME_CHARACTERS,
     MAX_NESTING,
+    MAX_OBJECTS,
     MAX_PARTS,
     MAX_STOP_STRING_CHARACTERS,
     MAX_STOP_STRINGS,
@@ -95,12 +96,17 @@ def tags(size: int) -> Packet:
         ),
         (
             predicting("a", stack(other=nested(MAX_NESTING - 8))),
-            predicting("a", stack(other=nested(MAX_NESTING + 1))),
+            predicting("a", stack(other=nested(MAX_NESTING - 6))),
+            f"more than {MAX_NESTING} levels deep",
+        ),
+        (
+            predicting("a", stack(other=[2**70, nested(MAX_NESTING - 9)])),
+            predicting("a", stack(other=[2**70, nested(MAX_NESTING - 6)])),
             f"more than {MAX_NESTING} levels deep",
         ),
     ],
-    ids=["stops", "stop length", "template stops", "tags", "messages", "parts", "config", "surrogates", "nesting"],
-)  # fmt: skip
+    ids=["stops", "length", "template", "tags", "messages", "parts", "config", "surrogates", "nesting", "integers"],
+)
 def test_prediction_beyond_a_limit_is_an_error(wire: Wire, within: Packet, beyond: Packet, problem: str) -> None:
     """It names the limit, and the connection goes on; what reaches the limit is served."""
     answer = wire.stream("predict", beyond)
@@ -148,8 +154,8 @@ def test_size_of_open_requests_is_limited(
 
 @pytest.mark.parametrize(
     "text",
-    ["[" + "[]," * (MAX_VALUES // 2) + "0]", '{"type":"keepAlive"}' + " " * MAX_TEXT_BYTES],
-    ids=["values", "size"],
+    ["[" + "[]," * MAX_OBJECTS + "0]", "[" + "1," * MAX_VALUES + "0,0]", '{"type":"keepAlive"}' + " " * MAX_TEXT_BYTES],
+    ids=["objects", "values", "size"],
 )
 def test_text_that_is_too_large_ends_its_connection(server: Running, connect: Connect, text: str) -> None:
     """The connection is closed for the reason that the message is too big; others go on."""
