@@ -257,6 +257,7 @@ complete -c lm -n '__lm_is serve' -f -a '(__lm_files .gguf)'
 complete -c lm -n '__lm_is serve' -l port -d '0 picks a free one' -r -f
 complete -c lm -n '__lm_is serve' -l host -d 'Beyond loopback only with --require-token' -r -f
 complete -c lm -n '__lm_is serve' -l require-token -d 'File with the API token that clients must have' -r -F
+complete -c lm -n '__lm_is serve' -l allow-origin -d 'Web site whose pages may connect; may be repeated' -r -f
 complete -c lm -n '__lm_is serve' -l tokens-per-second -d 'Slow the echo models down' -r -f
 complete -c lm -n '__lm_is serve' -l load-seconds -d 'Time that a load takes' -r -f
 complete -c lm -n '__lm_is serve' -l prompt-tokens-per-second -d 'Slow the reading of prompts down' -r -f

@@ -360,6 +360,10 @@ class ServeOptions(Options):
     require_token: Annotated[
         Path | None, Option("--require-token", metavar="FILE", help="File with the API token that clients must have.")
     ] = None
+    allow_origin: Annotated[
+        list[str] | None,
+        Option("--allow-origin", metavar="ORIGIN", help="Web site whose pages may connect; may be repeated."),
+    ] = None
     tokens_per_second: Annotated[
         float | None, Option("--tokens-per-second", metavar="X", help="Slow the echo models down.")
     ] = None

@@ -3,53 +3,56 @@
 import logging
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from lmcli.cli.messages import Messages
 
 EVERYTHING: Final = logging.DEBUG
 WARNINGS: Final = logging.WARNING
-# The number of records that may wait to be written, and the time (seconds) that the server waits for one.
+# The number of records that may wait to be written, and for how long the end of the log waits for them, in seconds.
 _MAX_QUEUED: Final = 1000
-_WRITE_TIMEOUT: Final = 0.05
+_LAST_SECONDS: Final = 1.0
 
 
-class _MessagesHandler(logging.Handler):
-    """Writes log records to stderr on a thread, so that a blocked stderr does not block the server.
+class LogWriter(logging.Handler):
+    """Writes log records to stderr on a thread, so that logging never waits for the reader of stderr.
 
-    While stderr is read, logging returns when the record is written. After the first record that is not written in
-    time, logging no longer waits, until the queue is empty again.
+    While stderr is not read, records are queued, and dropped and counted once the queue is full.
     """
 
     def __init__(self, messages: Messages) -> None:
         super().__init__()
         self._messages = messages
         self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_QUEUED)
-        self._written = threading.Event()
-        self._is_blocked = False
         self._dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._written.clear()
         try:
             self._queue.put_nowait(record)
         except queue.Full:
             self._dropped += 1
-            return
-        if not self._is_blocked:
-            self._is_blocked = not self._written.wait(_WRITE_TIMEOUT)
+
+    def finish(self) -> None:
+        """Wait until all records are written, or _LAST_SECONDS have passed."""
+        done = self._queue.all_tasks_done
+        with done:
+            done.wait_for(lambda: not self._queue.unfinished_tasks, _LAST_SECONDS)
 
     def _write(self) -> None:
         while True:
-            record = self._queue.get()
-            self._log(record)
+            self._log(self._queue.get())
             if self._queue.empty():
-                dropped, self._dropped = self._dropped, 0
-                if dropped:
-                    self._messages.warning(f"{dropped} lines of the log are lost: stderr was not read in time")
-                self._is_blocked = False
-                self._written.set()
+                self._report_dropped()
+            self._queue.task_done()
+
+    def _report_dropped(self) -> None:
+        with self.lock or threading.RLock():
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            self._messages.warning(f"{dropped} lines of the log are lost: stderr was not read in time")
 
     def _log(self, record: logging.LogRecord) -> None:
         write = self._messages.detail if record.levelno < logging.INFO else self._messages.report
@@ -60,8 +63,14 @@ class _MessagesHandler(logging.Handler):
             self._messages.raw(logging.Formatter().formatException(record.exc_info) + "\n")
 
 
-def log_to(messages: Messages, level: int = EVERYTHING) -> None:
-    """Write the log of the server, from a level on, to stderr."""
-    log = logging.getLogger("lmcli")
-    log.addHandler(_MessagesHandler(messages))
+@contextmanager
+def log_to(messages: Messages, level: int = EVERYTHING) -> Iterator[LogWriter]:
+    """Write the log of the server, from a level on, to stderr, and its end before the context ends."""
+    log, handler = logging.getLogger("lmcli"), LogWriter(messages)
+    log.addHandler(handler)
     log.setLevel(level)
+    try:
+        yield handler
+    finally:
+        handler.finish()
+        log.removeHandler(handler)

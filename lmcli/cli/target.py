@@ -1,7 +1,7 @@
 """The server and the model that options and environment select."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -109,7 +109,9 @@ def _server(options: ServerOptions, env: Environment, messages: Messages) -> Ite
         return
     from lmcli.server import background  # noqa: PLC0415  only for a server inside this process
 
-    with background.start(None if host == DEMO_HOST else _local_engine(host, messages)) as running:
+    with ExitStack() as stack:
+        engine = None if host == DEMO_HOST else stack.enter_context(_local_engine(host, messages))
+        running = stack.enter_context(background.start(engine))
         yield Address(LOOPBACK, running.port)
 
 
@@ -129,12 +131,13 @@ def _is_model_file(host: str) -> bool:
     return host.lower().endswith(MODEL_SUFFIX)
 
 
-def _local_engine(host: str, messages: Messages) -> "Engine":
+@contextmanager
+def _local_engine(host: str, messages: Messages) -> Iterator["Engine"]:
     from lmcli.cli import server_log  # noqa: PLC0415  only for a GGUF file
     from lmcli.server.llama import local_engine  # noqa: PLC0415
 
-    server_log.log_to(messages, server_log.WARNINGS)
-    return local_engine([Path(host)], is_verbose=messages.verbosity is Verbosity.VERBOSE)
+    with server_log.log_to(messages, server_log.WARNINGS):
+        yield local_engine([Path(host)], is_verbose=messages.verbosity is Verbosity.VERBOSE)
 
 
 def _key_of_host(options: ModelOptions, env: Environment) -> str | None:

@@ -10,10 +10,40 @@ from lmcli.cli.app import COMMANDS
 from lmcli.cli.environment import VARIABLES
 from lmcli.errors import EXIT_MEANINGS
 from lmcli.reference.tree import Command, Option
+from lmcli.server.limits import (
+    MAX_CALLS,
+    MAX_CHANNELS,
+    MAX_CONFIG_BYTES,
+    MAX_FILES,
+    MAX_INSTANCES,
+    MAX_MESSAGES,
+    MAX_NAME_CHARACTERS,
+    MAX_NESTING,
+    MAX_OBJECTS,
+    MAX_OPEN_BYTES,
+    MAX_PARTS,
+    MAX_STOP_STRING_CHARACTERS,
+    MAX_STOP_STRINGS,
+    MAX_TEXT_BYTES,
+    MAX_UPLOADED_BYTES,
+    MAX_VALUES,
+)
+from lmcli.server.listener import AUTHENTICATION_SECONDS
+from lmcli.server.sockets import MAX_CONNECTIONS, MAX_PONG_BYTES
 from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, Range, Types
 from lmcli.wire.prediction_config import Option as Field
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
+
+
+def _mib(size: int) -> str:
+    return f"{size // 1024**2:,} MiB"
+
+
+def _kib(size: int) -> str:
+    return f"{size // 1024:,} KiB"
+
+
 _FIELDS_PAGE: Final = "lm-respond"
 _FIELDS_INTRODUCTION: Final = r"""
 .Ss Fields of \-\-set
@@ -27,6 +57,30 @@ sets it, and with
 .Ql false
 the server does not apply it.
 """
+_LIMITS_PAGE: Final = "lm-serve"
+_LIMITS_INTRODUCTION: Final = """
+.Ss Limits
+A request that exceeds a limit is answered with an error that names it; a text that is too large, or has too many
+values, ends its connection with the status 1009.
+"""
+_LIMITS: Final[Sequence[tuple[str, str]]] = (
+    (f"{MAX_CONNECTIONS:,}", "connections, or fewer if the process may have fewer open files; further ones wait"),
+    (f"{AUTHENTICATION_SECONDS:g} seconds", "for the HTTP request of a connection, and then for its credentials"),
+    (_mib(MAX_TEXT_BYTES), "for one text on the socket, and thus three quarters of it for an uploaded file"),
+    (f"{MAX_OBJECTS:,}", "objects and arrays in one text, as counted by its opening brackets"),
+    (f"{MAX_VALUES:,}", "values in one text, as counted by its commas"),
+    (f"{MAX_NESTING:,}", "levels of nested objects and arrays in a parameter"),
+    (f"{MAX_CALLS:,}", f"open calls and {MAX_CHANNELS:,} open channels for each connection"),
+    (_mib(MAX_OPEN_BYTES), "for the open requests of a connection together"),
+    (f"{MAX_MESSAGES:,}", f"messages, and {MAX_PARTS:,} parts of messages, in a chat history"),
+    (_mib(MAX_CONFIG_BYTES), "for a config, with its JSON schema"),
+    (f"{MAX_STOP_STRINGS:,}", "stop strings"),
+    (f"{MAX_STOP_STRING_CHARACTERS:,}", "characters in a stop string, or in a tag of reasoning"),
+    (f"{MAX_NAME_CHARACTERS:,}", "characters in the name of an uploaded file, or in the identifier of a loaded model"),
+    (f"{MAX_FILES:,}", f"uploaded files for each client, and {_mib(MAX_UPLOADED_BYTES)} for all of them together"),
+    (f"{MAX_INSTANCES:,}", "loaded models"),
+    (_kib(MAX_PONG_BYTES), "of answers to pings that a client does not read"),
+)
 _TYPES: Final[Mapping[Types, str]] = {
     NUMBER: "number",
     int: "whole number",
@@ -53,7 +107,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
     written: dict[str, Sequence[str]] = {
         "NAME": _name(name, shown[0]),
         "SYNOPSIS": _synopses(shown),
-        "DESCRIPTION": sections["DESCRIPTION"],
+        "DESCRIPTION": [*sections["DESCRIPTION"], *(_limits() if name == _LIMITS_PAGE else [])],
         "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
         "OUTPUT": sections.get("OUTPUT", []),
         "BATCH": sections.get("BATCH", []),
@@ -170,6 +224,13 @@ def _type(field: Field) -> str:
 def _range(limits: Range) -> str:
     low, high = limits
     return "" if low is None else f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _limits() -> Iterator[str]:
+    yield from [*_LIMITS_INTRODUCTION.strip().split("\n"), ".Bl -tag -width 10n -compact"]
+    for limit, what in _LIMITS:
+        yield from (f".It {limit}", what)
+    yield ".El"
 
 
 def _environment(shown: list[Command]) -> list[str]:

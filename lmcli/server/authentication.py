@@ -13,11 +13,12 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from lmcli.server.engine import UploadedFile
+from lmcli.server.limits import MAX_FILES, MAX_UPLOADED_BYTES
 from lmcli.server.request_errors import AuthenticationFailed, RequestFailed
 
 MAX_CREDENTIAL_LENGTH = 256
 GUEST_PREFIX = "guest:"
-MAX_UPLOADED_BYTES = 512 * 1024 * 1024
+_FILES_SUGGESTION = "They are dropped when the client disconnects"
 
 
 class Credentials(NamedTuple):
@@ -51,13 +52,15 @@ class ConnectedClient:
         """Store a file; returns its identifier, which contains neither a colon nor a slash.
 
         Raises:
-            RequestFailed: the client's files exceed MAX_UPLOADED_BYTES.
+            RequestFailed: the client's files exceed MAX_FILES or MAX_UPLOADED_BYTES.
         Source: lmstudio-js 6ec11db, lms-common/src/parseFileIdentifier.ts: a colon ends a scheme.
         """
+        if len(self.files) >= MAX_FILES:
+            raise RequestFailed(f"There are {MAX_FILES} uploaded files", suggestion=_FILES_SUGGESTION)
         if sum(len(stored.content) for stored in self.files.values()) + len(file.content) > MAX_UPLOADED_BYTES:
             raise RequestFailed(
                 f"The uploaded files are larger than {MAX_UPLOADED_BYTES // 1024**2} MiB together",
-                suggestion="They are dropped when the client disconnects",
+                suggestion=_FILES_SUGGESTION,
             )
         suffix = PurePath(file.name).suffix
         identifier = secrets.token_hex(12) + (suffix if suffix[1:].isalnum() and suffix.isascii() else "")

@@ -6,7 +6,7 @@ with background.start() as running:
 
 import asyncio
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from lmcli.closing import Closing
@@ -68,6 +68,7 @@ def start(
     host: str = HOST,
     port: int = 0,
     api_tokens: Mapping[str, str] | None = None,
+    allowed_origins: Sequence[str] = (),
     authentication_seconds: float = AUTHENTICATION_SECONDS,
 ) -> Running:
     """Start a server; returns when it accepts connections.
@@ -77,10 +78,16 @@ def start(
         host: the address to listen on.
         port: the port; 0 picks a free one.
         api_tokens: passkeys by identifier, of the accepted API tokens; None accepts all clients.
-        authentication_seconds: how long to wait for a client's credentials.
+        allowed_origins: the web sites whose pages may connect.
+        authentication_seconds: how long to wait for a client's HTTP request, and then for its credentials.
 
     Raises:
         OSError: the address cannot be listened on.
     """
-    server = Server(engine or EchoEngine(), api_tokens=api_tokens, authentication_seconds=authentication_seconds)
+    server = Server(
+        engine or EchoEngine(),
+        api_tokens=api_tokens,
+        allowed_origins=allowed_origins,
+        authentication_seconds=authentication_seconds,
+    )
     return Running(server, host, port)

@@ -15,20 +15,24 @@ from typing import Any, Final
 import orjson
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.server import ServerProtocol
 
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.server.authentication import Authenticator, ConnectedClient, Credentials, read_credentials
-from lmcli.server.endpoints import CallEndpoint, Channel, ChannelEndpoint, Context, Namespace, read
-from lmcli.server.engine import off_loop
+from lmcli.server.decoding import decode, has_too_many_values, has_type, nesting_excess
+from lmcli.server.endpoints import CallEndpoint, Channel, ChannelEndpoint, Context, Namespace, Shape, read
+from lmcli.server.limits import (
+    MAX_CALLS,
+    MAX_CHANNELS,
+    MAX_OPEN_BYTES,
+)
 from lmcli.server.request_errors import AuthenticationFailed, InvalidParameter, RequestFailed, internal_error
 from lmcli.values import JsonObject
-from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object, loads
+from lmcli.wire.envelopes import ABSENT, Envelope, encode, from_object
 
 MAX_WARNINGS: Final = 5
 MAX_CONCURRENT_CALLS: Final = 64
-MAX_CALLS: Final = 1024
-MAX_CHANNELS: Final = 1024
 # Large enough for the longest credentials, with every character escaped.
 MAX_CREDENTIALS_BYTES: Final = 4096
 # After this many envelopes the event loop gets a turn, so that other clients, and a cancel, are served in between.
@@ -62,7 +66,7 @@ async def authenticate(socket: ServerConnection, seconds: float) -> Credentials:
                 text = await socket.recv()
                 if len(text) > MAX_CREDENTIALS_BYTES:  # where the limit of the connection cannot be raised later
                     raise AuthenticationFailed("The authentication is too large")
-                credentials = read_credentials(_json(text))
+                credentials = read_credentials(decode(text))
                 if credentials is not None:
                     return credentials
     except TimeoutError as error:
@@ -115,6 +119,10 @@ class Connection:
         self._warnings = 0
         self._logged: Counter[int] = Counter()
         self._sent = 0
+        # Of the text that was received last: its size, and what its parameter exceeds.
+        self._size = 0
+        self._excess: str | None = None
+        self._open_bytes = 0
         self._handlers: Mapping[str, Callable[[Envelope], Awaitable[None]]] = {
             "rpcCall": self._call,
             "channelCreate": self._create_channel,
@@ -148,14 +156,43 @@ class Connection:
             await asyncio.sleep(0)
 
     async def _receive(self, text: str | bytes) -> None:
+        if isinstance(text, str) and has_too_many_values(text):
+            await self._socket.close(CloseCode.MESSAGE_TOO_BIG, "too many values in a text")
+            return
+        value = decode(text)
         try:
-            envelope = from_object(ABSENT if isinstance(text, bytes) else await off_loop(_json, text))
+            envelope = from_object(value if has_type(value) else ABSENT)
         except RemoteProtocolError:
             self._log(logging.DEBUG, "ignored a text that is not an envelope: %s", quoted(text[:61], limit=60))
             return
         handle = self._handlers.get(envelope.type)
         if handle is not None:
+            self._size = len(text)
+            self._excess = nesting_excess(str(text), value)
             await handle(envelope)
+
+    def _read(self, body: Any, shape: Shape | None) -> JsonObject:
+        """Validate the parameter of a request.
+
+        Raises:
+            InvalidParameter: it does not have the shape.
+            RequestFailed: it exceeds a limit, or the open requests of the connection do.
+        """
+        if self._excess is not None:
+            raise RequestFailed(self._excess)
+        if self._open_bytes + self._size > MAX_OPEN_BYTES:
+            raise RequestFailed(f"The open requests are larger than {MAX_OPEN_BYTES // 1024**2} MiB together")
+        return read(body, shape)
+
+    def _start(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Start to serve the request that was received last."""
+        size = self._size
+
+        def release(_: asyncio.Task[None]) -> None:
+            self._open_bytes -= size
+
+        self._open_bytes += size
+        self._tasks.create_task(serving).add_done_callback(release)
 
     async def _warn(self, kind: str, warning: str) -> None:
         """Warn the client about an invalid request, MAX_WARNINGS times at most; the request itself is not answered."""
@@ -177,7 +214,10 @@ class Connection:
             await self._warn("rpcEndpointUnknown", f"rpcCall for an unknown endpoint, endpoint = {name}")
             return
         try:
-            parameter = read(envelope.body, endpoint.shape)
+            parameter = self._read(envelope.body, endpoint.shape)
+        except RequestFailed as excess:
+            await self._fail("rpcError", envelope.id, excess)
+            return
         except InvalidParameter as problem:
             warning = f"rpcCall with an invalid parameter, endpoint = {name}: {problem}"
             await self._warn("rpcParameterTypeError", warning)
@@ -186,7 +226,7 @@ class Connection:
             await self._fail("rpcError", envelope.id, RequestFailed("Too many calls"))
             return
         self._calls += 1
-        self._tasks.create_task(self._serve_call(envelope.id, endpoint, parameter))
+        self._start(self._serve_call(envelope.id, endpoint, parameter))
         if self._calls >= MAX_CONCURRENT_CALLS:
             await asyncio.sleep(0)  # most calls are answered as soon as their task runs
 
@@ -231,14 +271,17 @@ class Connection:
 
     async def _open_channel(self, envelope: Envelope, endpoint: ChannelEndpoint) -> None:
         try:
-            parameter = read(envelope.body, endpoint.shape)
+            parameter = self._read(envelope.body, endpoint.shape)
+        except RequestFailed as excess:
+            await self._fail("channelError", envelope.id, excess)
+            return
         except InvalidParameter as problem:
             name = quoted(envelope.endpoint)
             warning = f"channelCreate with an invalid creationParameter, endpoint = {name}: {problem}"
             await self._warn("channelCreationParameterTypeError", warning)
             return
         channel = self._channels[envelope.id] = Channel(envelope.id, endpoint, self.send)
-        self._tasks.create_task(self._serve_channel(channel, parameter))
+        self._start(self._serve_channel(channel, parameter))
 
     async def _serve_channel(self, channel: Channel, parameter: JsonObject) -> None:
         """Serve a channel; its last envelope is a close or an error, never both."""
@@ -271,13 +314,3 @@ class Connection:
     async def _subscribe(self, envelope: Envelope) -> None:
         kind = "signal" if envelope.type == "signalSubscribe" else "writableSignal"
         await self._warn(f"{kind}EndpointUnknown", f"unknown signal endpoint {quoted(envelope.endpoint)}")
-
-
-def _json(text: str | bytes) -> Any:
-    """Decode JSON; ABSENT if the text is binary or not valid JSON."""
-    if isinstance(text, bytes):
-        return ABSENT
-    try:
-        return loads(text)
-    except RemoteProtocolError:
-        return ABSENT

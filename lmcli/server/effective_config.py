@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from lmcli.server.limits import check_stop_strings
 from lmcli.server.request_errors import RequestFailed, preset_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
@@ -47,11 +48,12 @@ def effective_config(model_values: Mapping[str, Any], preset: str | None, stack:
     """Merge the configs.
 
     Raises:
-        RequestFailed: the preset does not exist, or an option has an invalid value.
+        RequestFailed: the preset does not exist, or an option has an invalid value or exceeds a limit.
     """
     values = {**model_values, **(find_preset(preset).values if preset else {}), **read_stack(stack)}
     for problem in invalid_fields(values):
         raise RequestFailed(f"Invalid prediction config: {problem}")
+    check_stop_strings(values)
     return values
 
 

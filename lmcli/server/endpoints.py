@@ -9,17 +9,23 @@ from websockets.exceptions import ConnectionClosed
 
 from lmcli.server.authentication import ConnectedClient
 from lmcli.server.engine import Engine
+from lmcli.server.limits import config_excess, history_excess, name_excess
 from lmcli.server.registry import ModelRegistry
-from lmcli.server.request_errors import InvalidParameter
+from lmcli.server.request_errors import InvalidParameter, RequestFailed
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT, Envelope
 
 
 class Check(NamedTuple):
-    """A condition for a value, and its description."""
+    """A condition for a value, and its description.
+
+    Attributes:
+        excess: says which limit a value exceeds, of whatever type it is; it is tested before the condition.
+    """
 
     is_met_by: Callable[[Any], bool]
     expected: str
+    excess: Callable[[Any], str | None] = lambda _: None
 
 
 class Field(NamedTuple):
@@ -37,6 +43,7 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
 
     Raises:
         InvalidParameter: with the first key that is missing or has an invalid value.
+        RequestFailed: a value exceeds a limit.
     """
     if shape is None:
         if parameter is not ABSENT:
@@ -48,6 +55,8 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
         value = parameter.get(key, ABSENT)
         if value is ABSENT and field.optional:
             continue
+        if (excess := field.check.excess(value)) is not None:
+            raise RequestFailed(excess)
         if not field.check.is_met_by(value):
             missing = " and is missing" if value is ABSENT else ""
             raise InvalidParameter(f"{key} must be {field.check.expected}{missing}")
@@ -104,13 +113,14 @@ PART_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 TEXT: Final = Check(lambda value: isinstance(value, str), "a string")
+NAME: Final = TEXT._replace(excess=name_excess)
 FLAG: Final = Check(lambda value: isinstance(value, bool), "true or false")
 POSITIVE: Final = Check(lambda value: type(value) is int and 1 <= value < MAX_SAFE_INTEGER, "a positive whole number")
 OBJECT: Final = Check(lambda value: isinstance(value, dict), "an object")
 TEXT_OR_NULL: Final = Check(lambda value: value is None or isinstance(value, str), "a string or null")
 SPECIFIER: Final = Check(_is_specifier, "a model specifier")
-STACK: Final = Check(_is_stack, "a config stack")
-HISTORY: Final = Check(_is_history, "a chat history")
+STACK: Final = Check(_is_stack, "a config stack", config_excess)
+HISTORY: Final = Check(_is_history, "a chat history", history_excess)
 QUERY_KEYS: Final[Mapping[str, Check]] = {
     "domain": Check(lambda value: value in DOMAINS, "a domain"),
     "deviceIdentifier": TEXT_OR_NULL,

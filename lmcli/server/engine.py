@@ -6,6 +6,7 @@ The server requests one event at a time, the next one when the last one is sent,
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -14,13 +15,17 @@ from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
 from lmcli.wire.prediction_config import PredictionConfig
 
 # From this size on, in characters, the processing of a text would delay other clients noticeably.
-LARGE_TEXT: Final = 1_000_000
+LARGE_TEXT: Final = 20_000
 Result = TypeVar("Result")
+# One thread for all texts: several would leave the event loop as small a share of the interpreter as each of them has.
+_text_thread: Final = ThreadPoolExecutor(1, "large text")
 
 
 async def off_loop(work: Callable[[str], Result], text: str) -> Result:
     """Apply a function to a text, in a thread if the text is large, so that the event loop is not blocked."""
-    return work(text) if len(text) < LARGE_TEXT else await asyncio.to_thread(work, text)
+    if len(text) < LARGE_TEXT:
+        return work(text)
+    return await asyncio.get_running_loop().run_in_executor(_text_thread, work, text)
 
 
 @dataclass(frozen=True, slots=True)

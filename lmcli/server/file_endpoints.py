@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Mapping
 from typing import Any, Final
 
-from lmcli.server.endpoints import TEXT, CallEndpoint, Context, Field
+from lmcli.server.endpoints import NAME, TEXT, CallEndpoint, Context, Field
 from lmcli.server.engine import UploadedFile, off_loop
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import JsonObject
@@ -73,5 +73,5 @@ async def upload_base64(context: Context, parameter: JsonObject) -> Any:
 
 
 CALLS: Mapping[str, CallEndpoint] = {
-    "uploadFileBase64": CallEndpoint({"name": Field(TEXT), "contentBase64": Field(TEXT)}, upload_base64),
+    "uploadFileBase64": CallEndpoint({"name": Field(NAME), "contentBase64": Field(TEXT)}, upload_base64),
 }

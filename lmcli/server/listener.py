@@ -3,30 +3,36 @@
 import asyncio
 import logging
 import socket as sockets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, cast
 
 import orjson
-from websockets.asyncio.server import Server as SocketServer
+from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
 from lmcli import __version__
 from lmcli.server import file_endpoints, model_endpoints, prediction_endpoints, system_endpoints
+from lmcli.server.access import AccessPolicy, cors_headers, read_origin
 from lmcli.server.authentication import Authenticator, ConnectedClient
 from lmcli.server.dispatch import MAX_CREDENTIALS_BYTES, can_raise_limit, serve_connection
 from lmcli.server.endpoints import Context, Namespace
 from lmcli.server.engine import Engine
+from lmcli.server.limits import MAX_TEXT_BYTES
 from lmcli.server.model_instance import Instance
 from lmcli.server.registry import ModelRegistry
+from lmcli.server.sockets import LACK_OF_RESOURCES, Connections, ListeningSocket, ServerSocket, listen
 from lmcli.values import JsonObject
 
-MAX_TEXT_BYTES: Final = 256 * 1024 * 1024
 # How long to wait for a client's close frame when the server closes.
 CLOSE_SECONDS: Final = 0.5
 # Source: lmstudio-js 6ec11db, lms-communication-server/src/AuthenticatedWsServer.ts
 AUTHENTICATION_SECONDS: Final = 10.0
+# Clients choose what is refused, so the number of the reasons that are logged is bounded.
+MAX_LOGGED_REFUSALS: Final = 100
 
 NAMESPACES: Final[Mapping[str, Namespace]] = {
     "/llm": Namespace(
@@ -65,7 +71,11 @@ class Server:
     Args:
         engine: provides the models.
         api_tokens: passkeys by identifier, of the accepted API tokens; None accepts all clients.
-        authentication_seconds: how long to wait for a client's credentials.
+        allowed_origins: the web sites whose pages may connect, such as `https://example.com`.
+        authentication_seconds: how long to wait for a client's HTTP request, and then for its credentials.
+
+    Raises:
+        ValueError: an origin has another form.
     """
 
     def __init__(
@@ -73,14 +83,18 @@ class Server:
         engine: Engine,
         *,
         api_tokens: Mapping[str, str] | None = None,
+        allowed_origins: Sequence[str] = (),
         authentication_seconds: float = AUTHENTICATION_SECONDS,
     ) -> None:
         self._engine = engine
         self._registry = ModelRegistry()
         self._authenticator = Authenticator(api_tokens)
+        self._origins = [read_origin(origin) for origin in allowed_origins]
+        self._access = AccessPolicy(())
         self._authentication_seconds = authentication_seconds
-        self._sockets: SocketServer | None = None
-        self._connections: set[ServerConnection] = set()
+        self._listeners: list[Listener] = []
+        self._connections = Connections()
+        self._refused: set[str] = set()
 
     async def start(self, host: str, port: int) -> int:
         """Load the models that the engine has at startup, then listen; returns the port.
@@ -88,16 +102,36 @@ class Server:
         Raises:
             OSError: the address cannot be listened on.
         """
+        asyncio.get_running_loop().set_exception_handler(self._report)
         for model_info, model in await self._engine.start():
             identifier = self._registry.reserve(model_info, None)
             self._registry.add(Instance(model_info=model_info, model=model, identifier=identifier))
             self._registry.release(identifier)
-        self._sockets = await serve(
+        self._access = AccessPolicy((host, sockets.gethostname()), self._origins)
+        listening = await listen(host, port, self._connections)
+        self._listeners = [await self._listen(socket) for socket in listening]
+        bound: int = listening[0].getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Stop listening, close all connections, which cancels their predictions, and unload all models."""
+        for listener in self._listeners:
+            listener.close()
+        for socket in self._connections:
+            if socket.state is State.CONNECTING:
+                socket.transport.abort()
+        if self._listeners:
+            await self._wait_closed()
+        await self._registry.close()
+
+    async def _listen(self, socket: ListeningSocket) -> Listener:
+        return await serve(
             self._handle,
-            host,
-            port,
-            process_request=answer_page,
+            sock=socket,
+            create_connection=cast("Any", partial(ServerSocket, connections=self._connections)),
+            process_request=self._answer_page,
             compression=None,
+            open_timeout=self._authentication_seconds,
             # The limit before the authentication, which raises it.
             max_size=MAX_CREDENTIALS_BYTES if can_raise_limit() else MAX_TEXT_BYTES,
             # A client that is slow or suspended is not disconnected; TCP keepalive detects the others.
@@ -106,37 +140,28 @@ class Server:
             server_header=None,
             logger=_socket_log,
         )
-        bound: int = next(iter(self._sockets.sockets)).getsockname()[1]
-        return bound
 
-    async def close(self) -> None:
-        """Stop listening, close all connections, which cancels their predictions, and unload all models."""
-        if self._sockets is not None:
-            self._sockets.close()
-            await self._wait_closed(self._sockets)
-        await self._registry.close()
-
-    async def _wait_closed(self, listening: SocketServer) -> None:
+    async def _wait_closed(self) -> None:
         """Wait for all connections to close, and abort those whose clients do not read the close frame."""
-        closed = asyncio.ensure_future(listening.wait_closed())
+        closed = asyncio.gather(*(listener.wait_closed() for listener in self._listeners))
         await asyncio.wait((closed,), timeout=2 * CLOSE_SECONDS)
         for socket in self._connections:
             socket.transport.abort()
         await closed
+
+    def _report(self, _: asyncio.AbstractEventLoop, problem: Mapping[str, Any]) -> None:
+        """Log an exception that no code handles, which the event loop would write to stderr itself."""
+        error = problem.get("exception")
+        if not (isinstance(error, OSError) and error.errno in LACK_OF_RESOURCES):  # reported by the listening socket
+            _log.error("%s", problem["message"], exc_info=error)
 
     async def _handle(self, socket: ServerConnection) -> None:
         if socket.request is None:  # never the case after the handshake
             return
         path = _path(socket.request)
         _log.debug("connection to %s", path)
-        _enable_keepalive(socket)
-        self._connections.add(socket)
-        try:
-            await self._serve(socket, NAMESPACES[path])
-        finally:
-            self._connections.discard(socket)
+        namespace = NAMESPACES[path]
 
-    async def _serve(self, socket: ServerConnection, namespace: Namespace) -> None:
         def context(client: ConnectedClient) -> Context:
             return Context(domain=namespace.domain, engine=self._engine, registry=self._registry, client=client)
 
@@ -149,25 +174,30 @@ class Server:
             max_bytes=MAX_TEXT_BYTES,
         )
 
+    def _answer_page(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answer HTTP requests; None continues with the WebSocket handshake, for the path of a namespace."""
+        refusal = self._access.refusal(request.headers)
+        if refusal is not None:
+            self._log_refusal(refusal)
+            return connection.respond(HTTPStatus.FORBIDDEN, f"{refusal} is not allowed\n")
+        path = _path(request)
+        if path in NAMESPACES:
+            return None
+        page = PAGES.get(path)
+        if page is None:
+            response = connection.respond(HTTPStatus.NOT_FOUND, "not found\n")
+        else:
+            response = connection.respond(HTTPStatus.OK, orjson.dumps(page).decode())
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = "application/json"
+        response.headers.update(cors_headers(request.headers))
+        return response
 
-def _enable_keepalive(socket: ServerConnection) -> None:
-    """Enable TCP keepalive, which detects that a client's machine is gone."""
-    connected = socket.transport.get_extra_info("socket")
-    if connected is not None:
-        connected.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
-
-
-def answer_page(connection: ServerConnection, request: Request) -> Response | None:
-    """Answer HTTP requests; None continues with the WebSocket handshake, for the path of a namespace."""
-    path = _path(request)
-    if path in NAMESPACES:
-        return None
-    if path not in PAGES:
-        return connection.respond(HTTPStatus.NOT_FOUND, "not found\n")
-    response = connection.respond(HTTPStatus.OK, orjson.dumps(PAGES[path]).decode())
-    del response.headers["Content-Type"]
-    response.headers["Content-Type"] = "application/json"
-    return response
+    def _log_refusal(self, refusal: str) -> None:
+        """Log why a request is not answered, once for each reason and MAX_LOGGED_REFUSALS times at most."""
+        if refusal not in self._refused and len(self._refused) < MAX_LOGGED_REFUSALS:
+            self._refused.add(refusal)
+            _log.warning("refused a request: %s is not allowed", refusal)
 
 
 def _path(request: Request) -> str:

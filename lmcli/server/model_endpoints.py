@@ -10,6 +10,7 @@ from typing import Any
 from lmcli.server.endpoints import (
     CANCEL,
     FLAG,
+    NAME,
     POSITIVE,
     SPECIFIER,
     STACK,
@@ -223,7 +224,7 @@ CHANNELS: Mapping[str, ChannelEndpoint] = {
     "loadModel": ChannelEndpoint(
         {
             "modelKey": Field(TEXT),
-            "identifier": Field(TEXT, optional=True),
+            "identifier": Field(NAME, optional=True),
             "ttlMs": Field(POSITIVE, optional=True),
             **_LOAD,
         },

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
+from lmcli.server.limits import MAX_INSTANCES
 from lmcli.server.model_instance import ActivePrediction, Instance
 from lmcli.server.model_load import LoadParameters, ModelLoad
 from lmcli.server.request_errors import RequestFailed, model_unloaded, no_model_matching
@@ -37,10 +38,12 @@ class ModelRegistry:
         """Reserve an identifier for a model to be loaded: the given one, or the first free one.
 
         Raises:
-            RequestFailed: the given identifier is in use.
+            RequestFailed: the given identifier is in use, or MAX_INSTANCES are.
         Source: lmstudio-python tests/sync/test_model_catalog_sync.py: duplicates are numbered, after a colon.
         """
         used = self._instances.keys() | self._reserved
+        if len(used) >= MAX_INSTANCES:
+            raise RequestFailed(f"There are {MAX_INSTANCES} loaded models", suggestion="Unload one of them")
         if identifier is not None and identifier in used:
             raise RequestFailed(f"A model with the identifier '{identifier}' already exists")
         numbered = (f"{model.model_key}:{number}" for number in itertools.count(2))

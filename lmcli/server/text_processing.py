@@ -10,33 +10,69 @@ from lmcli.values import Fragment
 from lmcli.wire.prediction_config import PredictionConfig
 
 
-def _overlap(text: str, target: str) -> int:
-    """The length of the longest end of the text that is a proper beginning of the target."""
-    for size in range(min(len(text), len(target) - 1), 0, -1):
-        if text.endswith(target[:size]):
-            return size
-    return 0
+class _Search:
+    """Searches a string in a text that arrives in pieces, in linear time: the algorithm of Knuth, Morris and Pratt.
+
+    Attributes:
+        target: the string.
+        matched: the length of the longest end of the text that is a proper beginning of the target.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.matched = 0
+        self._borders: list[int] = []
+
+    def feed(self, text: str, at: int = 0) -> int | None:
+        """Add a text from a position on, up to the first end of the target in it; returns the position of that end."""
+        target, matched = self.target, self.matched
+        while at < len(text):
+            if not matched:
+                at = text.find(target[0], at)
+                if at < 0:
+                    break
+            elif target[matched] != text[at]:
+                matched = self._border(matched)
+                continue
+            matched += 1
+            at += 1
+            if matched == len(target):
+                self.matched = 0
+                return at
+        self.matched = matched
+        return None
+
+    def _border(self, size: int) -> int:
+        """The length of the longest text that both begins and ends the first characters of the target, but for all."""
+        if not self._borders:
+            self._borders = [0, 0]
+            for index in range(1, len(self.target)):
+                border = self._borders[index]
+                while border and self.target[border] != self.target[index]:
+                    border = self._borders[border]
+                self._borders.append(border + (self.target[border] == self.target[index]))
+        return self._borders[size]
 
 
 class StopStringMatcher:
     """Finds stop strings in a text that arrives in pieces, also across the pieces."""
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
-        self._stop_strings = [stop for stop in stop_strings if stop]
+        self._searches = [_Search(stop) for stop in stop_strings if stop]
         self._held = ""
         self.found: str | None = None
 
     def feed(self, piece: str) -> str:
         """Add a piece; returns the text that cannot be part of a stop string."""
-        if not self._stop_strings:
+        if not self._searches:
             return piece
-        text = self._held + piece
-        hits = [(at, stop) for stop in self._stop_strings if (at := text.find(stop)) >= 0]
+        text, at = self._held + piece, len(self._held)
+        hits = [(end - len(s.target), s.target) for s in self._searches if (end := s.feed(text, at)) is not None]
         if hits:
             at, self.found = min(hits, key=lambda hit: hit[0])
             self._held = ""
             return text[:at]
-        held = max(_overlap(text, stop) for stop in self._stop_strings)
+        held = max(search.matched for search in self._searches)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
@@ -69,31 +105,30 @@ class ReasoningParser:
     """
 
     def __init__(self, tags: ReasoningTags | None) -> None:
-        self._tags = tags
+        self._search = _Search(tags.start) if tags else None
+        self._next = _Search(tags.end) if tags else None
         self._held = ""
         self._is_reasoning = False
 
     def feed(self, piece: str) -> Iterator[tuple[str, str]]:
         """Add a piece; yields (text, reasoning type) pairs."""
-        if self._tags is None:
+        if self._search is None or self._next is None:
             if piece:
                 yield piece, "none"
             return
-        text = self._held + piece
-        while True:
-            tag = self._tags.end if self._is_reasoning else self._tags.start
-            before, found, after = text.partition(tag)
-            if not found:
-                break
-            if before:
-                yield before, self._kind
+        text, at, start = self._held + piece, len(self._held), 0
+        while (end := self._search.feed(text, at)) is not None:
+            tag = self._search.target
+            if start < end - len(tag):
+                yield text[start : end - len(tag)], self._kind
             yield tag, "reasoningEndTag" if self._is_reasoning else "reasoningStartTag"
             self._is_reasoning = not self._is_reasoning
-            text = after
-        held = _overlap(text, tag)
-        self._held = text[len(text) - held :]
-        if held < len(text):
-            yield text[: len(text) - held], self._kind
+            self._search, self._next = self._next, self._search
+            at = start = end
+        held = len(text) - self._search.matched
+        self._held = text[held:]
+        if start < held:
+            yield text[start:held], self._kind
 
     def flush(self) -> Iterator[tuple[str, str]]:
         """End the text; yields what was held back."""

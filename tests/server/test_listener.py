@@ -19,8 +19,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 import lmcli
 from lmcli.server.background import Running
 from lmcli.server.dispatch import (
-    MAX_CALLS,
-    MAX_CHANNELS,
     MAX_CONCURRENT_CALLS,
     MAX_CREDENTIALS_BYTES,
     MAX_WARNINGS,
@@ -28,6 +26,7 @@ from lmcli.server.dispatch import (
 )
 from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
 from lmcli.server.engine import LARGE_TEXT, LoadedModel, PredictionEvent, PredictionRequest
+from lmcli.server.limits import MAX_CALLS, MAX_CHANNELS
 from lmcli.server.listener import NAMESPACES
 from lmcli.values import LoadProgress, ModelInfo
 from lmcli.wire.envelopes import KINDS

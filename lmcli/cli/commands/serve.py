@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,9 @@ from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
 from lmcli.client.address import LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
-from lmcli.errors import BadSetting, ExitCode, NoInput, OutputFailed, Unavailable, UsageError, quoted, reason
+from lmcli.client.waiting import Woken, wait
+from lmcli.errors import BadSetting, ExitCode, NoInput, Unavailable, UsageError, quoted, reason
+from lmcli.server.access import read_origin
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
@@ -26,17 +29,20 @@ from lmcli.server.llama import local_engine
 _API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
 _WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
+# How long the server may take to close after a signal, in seconds; what goes on then ends with the process.
+_CLOSE_SECONDS: Final = 3.0
+_STDOUT_SECONDS: Final = 0.1
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _log: Final = logging.getLogger(__name__)
 
 
-def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: Messages) -> ExitCode:
+def run(options: ServeOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Serve until SIGINT or SIGTERM, then die of that signal.
 
     Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
 
     Raises:
-        UsageError: the server would be open to the network without authentication.
+        UsageError: the server would be open to the network without authentication, or an origin has another form.
         Unavailable: the server cannot listen on the address, or the models cannot be run.
         NoInput: the token file, or a model, is not there.
         BadSetting: the token file is not valid.
@@ -46,13 +52,16 @@ def run(options: ServeOptions, words: Sequence[str], _: Environment, messages: M
             f"listening on {quoted(options.host)} opens the server to everyone on the network",
             "add --require-token FILE, or listen on 127.0.0.1",
         )
-    log_to(messages)
-    api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
-    files = [Path(word) for word in words]
-    engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
-    server = Server(engine, api_tokens=api_tokens)
-    signum = asyncio.run(_serve(server, LOOPBACK if options.host == _LOOPBACK_NAME else options.host, options.port))
-    die_of(signum)
+    origins = _origins(options.allow_origin or ())
+    with log_to(messages) as log, asyncio.Runner() as runner:
+        api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
+        files = [Path(word) for word in words]
+        engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
+        server = Server(engine, api_tokens=api_tokens, allowed_origins=origins)
+        host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
+        signum = runner.run(_serve(server, host, options.port, env.stdout))
+        log.finish()
+        die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
 
 
 def read_api_tokens(file: Path) -> Mapping[str, str]:
@@ -82,19 +91,21 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int) -> signal.Signals:
+async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Signals:
     stopped = _watch_signals()
     try:
         bound = await server.start(host, port)
     except OSError as error:
         raise _listen_failure(error, host, port) from error
     try:
-        _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}")
+        await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
         return await stopped
     finally:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
-        await server.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await server.close()
 
 
 def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:
@@ -122,12 +133,22 @@ def _watch_signals() -> asyncio.Future[signal.Signals]:
     return stopped
 
 
-def _announce(address: str) -> None:
-    try:
-        print(address, flush=True)  # noqa: T201  scripts wait for this line
-    except OSError as error:
-        raise OutputFailed(f"cannot write the address to stdout: {reason(error)}") from error
+async def _announce(address: str, stdout: int, stopped: asyncio.Future[signal.Signals]) -> None:
+    """Print the address as soon as stdout accepts it: a full pipe must not delay a signal."""
+    while wait(stdout, to_read=False, to_write=True, interrupts=(), timeout=0) is Woken.TIMED_OUT:
+        await asyncio.wait((stopped,), timeout=_STDOUT_SECONDS)
+        if stopped.done():
+            return
+    print(address, flush=True)  # noqa: T201  scripts wait for this line
     _log.info("serving, Ctrl-C stops the server")
+
+
+def _origins(texts: Sequence[str]) -> Sequence[str]:
+    try:
+        return [read_origin(text) for text in texts]
+    except ValueError as error:
+        problem = f"--allow-origin: {quoted(error)} is not an origin"
+        raise UsageError(problem, "an origin is a scheme, a host and maybe a port: https://example.com:8443") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -32,7 +32,11 @@ LOAD_STEPS: Final = 5
 # The seconds between two reports of the prompt progress.
 PROGRESS_INTERVAL: Final = 0.1
 
-_TOKEN = re.compile(r"\s*\S+|\s+")
+# Words and white space that are longer are several tokens.
+MAX_TOKEN_CHARACTERS: Final = 1000
+
+_LENGTH: Final = f"1,{MAX_TOKEN_CHARACTERS}"
+_TOKEN = re.compile(rf"\s{{0,{MAX_TOKEN_CHARACTERS}}}+\S{{{_LENGTH}}}|\s{{{_LENGTH}}}")
 
 
 def tokens(text: str) -> Iterator[str]:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from lmcli.errors import quoted
+
 FORMATS: Final[Mapping[str, str]] = {
     "date": "1970-01-01",
     "date-time": "1970-01-01T00:00:00Z",
@@ -23,6 +25,7 @@ FORMATS: Final[Mapping[str, str]] = {
 MAX_DEPTH: Final = 64
 # The number of schemas visited, names merged and characters written for one example, together.
 MAX_WORK: Final = 10_000
+MAX_REFERENCE_CHARACTERS: Final = 1000
 
 
 class NoExample(Exception):
@@ -79,7 +82,9 @@ def _flattened(schema: Any, work: _Work, depth: int) -> dict[str, Any]:
     work.spend(1 + len(schema))
     flat = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
     references = [_referenced(schema["$ref"], work.root)] if "$ref" in schema else []
-    for part in (*schema.get("allOf", ()), *references):
+    parts = (*schema.get("allOf", ()), *references)
+    work.spend(len(parts))
+    for part in parts:
         for key, value in _flattened(part, work, depth + 1).items():
             if key in flat and key in ("properties", "required"):
                 work.spend(len(flat[key]) + len(value))
@@ -90,8 +95,8 @@ def _flattened(schema: Any, work: _Work, depth: int) -> dict[str, Any]:
 
 def _referenced(reference: str, root: Any) -> Any:
     """Resolve a reference within the schema: `#`, and a JSON pointer."""
-    if not reference.startswith("#"):
-        raise NoExample(f"a reference outside the schema: {reference}")
+    if not reference.startswith("#") or len(reference) > MAX_REFERENCE_CHARACTERS:
+        raise NoExample(f"a reference outside the schema: {quoted(reference)}")
     found = root
     for step in reference.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -101,6 +106,7 @@ def _referenced(reference: str, root: Any) -> Any:
 
 def _first_possible(options: Any, rest: Mapping[str, Any], work: _Work, depth: int) -> Any:
     """An example of the first option that has one, null before all others."""
+    work.spend(len(options))
     problem = NoExample("alternatives without an instance")
     for option in sorted(options, key=lambda option: option != {"type": "null"}):
         try:
@@ -124,6 +130,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _object(schema: Mapping[str, Any], work: _Work, depth: int) -> dict[str, Any]:
     known, other = schema.get("properties", {}), schema.get("additionalProperties")
+    work.spend(len(schema.get("required", ())))
     names = dict.fromkeys(schema.get("required", ()))
     work.spend(sum(map(len, names)))
     return {name: _make(known.get(name, other), work, depth) for name in names}

@@ -12,11 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from lmcli.errors import quoted
+
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 DEFAULT_ALIGNMENT: Final = 32
 MAX_DIMENSIONS: Final = 8
 MAX_NESTING: Final = 4
+# Far above those of real models; without limits, a valid header could be as long as its file, and take minutes to read.
+MAX_ENTRIES: Final = 100_000
+MAX_TENSORS: Final = 100_000
+MAX_TEXT_BYTES: Final = 16 * 1024 * 1024
+MAX_ARRAY_ITEMS: Final = 10_000_000
 
 _SCALARS: Final[Mapping[int, struct.Struct]] = {
     number: struct.Struct(f"<{code}")
@@ -127,12 +134,14 @@ class _Reader:
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
         self._at = 0
+        self._array_items = 0
         self._values: dict[str, Any] = {}
         self._lengths: dict[str, int] = {}
 
     def header(self) -> Header:
         self._check_begin()
-        tensors, entries = self._count(_MIN_TENSOR_BYTES), self._count(_MIN_ENTRY_BYTES)
+        tensors = self._count(_MIN_TENSOR_BYTES, MAX_TENSORS)
+        entries = self._count(_MIN_ENTRY_BYTES, MAX_ENTRIES)
         for _ in range(entries):
             self._entry()
         weights, end = 0, 0
@@ -165,15 +174,17 @@ class _Reader:
         self._at += form.size
         return value
 
-    def _count(self, min_bytes: int) -> int:
-        """Read the number of items that follow, each of at least so many bytes."""
+    def _count(self, min_bytes: int, limit: int | None = None) -> int:
+        """Read the number of items that follow, each of at least so many bytes, and how many there may be."""
         count: int = self._scalar(_COUNT)
         if count * min_bytes > len(self._content) - self._at:
             raise InvalidGGUF("has a count that exceeds its size")
+        if limit is not None and count > limit:
+            raise InvalidGGUF(f"has a count of {count} where at most {limit} is supported")
         return count
 
     def _string(self) -> str:
-        size = self._count(1)
+        size = self._count(1, MAX_TEXT_BYTES)
         text = self._content[self._at : self._at + size]
         self._at += size
         return text.decode(errors="replace")
@@ -195,7 +206,7 @@ class _Reader:
         if kind == _ARRAY:
             if depth == MAX_NESTING:
                 raise InvalidGGUF("has arrays that are nested too deeply")
-            count = self._count(12)
+            count = self._items(12)
             for _ in range(count):
                 self._skip_array(depth + 1)
             return count
@@ -204,9 +215,15 @@ class _Reader:
         self._at += count * form.size
         return count
 
+    def _items(self, min_bytes: int) -> int:
+        """Read the number of items of an array that have to be read one by one, and count them over all arrays."""
+        count = self._count(min_bytes, MAX_ARRAY_ITEMS - self._array_items)
+        self._array_items += count
+        return count
+
     def _skip_strings(self) -> int:
         """Skip an array of strings: the vocabulary has hundreds of thousands, so the loop is optimized."""
-        count = self._count(_COUNT.size)
+        count = self._items(_COUNT.size)
         content, at, size_at = self._content, self._at, _COUNT.unpack_from
         for _ in range(count):
             at += 8 + size_at(content, at)[0]
@@ -227,7 +244,7 @@ class _Reader:
         kind, offset = self._scalar(_NUMBER), self._scalar(_COUNT)
         weights, size = BLOCKS.get(kind, (1, 0))  # of a type that is not in the table, only the offset is checked
         if count % weights:
-            raise InvalidGGUF(f"has a tensor with an incomplete block: {name}")
+            raise InvalidGGUF(f"has a tensor with an incomplete block: {quoted(name)}")
         return count, offset + count // weights * size
 
 
