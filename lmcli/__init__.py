@@ -7,7 +7,8 @@ is loaded when it is first used, so the import itself costs nothing.
 TYPE_CHECKING = False  # as typing has it, without the 4 ms that typing takes
 if TYPE_CHECKING:
     from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
-    from lmcli.client.api import LLM, Client, PredictionOptions, llm
+    from lmcli.client.api import LLM, Client, llm
+    from lmcli.client.prediction_options import PredictionOptions
     from lmcli.client.streams import PredictionStream
     from lmcli.errors import (
         BadInput,
@@ -103,6 +104,7 @@ _MODULES = (
     "lmcli.values",
     "lmcli.chat",
     "lmcli.wire.prediction_config",
+    "lmcli.client.prediction_options",
     "lmcli.client.streams",
     "lmcli.client.api",
 )

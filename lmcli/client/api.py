@@ -6,56 +6,23 @@ exception in a callback is not swallowed. A client belongs to one thread.
 """
 
 import atexit
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypedDict, Unpack, overload
+from typing import Any, Unpack, overload
 
-from lmcli.chat import Chat, FilePart, Message
+from lmcli.chat import Chat, FilePart
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
+from lmcli.client.collector import LoadReport
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
-from lmcli.client.images import Uploads, upload
+from lmcli.client.images import ImageSource, Uploads, contents, upload
+from lmcli.client.prediction_options import History, PredictionOptions, Settings, read_options
 from lmcli.client.session import Session
-from lmcli.client.streams import Callbacks, PredictionStream
+from lmcli.client.streams import PredictionStream
 from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
-from lmcli.errors import NoInput, NoModelLoaded, RemoteProtocolError, UsageError, quoted, reason
-from lmcli.values import (
-    Fragment,
-    JsonObject,
-    LoadConfig,
-    LoadProgress,
-    ModelInfo,
-    ModelInstance,
-    PredictionResult,
-)
-from lmcli.wire import payloads, requests
-from lmcli.wire.config import prediction_config
-from lmcli.wire.prediction_config import PredictionConfig
-
-History = Chat | Mapping[str, Any] | Sequence[Any] | str
-
-
-class HasJsonSchema(Protocol):
-    """A class that has a JSON schema, as pydantic models do."""
-
-    @classmethod
-    def model_json_schema(cls) -> JsonObject:
-        """The schema."""
-        ...
-
-
-class PredictionOptions(TypedDict, total=False):
-    """The options of every prediction, all by keyword."""
-
-    config: Mapping[str, Any] | PredictionConfig | None
-    response_format: type[HasJsonSchema] | Mapping[str, Any] | None
-    preset: str | None
-    on_prompt_processing_progress: Callable[[float], object] | None
-    on_first_token: Callable[[], object] | None
-    on_prediction_fragment: Callable[[Fragment], object] | None
-    on_message: Callable[[Message], object] | None
+from lmcli.errors import NoModelLoaded, UsageError
+from lmcli.values import LoadConfig, ModelInfo, ModelInstance, PredictionResult
+from lmcli.wire import queries, requests
 
 
 class Client(Closing):
@@ -127,15 +94,10 @@ class LlmNamespace:
             return LLM(self._client, self._loaded().identifier)
         session = self._client.session("llm")
         loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
-        report = on_load_progress or (lambda _: None)
-        reported = -1.0
+        report = LoadReport(on_load_progress)
         for burst in session.bursts(loading):
-            for value in burst:
-                if isinstance(value, LoadProgress) and value.progress > reported:
-                    reported = value.progress
-                    report(reported)
-        if 0 <= reported < 1:
-            report(1.0)
+            report.take(burst)
+        report.finish()
         return LLM(self._client, loading.loaded().identifier)
 
     def list_loaded(self) -> "list[LLM]":
@@ -174,7 +136,7 @@ class FilesNamespace:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def prepare_image(self, src: str | Path | bytes | BinaryIO, name: str | None = None) -> FilePart:
+    def prepare_image(self, src: ImageSource, name: str | None = None) -> FilePart:
         """Upload an image (JPEG, PNG, WebP) for `Chat.add_user_message(…, images=[…])`.
 
         Args:
@@ -184,7 +146,7 @@ class FilesNamespace:
         Raises:
             NoInput: the file cannot be read.
         """
-        data, known_name = _contents(src)
+        data, known_name = contents(src)
         return upload(self._client.session("files"), data, name or known_name)
 
 
@@ -212,10 +174,9 @@ class LLM:
 
     def respond_stream(self, history: History, **options: Unpack[PredictionOptions]) -> PredictionStream:
         """The assistant's next turn, fragment by fragment."""
-        config = _config(options)
+        settings = read_options(options)
         messages = self._client.uploads.resolve(Chat.from_history(history).messages)
-        request = requests.respond(self.identifier, messages, config, options.get("preset"))
-        return self._stream(config, options, request)
+        return self._stream(settings, settings.respond(self.identifier, messages))
 
     def complete(self, prompt: str, **options: Unpack[PredictionOptions]) -> PredictionResult:
         """The raw continuation of a text, whole."""
@@ -223,9 +184,8 @@ class LLM:
 
     def complete_stream(self, prompt: str, **options: Unpack[PredictionOptions]) -> PredictionStream:
         """The raw continuation of a text, fragment by fragment."""
-        config = _config(options)
-        asked = (self.identifier, prompt, config, options.get("preset"))
-        return self._stream(config, options, requests.complete(*asked), requests.complete_by_predict(*asked))
+        settings = read_options(options)
+        return self._stream(settings, *settings.complete(self.identifier, prompt))
 
     @overload
     def tokenize(  # type: ignore[overload-overlap]  # a str is a sequence of str, too: the first one counts
@@ -237,20 +197,18 @@ class LLM:
 
     def tokenize(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
         """The numbers of the tokens of a text; of several texts, a list for each."""
-        return self._tokens(text) if isinstance(text, str) else [self._tokens(item) for item in text]
+        if isinstance(text, str):
+            return self._session.ask(queries.tokenize(self.identifier, text))
+        return [self._session.ask(queries.tokenize(self.identifier, item)) for item in text]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has."""
-        return int(self._ask("countTokens", "tokenCount", {"inputString": text}))
+        return self._session.ask(queries.count_tokens(self.identifier, text))
 
     def apply_prompt_template(self, history: History, opts: Mapping[str, Any] | None = None) -> str:
         """The text that the model would be given for a conversation."""
-        parameter = {
-            "history": payloads.write_history(self._client.uploads.resolve(Chat.from_history(history).messages)),
-            "predictionConfigStack": {"layers": []},
-            "opts": dict(opts or {}),
-        }
-        return str(self._ask("applyPromptTemplate", "formatted", parameter))
+        messages = self._client.uploads.resolve(Chat.from_history(history).messages)
+        return self._session.ask(queries.apply_prompt_template(self.identifier, messages, opts))
 
     def get_info(self) -> ModelInstance:
         """The server's description of the model.
@@ -258,8 +216,7 @@ class LLM:
         Raises:
             ModelNotFound: it is no longer loaded.
         """
-        parameter = {"specifier": requests.specifier(self.identifier), "throwIfNotFound": True}
-        return payloads.read(ModelInstance, self._session.call("getModelInfo", parameter))
+        return self._session.ask(queries.model_info(self.identifier))
 
     def get_context_length(self) -> int:
         """How many tokens fit into the model's context."""
@@ -273,26 +230,9 @@ class LLM:
     def _session(self) -> Session:
         return self._client.session("llm")
 
-    def _tokens(self, text: str) -> list[int]:
-        numbers = self._ask("tokenize", "tokens", {"inputString": text})
-        if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
-            raise RemoteProtocolError(f"the server answered tokenize with {quoted(numbers, limit=40)}")
-        return numbers
-
-    def _stream(
-        self, config: PredictionConfig, options: PredictionOptions, *asked: requests.ChannelRequest
-    ) -> PredictionStream:
-        callbacks = Callbacks(**{name: options.get(name) for name in Callbacks._fields})  # type: ignore[arg-type]
+    def _stream(self, settings: Settings, *asked: requests.ChannelRequest) -> PredictionStream:
         session = self._session
-        return PredictionStream(
-            session, session.predict(*asked), callbacks, is_structured=config.structured is not None
-        )
-
-    def _ask(self, endpoint: str, key: str, parameter: JsonObject) -> Any:
-        result = self._session.call(endpoint, {"specifier": requests.specifier(self.identifier), **parameter})
-        if not isinstance(result, dict) or key not in result:
-            raise RemoteProtocolError(f"the server answered {endpoint} without {key}")
-        return result[key]
+        return PredictionStream(session, session.predict(*asked), settings.collector())
 
 
 def llm(key: str | None = None) -> LLM:
@@ -304,40 +244,3 @@ def llm(key: str | None = None) -> LLM:
 
 
 _default_client: list[Client] = []
-
-
-def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any]) -> JsonObject:
-    """What to send for a response format.
-
-    Shapes: a class with `model_json_schema()`; {"type": "json", "jsonSchema": {…}}; {"type": "gbnf",
-    "gbnfGrammar": str}; any other object with `type` is a JSON schema itself.
-    Raises:
-        UsageError: it has another form.
-    """
-    if not isinstance(response_format, Mapping) and hasattr(response_format, "model_json_schema"):
-        return {"type": "json", "jsonSchema": response_format.model_json_schema()}
-    if not isinstance(response_format, Mapping) or "type" not in response_format:
-        raise UsageError("a response format is a JSON schema, a setting with a type, or a class with model_json_schema")
-    is_setting = response_format["type"] in ("json", "gbnf", "none")
-    return dict(response_format) if is_setting else {"type": "json", "jsonSchema": dict(response_format)}
-
-
-def _config(options: PredictionOptions) -> PredictionConfig:
-    config = prediction_config(options.get("config"))
-    response_format = options.get("response_format")
-    if response_format is None:
-        return config
-    if config.structured is not None:
-        raise UsageError("response_format and the option structured exclude each other")
-    return config.replace(structured=structured_setting(response_format))
-
-
-def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
-    if isinstance(src, bytes):
-        return src, str(uuid.uuid4())
-    if isinstance(src, str | Path):
-        try:
-            return Path(src).read_bytes(), Path(src).name
-        except OSError as error:
-            raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
-    return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name

@@ -1,15 +1,19 @@
 """Images for messages: read, recognised, uploaded once, and referred to by identifier."""
 
 import base64
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import unquote_to_bytes
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.client.session import Session
 from lmcli.errors import BadInput, NoInput, quoted, reason
-from lmcli.wire import payloads
+from lmcli.wire import queries
+
+ImageSource = str | Path | bytes | BinaryIO
+"""A path, the bytes themselves, or an open binary file."""
 
 _DATA_URL: Final = "data:"
 
@@ -59,8 +63,7 @@ def has_images(message: Message) -> bool:
 
 def upload(files: Session, data: bytes, name: str) -> FilePart:
     """Upload a file; the server keeps it until the client disconnects."""
-    encoded = base64.b64encode(data).decode()
-    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": encoded}), name)
+    return files.ask(queries.upload(data, name))
 
 
 def read_image(source: str) -> tuple[bytes, str]:
@@ -82,6 +85,22 @@ def read_image(source: str) -> tuple[bytes, str]:
     if not is_image(data):
         raise BadInput(f"{quoted(source, limit=60)} is not a JPEG, PNG or WebP image")
     return data, image_name(source)
+
+
+def contents(src: ImageSource) -> tuple[bytes, str]:
+    """The bytes of an image that a program gives, and a name for it: the file's own, else a random one.
+
+    Raises:
+        NoInput: the file cannot be read.
+    """
+    if isinstance(src, bytes):
+        return src, str(uuid.uuid4())
+    if isinstance(src, str | Path):
+        try:
+            return Path(src).read_bytes(), Path(src).name
+        except OSError as error:
+            raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
+    return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name
 
 
 def image_name(source: str) -> str:

@@ -18,6 +18,7 @@ from lmcli.wire.channels import Channel, Loading, Pending, Prediction
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.multiplexer import Multiplexer
 from lmcli.wire.protocol import Credentials
+from lmcli.wire.queries import Answer, Query
 from lmcli.wire.requests import ChannelRequest
 
 Trace = Callable[[str], None]
@@ -106,6 +107,10 @@ class Session:
         if not self.ready([call]):
             raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
         return call.result()
+
+    def ask(self, query: Query[Answer]) -> Answer:
+        """Make one call and read its result; raises as `call` does."""
+        return query.read(self.call(query.endpoint, query.parameter))
 
     def load(self, request: ChannelRequest) -> Loading:
         """Have a model loaded, see `requests.get_or_load`."""
