@@ -7,7 +7,15 @@ is loaded when it is first used, so the import itself costs nothing.
 TYPE_CHECKING = False  # as typing has it, without the 4 ms that typing takes
 if TYPE_CHECKING:
     from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
-    from lmcli.client.api import LLM, Client, llm
+    from lmcli.client.api import LLM, Client
+    from lmcli.client.default_client import (
+        configure_default_client,
+        get_default_client,
+        list_downloaded_models,
+        list_loaded_models,
+        llm,
+        prepare_image,
+    )
     from lmcli.client.prediction_options import PredictionOptions
     from lmcli.client.streams import PredictionStream
     from lmcli.errors import (
@@ -95,7 +103,12 @@ __all__ = [
     "Unavailable",
     "Unusable",
     "UsageError",
+    "configure_default_client",
+    "get_default_client",
+    "list_downloaded_models",
+    "list_loaded_models",
     "llm",
+    "prepare_image",
 ]
 
 # Where the names are, from the lowest layer up: a module loads those before it anyway.
@@ -107,6 +120,7 @@ _MODULES = (
     "lmcli.client.prediction_options",
     "lmcli.client.streams",
     "lmcli.client.api",
+    "lmcli.client.default_client",
 )
 
 if not TYPE_CHECKING:  # a type checker that saw it would accept every name

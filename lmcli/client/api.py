@@ -5,7 +5,6 @@ runs with the other. Two differences are intended: leaving a stream early cancel
 exception in a callback is not swallowed. A client belongs to one thread.
 """
 
-import atexit
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack, overload
 
@@ -15,14 +14,23 @@ from lmcli.client.collector import LoadReport
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import ImageSource, Uploads, contents, upload
-from lmcli.client.prediction_options import History, PredictionOptions, Settings, read_options
+from lmcli.client.prediction_options import (
+    History,
+    LoadOptions,
+    PredictionOptions,
+    Settings,
+    is_kind,
+    of_kind,
+    read_options,
+)
 from lmcli.client.session import Session
 from lmcli.client.streams import PredictionStream
 from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
 from lmcli.errors import NoModelLoaded, UsageError
-from lmcli.values import LoadConfig, ModelInfo, ModelInstance, PredictionResult
+from lmcli.values import ModelInfo, ModelInstance, PredictionResult
 from lmcli.wire import queries, requests
+from lmcli.wire.load_options import load_config
 
 
 class Client(Closing):
@@ -57,6 +65,18 @@ class Client(Closing):
         if self._connection is not None:
             self._connection.close()
 
+    def prepare_image(self, src: ImageSource, name: str | None = None) -> FilePart:
+        """Upload an image, see `FilesNamespace.prepare_image`."""
+        return self.files.prepare_image(src, name)
+
+    def list_downloaded_models(self, namespace: str | None = None) -> list[ModelInfo]:
+        """All models that could be loaded, or those of one kind, `llm` or `embedding`."""
+        return of_kind(self.system.list_downloaded_models(), namespace)
+
+    def list_loaded_models(self, namespace: str | None = None) -> "list[LLM]":
+        """Handles on the loaded language models; there are none on models of another kind."""
+        return self.llm.list_loaded() if is_kind("llm", namespace) else []
+
     def session(self, namespace: str) -> Session:
         """The socket to a namespace; the server is looked for when the first one is asked for."""
         if self._connection is None:
@@ -75,7 +95,7 @@ class LlmNamespace:
         key: str | None = None,
         *,
         ttl: float | None = None,
-        config: LoadConfig | None = None,
+        config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
     ) -> "LLM":
         """A handle on a model, loaded first if it has to be.
@@ -83,7 +103,7 @@ class LlmNamespace:
         Args:
             key: a model key or the identifier of a loaded model; None takes the model that is loaded.
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
-            config: how to load it, if it is loaded now.
+            config: how to load it, if it is loaded now: {"contextLength": 8192, "gpu": {"ratio": 1}}: `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
 
         Raises:
@@ -92,13 +112,32 @@ class LlmNamespace:
         """
         if key is None:
             return LLM(self._client, self._loaded().identifier)
-        session = self._client.session("llm")
-        loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
-        report = LoadReport(on_load_progress)
-        for burst in session.bursts(loading):
-            report.take(burst)
-        report.finish()
-        return LLM(self._client, loading.loaded().identifier)
+        return self._load(requests.get_or_load(key, load_config(config), ttl=ttl), on_load_progress)
+
+    def load_new_instance(
+        self,
+        key: str,
+        identifier: str | None = None,
+        *,
+        ttl: float | None = None,
+        config: LoadOptions = None,
+        on_load_progress: Callable[[float], object] | None = None,
+    ) -> "LLM":
+        """Load a model once more, whether it is loaded or not.
+
+        Args:
+            key: a model key.
+            identifier: what to call the new instance; None lets the server choose.
+            ttl: seconds without use after which it may be unloaded again.
+            config: how to load it, see `load_config`.
+            on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            LoadFailed: it could not be loaded, or the identifier is taken.
+        """
+        request = requests.load(key, load_config(config), identifier=identifier, ttl=ttl)
+        return self._load(request, on_load_progress)
 
     def list_loaded(self) -> "list[LLM]":
         """Handles on the loaded models."""
@@ -111,6 +150,19 @@ class LlmNamespace:
             ModelNotFound: no loaded model has this identifier.
         """
         unload(self._client.session("llm"), identifier)
+
+    def _load(self, request: requests.ChannelRequest, on_load_progress: Callable[[float], object] | None) -> "LLM":
+        session = self._client.session("llm")
+        loading = session.load(request)
+        report = LoadReport(on_load_progress)
+        try:
+            for burst in session.bursts(loading):
+                report.take(burst)
+        finally:
+            if not loading.is_over:
+                session.abandon(loading)
+        report.finish()
+        return LLM(self._client, loading.loaded().identifier)
 
     def _loaded(self) -> ModelInstance:
         instances = list_loaded(self._client.session("llm"))
@@ -233,14 +285,3 @@ class LLM:
     def _stream(self, settings: Settings, *asked: requests.ChannelRequest) -> PredictionStream:
         session = self._session
         return PredictionStream(session, session.predict(*asked), settings.collector())
-
-
-def llm(key: str | None = None) -> LLM:
-    """A handle on a model of this machine's server, through one client for the whole program."""
-    if not _default_client:
-        _default_client.append(Client())
-        atexit.register(_default_client[0].close)
-    return _default_client[0].llm.model(key)
-
-
-_default_client: list[Client] = []

@@ -2,7 +2,7 @@
 
 import base64
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import unquote_to_bytes
@@ -42,18 +42,28 @@ class Uploads:
             NoInput: a file is not there.
             BadInput: it is not an image that LM Studio accepts.
         """
-        return [
-            m._replace(content=tuple(self._resolved(p) for p in m.content)) if has_images(m) else m for m in messages
-        ]
+        if sources := image_sources(messages):
+            session = self._files()
+            if session is not self._session:  # with its connection, a server forgets the files
+                self._session, self._done = session, {}
+            for source in sources:
+                if source not in self._done:
+                    self._done[source] = upload(session, *read_image(source))
+        return with_uploads(messages, self._done)
 
-    def _resolved(self, part: Part) -> Part:
-        if not isinstance(part, ImagePart):
-            return part
-        if (session := self._files()) is not self._session:  # with its connection, a server forgets the files
-            self._session, self._done = session, {}
-        if part.source not in self._done:
-            self._done[part.source] = upload(session, *read_image(part.source))
-        return self._done[part.source]
+
+def image_sources(messages: Sequence[Message]) -> list[str]:
+    """The images that messages show and that are not on the server, each once."""
+    return list(dict.fromkeys(p.source for m in messages for p in m.content if isinstance(p, ImagePart)))
+
+
+def with_uploads(messages: Sequence[Message], uploaded: Mapping[str, FilePart]) -> list[Message]:
+    """The same messages with the files on the server in place of their images."""
+
+    def on_server(part: Part) -> Part:
+        return uploaded[part.source] if isinstance(part, ImagePart) else part
+
+    return [m._replace(content=tuple(map(on_server, m.content))) if has_images(m) else m for m in messages]
 
 
 def has_images(message: Message) -> bool:

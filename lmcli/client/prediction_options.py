@@ -1,19 +1,21 @@
-"""The keyword options of a prediction, as Python programs give them, and the requests that are made of them."""
+"""What Python programs give, a history, the options of a prediction or a load, and the requests that are made of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 from lmcli.chat import Chat, Message
 from lmcli.client.collector import Callbacks, Collector
-from lmcli.errors import UsageError
+from lmcli.errors import UsageError, quoted
 from lmcli.record import distinct
-from lmcli.values import Fragment, JsonObject
+from lmcli.values import Fragment, JsonObject, LoadConfig, ModelInfo
 from lmcli.wire import requests
 from lmcli.wire.config import prediction_config
 from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
 History = Chat | Mapping[str, Any] | Sequence[Any] | str
+LoadOptions = Mapping[str, Any] | LoadConfig | None
+"""See `load_config`."""
 
 
 class HasJsonSchema(Protocol):
@@ -83,6 +85,22 @@ def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any])
         raise UsageError("a response format is a JSON schema, a setting with a type, or a class with model_json_schema")
     is_setting = response_format["type"] in ("json", "gbnf", "none")
     return dict(response_format) if is_setting else {"type": "json", "jsonSchema": dict(response_format)}
+
+
+def of_kind(models: Iterable[ModelInfo], namespace: str | None) -> list[ModelInfo]:
+    """The models of one kind, or all."""
+    return [model for model in models if is_kind(model.type, namespace)]
+
+
+def is_kind(kind: str, namespace: str | None) -> bool:
+    """Whether models of a kind are asked for; None asks for all.
+
+    Raises:
+        UsageError: there is no such namespace of models.
+    """
+    if namespace not in (None, "llm", "embedding"):
+        raise UsageError(f"there are models of llm and embedding, not of {quoted(namespace)}")
+    return namespace in (None, kind)
 
 
 def _config(options: PredictionOptions) -> PredictionConfig:
