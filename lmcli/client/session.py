@@ -26,7 +26,7 @@ AnyPending = TypeVar("AnyPending", bound=Pending)
 
 MUTE_SECONDS: Final = 10.0
 """How long a request waits for the first packet of a server that no longer warns about what it does not understand."""
-_UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
+UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
 _DRAIN_SECONDS: Final = 5.0
 _TRACED_BYTES: Final = 2000
 
@@ -154,7 +154,7 @@ class Session:
             if mute_until is None or monotonic() < mute_until:
                 return []
             for one in unanswered:
-                self._multiplexer.give_up(one, RequestRejected(_UNANSWERED))
+                self._multiplexer.give_up(one, RequestRejected(UNANSWERED))
         return found
 
     def read(self, channel: Channel, *, within: float | None = None) -> list[Value]:
@@ -228,7 +228,7 @@ class Session:
     def _refuse_if_mute(self, endpoint: str) -> None:
         """A request that a server may ignore without a warning is not sent. `Connection.session` opens a new socket."""
         if self._multiplexer.is_mute:
-            raise RequestRejected(f"{endpoint} was not sent: {_UNANSWERED}")
+            raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True) -> None:
         for text in self._multiplexer.texts_to_send():

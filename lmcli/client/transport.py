@@ -79,9 +79,9 @@ class Transport:
         except TimeoutError as error:
             if timeout is not None:
                 raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
-            raise _unreachable(address, error) from error
+            raise unreachable(address, error) from error
         except OSError as error:
-            raise _unreachable(address, error) from error
+            raise unreachable(address, error) from error
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         transport = cls(connection, ClientProtocol(uri, max_size=None), address, interrupts)
         transport.timeout = timeout
@@ -298,7 +298,8 @@ def _reason(error: OSError) -> str:
     return f"its certificate is not trusted, {verification.rstrip('.')}" if verification else reason(error)
 
 
-def _unreachable(address: Address, error: OSError) -> CannotConnect:
+def unreachable(address: Address, error: OSError) -> CannotConnect:
+    """Say why an address cannot be reached."""
     why = "no answer" if isinstance(error, TimeoutError) else _reason(error)
     return CannotConnect(f"cannot reach LM Studio at {address}: {why}", _hint(address.host, error))
 
