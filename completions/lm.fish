@@ -76,6 +76,7 @@ complete -c lm -n '__lm_is respond' -l context-length -d 'Context in tokens, if 
 complete -c lm -n '__lm_is respond' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is respond' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is respond' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is respond' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is respond' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is respond' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -111,6 +112,7 @@ complete -c lm -n '__lm_is complete' -l context-length -d 'Context in tokens, if
 complete -c lm -n '__lm_is complete' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is complete' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is complete' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is complete' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is complete' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is complete' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -150,6 +152,7 @@ complete -c lm -n '__lm_is chat' -l context-length -d 'Context in tokens, if thi
 complete -c lm -n '__lm_is chat' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is chat' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is chat' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is chat' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is chat' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is chat' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -191,6 +194,7 @@ complete -c lm -n '__lm_is stats' -l context-length -d 'Context in tokens, if th
 complete -c lm -n '__lm_is stats' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is stats' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is stats' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is stats' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is stats' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is stats' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -206,6 +210,7 @@ complete -c lm -n '__lm_is models' -l loaded -d 'Only models that are loaded, by
 complete -c lm -n '__lm_is models' -l json -d 'A JSON array, with everything the server says'
 complete -c lm -n '__lm_is models' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is models' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is models' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -219,6 +224,7 @@ complete -c lm -n '__lm_is models load' -l context-length -d 'Context in tokens,
 complete -c lm -n '__lm_is models load' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models load' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is models load' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models load' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is models load' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models load' -s q -l quiet -d 'No warnings and notes; errors still print'
@@ -232,6 +238,7 @@ complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and e
 complete -c lm -n '__lm_is models unload' -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models unload' -l token-file -d 'API token' -r -F
+complete -c lm -n '__lm_is models unload' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models unload' -l timeout -d 'Longest silence of the server' -r -f
 complete -c lm -n '__lm_is models unload' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models unload' -s q -l quiet -d 'No warnings and notes; errors still print'

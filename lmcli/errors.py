@@ -21,6 +21,7 @@ LmError
 ├── OutputFailed          74   an answer could not be written
 ├── TimedOut              75   the server was silent for too long
 ├── NotAllowed            77   the API token is missing or refused
+│   └── TokenExposed      77   it would be sent unencrypted
 └── BadSetting            78   the environment or a token file holds a bad value
 """
 
@@ -58,7 +59,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
     ExitCode.TRY_AGAIN: "the server was silent for longer than --timeout: try again",
-    ExitCode.NOT_ALLOWED: "API token missing or refused",
+    ExitCode.NOT_ALLOWED: "API token missing, refused, or not to be sent unencrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
     130: "died of SIGINT (Ctrl-C)",
@@ -182,6 +183,10 @@ class NotAllowed(LmError):
     """The server wants an API token, or refused the one it got."""
 
     exit_code = ExitCode.NOT_ALLOWED
+
+
+class TokenExposed(NotAllowed):
+    """The API token would be sent unencrypted over a network, so it was not sent."""
 
 
 class BadSetting(LmError):

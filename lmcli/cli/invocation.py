@@ -15,6 +15,7 @@ from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.output.stdout import print_bytes
 from lmcli.cli.resolve import Request, load_request, options_record
 from lmcli.cli.runner import Runner
+from lmcli.cli.signals import SignalWatcher
 from lmcli.cli.target import loaded_model, model_key
 from lmcli.client.images import image_name
 from lmcli.errors import ExitCode
@@ -96,7 +97,7 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
     options, request, env = invocation.options, invocation.request, invocation.env
     stderr = stderr_sinks(options, env, invocation.messages, runner.output)
     answer = answer_sink(invocation.form, request, runner.output, env, invocation.preface)
-    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation)]
+    sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation, runner.signals)]
     load = LoadLifecycle(runner, sinks)
     prediction = PredictionLifecycle(request, runner, sinks, may_be_empty=request.is_raw)
 
@@ -112,8 +113,9 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
 class StatsSink:
     """Writes the stats at the end: to stderr, and as a line of a file."""
 
-    def __init__(self, invocation: Invocation) -> None:
+    def __init__(self, invocation: Invocation, signals: SignalWatcher) -> None:
         self._invocation = invocation
+        self._signals = signals
 
     def burst(self, values: list[Value]) -> None:
         """Do nothing: stats are written at the end."""
@@ -127,11 +129,12 @@ class StatsSink:
             invocation.messages.raw(stats_text(outcome.end))
         if options.stats_file is not None:
             line = stats_line(invocation.command, options_record(options), outcome, invocation.model_key)
-            append_line(options.stats_file, line)
+            append_line(options.stats_file, line, self._signals)
 
 
-def _stats_sinks(invocation: Invocation) -> list[Sink]:
-    return [StatsSink(invocation)] if invocation.options.stats or invocation.options.stats_file is not None else []
+def _stats_sinks(invocation: Invocation, signals: SignalWatcher) -> list[Sink]:
+    options = invocation.options
+    return [StatsSink(invocation, signals)] if options.stats or options.stats_file is not None else []
 
 
 def show_request(invocation: Invocation) -> ExitCode:

@@ -1,17 +1,29 @@
 """The messages of `lm` on stderr: errors, hints, warnings and notes; lower case, no period."""
 
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, escaped
+from lmcli.cli.output.stdout import Output, ReaderLeft
+from lmcli.cli.signals import Interrupted, SignalWatcher
+from lmcli.errors import (
+    LmError,
+    ModelNotFound,
+    ModelUnloaded,
+    NoModelLoaded,
+    OutputFailed,
+    TimedOut,
+    TokenExposed,
+    escaped,
+)
 
 _HINTS: Final[Mapping[type[LmError], str]] = {
     ModelNotFound: "lm models lists the models that are there",
     ModelUnloaded: "-m KEY loads it again",
     NoModelLoaded: "-m KEY loads one",
+    TokenExposed: "--insecure-token sends it all the same",
     TimedOut: "a larger --timeout waits longer",
 }
 """What to type after an error of the library, which does not know the command line."""
@@ -36,7 +48,7 @@ class Verbosity(IntEnum):
 
 
 class Messages:
-    """Writes messages to stderr, each in one write; a closed or full stderr is ignored.
+    """Writes messages to stderr; a closed or full stderr is ignored.
 
     Args:
         env: the environment.
@@ -48,7 +60,12 @@ class Messages:
         self.verbosity = verbosity
         self.has_color = env.has_color(color)
         self._descriptor = env.stderr
+        self.watch(SignalWatcher())
         self._is_interactive = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
+
+    def watch(self, signals: SignalWatcher) -> None:
+        """Wait for a reader of stderr no longer than until one of these signals comes."""
+        self._output = Output(self._descriptor, signals)
 
     def error(self, error: LmError) -> None:
         """Write an error and its hints."""
@@ -81,12 +98,8 @@ class Messages:
 
     def raw(self, text: str) -> None:
         """Write text unchanged."""
-        data = text.encode(errors="replace")
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError:
-            pass
+        with suppress(ReaderLeft, Interrupted, OutputFailed):  # who is interrupted looks at the signals later
+            self._output.write(text.encode(errors="replace"))
 
     def _line(self, label: str, text: str, style: str) -> str:
         shown = f"\x1b[{style}m{label}:\x1b[0m" if self.has_color else f"{label}:"

@@ -113,6 +113,9 @@ class ServerOptions(Options):
             "--token-file", metavar="FILE", help="API token.  [env: LM_API_TOKEN, LMSTUDIO_API_TOKEN hold the token]"
         ),
     ] = None
+    insecure_token: Annotated[
+        bool, Option("--insecure-token", help="Send the token unencrypted, even to another machine.")
+    ] = False
     timeout: Annotated[
         float | None,
         Option("--timeout", metavar="SEC", help="Longest silence of the server.  [env: LM_TIMEOUT; default: none]"),

@@ -46,6 +46,7 @@ class Runner:
         self.output = Output(env.stdout, self.signals)
         self.error: LmError | None = None
         self.messages = messages
+        messages.watch(self.signals)
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
         self._connect = lambda: connect(options, env, messages, interrupts=self.output.interrupts)
@@ -91,6 +92,7 @@ class Runner:
         except ReaderLeft:
             self._has_lost_reader = True
         except LmError as error:
+            self._has_lost_reader = self.output.is_left
             self.error = self.error or error
         finally:
             self.signals.acknowledge()

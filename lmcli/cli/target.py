@@ -32,6 +32,7 @@ def connect(
 
     Raises:
         CannotConnect: no server can be reached.
+        TokenExposed: the token would be sent unencrypted over a network.
         Unavailable: llama.cpp is not installed, or the GGUF file is not valid.
         UsageError, BadSetting, NoInput: the address, token, file or number of seconds is not valid.
     """
@@ -40,7 +41,14 @@ def connect(
     trace = messages.detail if messages.verbosity is Verbosity.VERBOSE else None
     with (
         _server(options, env, messages) as address,
-        Connection(address, auth, timeout=timeout, trace=trace, interrupts=interrupts) as connection,
+        Connection(
+            address,
+            auth,
+            timeout=timeout,
+            trace=trace,
+            interrupts=interrupts,
+            insecure_token=options.insecure_token,
+        ) as connection,
     ):
         yield connection
 

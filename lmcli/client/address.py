@@ -1,6 +1,7 @@
 """Where a server is: what a person writes, and what a socket needs."""
 
 import re
+import socket
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ LOOPBACK: Final = "127.0.0.1"
 HTTP_PORT: Final = 1234
 """The user-visible server of LM Studio. Source: lms, src/createClient.ts:14"""
 
+_LOOPBACK_NETWORK: Final = 127
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _SCHEME_PORTS: Final = {False: 80, True: 443}
 _API_PATHS: Final = re.compile(r"/(api/)?v\d+$")
@@ -29,6 +31,23 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https://' if self.secure else ''}{host}:{self.port}{self.prefix}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine, by a name or an address that cannot mean another one."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            if ":" in self.host:
+                return socket.inet_pton(socket.AF_INET6, self.host) == bytes(15) + b"\1"
+            return socket.inet_pton(socket.AF_INET, self.host)[0] == _LOOPBACK_NETWORK
+        except OSError:
+            return False
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on a network can read what is sent there."""
+        return self.secure or self.is_loopback
 
     def websocket_url(self, namespace: str) -> str:
         """The URL of a namespace, such as ws://127.0.0.1:1234/llm."""

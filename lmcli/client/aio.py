@@ -36,17 +36,26 @@ class AsyncClient:
         api_token: the token to authenticate with; None takes that of the environment, an empty one connects as a guest.
         timeout: the longest silence of the server in one wait, in seconds, after which it ends with TimedOut; None
             waits as long as the connection stands.
+        insecure_token: whether the token may be sent unencrypted to another machine, over ws:// or http://.
 
     Raises:
-        BadSetting: the token is malformed. A malformed host, or no server, shows when the first socket is opened.
+        BadSetting: the token is malformed. A malformed host, no server, or one that the token is not sent to, shows
+            when the first socket is opened.
         UsageError: the timeout is not a number of seconds above 0.
     """
 
-    def __init__(self, host: str | None = None, api_token: str | None = None, *, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        host: str | None = None,
+        api_token: str | None = None,
+        *,
+        timeout: float | None = None,
+        insecure_token: bool = False,
+    ) -> None:
         if timeout is not None and not is_duration(timeout):
             raise UsageError(f"timeout must be a number of seconds above 0, not {timeout:g}")
         identity = credentials(find_token() if api_token is None else api_token or None)
-        self._connection = AioConnection(host, identity, timeout=timeout)
+        self._connection = AioConnection(host, identity, timeout=timeout, insecure_token=insecure_token)
         self.llm = AsyncLlmNamespace(self._connection)
         self.system = AsyncSystemNamespace(self._connection)
         self.files = AsyncFilesNamespace(self._connection)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lmcli.chat import FilePart, Message
 from lmcli.client.address import Address
 from lmcli.client.aio_session import AioSession
+from lmcli.client.connection import refuse_exposed_token
 from lmcli.client.discovery import find_server
 from lmcli.client.images import ImageSource, contents, image_sources, read_image, with_uploads
 from lmcli.errors import ConnectionLost
@@ -22,12 +23,16 @@ class AioConnection:
         host: the server, see `find_server`; looked for when the first session is asked for.
         credentials: the identity of the client.
         timeout: the longest silence of the server, in seconds.
+        insecure_token: whether an API token may be sent unencrypted over a network.
     """
 
-    def __init__(self, host: str | None, credentials: Credentials, *, timeout: float | None) -> None:
+    def __init__(
+        self, host: str | None, credentials: Credentials, *, timeout: float | None, insecure_token: bool = False
+    ) -> None:
         self._host = host
         self._credentials = credentials
         self._timeout = timeout
+        self._insecure_token = insecure_token
         self._address: Address | None = None
         self._sessions: dict[str, AioSession] = {}
         self._replaced: list[AioSession] = []
@@ -42,6 +47,7 @@ class AioConnection:
 
         Raises:
             CannotConnect, NotAllowed, TimedOut: see `AioSession.open`.
+        TokenExposed: the token would be sent unencrypted, and may not.
             ConnectionLost: the client was closed.
         """
         session = self._sessions.get(namespace)
@@ -103,7 +109,10 @@ class AioConnection:
     async def _open(self, namespace: str) -> AioSession:
         self._expect_open()
         if self._address is None:
-            self._address = await asyncio.to_thread(find_server, self._host)
+            address = await asyncio.to_thread(find_server, self._host)
+            if not self._insecure_token:
+                refuse_exposed_token(address, self._credentials)
+            self._address = address
         session = await AioSession.open(self._address, namespace, self._credentials, timeout=self._timeout)
         if self._is_closed:
             await session.aclose()

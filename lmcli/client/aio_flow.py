@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 from lmcli.client.aio_transport import AioTransport
+from lmcli.client.session import DRAIN_SECONDS
 from lmcli.errors import Incomplete, LmError, TimedOut
 from lmcli.wire.channels import Channel, Pending, unheeded
 from lmcli.wire.multiplexer import Multiplexer
@@ -22,8 +23,6 @@ AHEAD_BYTES: Final = 256 * 1024
 UNREAD_VALUES: Final = 65_536
 """How much of a prediction that is not read is kept while others wait."""
 _CHECK_AFTER: Final = 4096
-STOP_SECONDS: Final = 5.0
-"""How long a server may take to end what was cancelled."""
 
 
 class Flow:
@@ -73,7 +72,7 @@ class Flow:
     def abandon(self, channel: Channel) -> None:
         """Drop what still arrives on a channel that was cancelled."""
         if not channel.is_over:
-            self._abandoned[channel] = self._loop.time() + STOP_SECONDS
+            self._abandoned[channel] = self._loop.time() + DRAIN_SECONDS
             self.drop_abandoned()
             self._resume()
 

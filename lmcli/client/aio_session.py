@@ -5,10 +5,10 @@ from contextlib import suppress
 from typing import Any
 
 from lmcli.client.address import Address
-from lmcli.client.aio_flow import STOP_SECONDS, Flow, wake
+from lmcli.client.aio_flow import Flow, wake
 from lmcli.client.aio_transport import AioTransport
-from lmcli.client.session import MUTE_SECONDS, UNANSWERED
-from lmcli.client.transport import CONNECT_SECONDS
+from lmcli.client.dialing import CONNECT_SECONDS
+from lmcli.client.session import DRAIN_SECONDS, MUTE_SECONDS, UNANSWERED
 from lmcli.errors import (
     CannotConnect,
     ConnectionLost,
@@ -159,7 +159,7 @@ class AioSession:
     async def stopped(self, channel: Channel) -> None:
         """Wait a little until the server has ended an abandoned channel."""
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(DRAIN_SECONDS):
                 while not channel.is_over:
                     await self._flow.ready(channel)
                     self._flow.drop_abandoned()

@@ -9,12 +9,15 @@ from contextlib import suppress
 from typing import Final, cast
 
 from lmcli.client.address import Address
-from lmcli.client.aio_dial import connected, plain, tls_context
-from lmcli.client.transport import BURST_BYTES, CONNECT_SECONDS, LOST_AFTER, PING_AFTER, unreachable
+from lmcli.client.aio_dialing import connected, plain, tls_context
+from lmcli.client.dialing import CONNECT_SECONDS, SUSPICIOUS_SECONDS, Limits, failure, refuse_other_kind
+from lmcli.client.transport import BURST_BYTES, LOST_AFTER, PING_AFTER
+from lmcli.client.waiting import no_interrupts
 from lmcli.client.websocket import WebSocket
 from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, reason
 
 _CLOSE_SECONDS: Final = 1.0
+_BAD_REQUEST: Final = 400
 
 
 class AioTransport(asyncio.BufferedProtocol):
@@ -77,12 +80,10 @@ class AioTransport(asyncio.BufferedProtocol):
         try:
             async with asyncio.timeout(limit):
                 await self._connect()
-        except TimeoutError as error:
-            if self._timeout is not None:
-                raise TimedOut(f"no connection to {self._address} within {limit:g} s") from error
-            raise unreachable(self._address, error) from error
         except OSError as error:
-            raise unreachable(self._address, plain(error)) from error
+            if self._address.secure and not hasattr(error, "verify_message") and not isinstance(error, TimeoutError):
+                await self._refuse_other_kind()
+            raise failure(self._address, plain(error), self._timeout) from error
         try:
             await self._handshake(limit)
         except BaseException:
@@ -186,15 +187,23 @@ class AioTransport(asyncio.BufferedProtocol):
     async def _handshake(self, limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
+                await asyncio.wait([self._upgraded], timeout=SUSPICIOUS_SECONDS)
+                if not self._upgraded.done() and not self._address.secure:
+                    await self._refuse_other_kind()
                 await self._upgraded
         except TimeoutError as error:
             if self._timeout is not None:
                 raise TimedOut(f"no answer to the handshake from {self._address} within {limit:g} s") from error
             raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake") from error
-        if self._websocket.refusal is not None:
-            raise self._websocket.refusal
-        if not self.is_open:
-            raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._end}")
+        if self.is_open:
+            return
+        if self._websocket.refused_status in (None, _BAD_REQUEST) and not self._address.secure:
+            await self._refuse_other_kind()
+        raise self._websocket.refusal or CannotConnect(f"cannot reach LM Studio at {self._address}: {self._end}")
+
+    async def _refuse_other_kind(self) -> None:
+        """Find out, in a thread, whether the server uses TLS against expectation, or does not."""
+        await asyncio.to_thread(refuse_other_kind, self._address, Limits.within(SUSPICIOUS_SECONDS, no_interrupts))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""

@@ -42,17 +42,27 @@ class Client(Closing):
         api_token: the token to authenticate with; None takes that of the environment, an empty one connects as a guest.
         timeout: the longest silence of the server, in seconds, after which a wait for it ends with TimedOut; None
             waits as long as the connection stands.
+        insecure_token: whether the token may be sent unencrypted to another machine, over ws:// or http://.
 
     Raises:
-        BadSetting: the token is malformed. A malformed host, or no server, shows when the first socket is opened.
+        BadSetting: the token is malformed. A malformed host, no server, or one that the token is not sent to, shows
+            when the first socket is opened.
         UsageError: the timeout is not a number of seconds above 0.
     """
 
-    def __init__(self, host: str | None = None, api_token: str | None = None, *, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        host: str | None = None,
+        api_token: str | None = None,
+        *,
+        timeout: float | None = None,
+        insecure_token: bool = False,
+    ) -> None:
         if timeout is not None and not is_duration(timeout):
             raise UsageError(f"timeout must be a number of seconds above 0, not {timeout:g}")
         self._host = host
         self._timeout = timeout
+        self._insecure_token = insecure_token
         self._credentials = credentials(find_token() if api_token is None else api_token or None)
         self._connection: Connection | None = None
         self.uploads = Uploads(lambda: self.session("files"))
@@ -80,7 +90,12 @@ class Client(Closing):
     def session(self, namespace: str) -> Session:
         """The socket to a namespace; the server is looked for when the first one is asked for."""
         if self._connection is None:
-            self._connection = Connection(find_server(self._host), self._credentials, timeout=self._timeout)
+            self._connection = Connection(
+                find_server(self._host),
+                self._credentials,
+                timeout=self._timeout,
+                insecure_token=self._insecure_token,
+            )
         return self._connection.session(namespace)
 
 

@@ -4,6 +4,7 @@ from lmcli.client.address import Address
 from lmcli.client.session import Session, Trace
 from lmcli.client.waiting import Interrupts, no_interrupts
 from lmcli.closing import Closing
+from lmcli.errors import TokenExposed
 from lmcli.wire.protocol import Credentials
 
 
@@ -19,6 +20,10 @@ class Connection(Closing):
         timeout: the longest silence of the server, in seconds.
         trace: called with what is sent, see `Session.open`.
         interrupts: what ends a wait on any of the sockets, see `waiting`.
+        insecure_token: whether an API token may be sent unencrypted over a network.
+
+    Raises:
+        TokenExposed: it would be, and may not.
     """
 
     def __init__(
@@ -29,7 +34,10 @@ class Connection(Closing):
         timeout: float | None = None,
         trace: Trace | None = None,
         interrupts: Interrupts = no_interrupts,
+        insecure_token: bool = False,
     ) -> None:
+        if not insecure_token:
+            refuse_exposed_token(address, credentials)
         self.address = address
         self._credentials = credentials
         self._timeout = timeout
@@ -65,3 +73,16 @@ class Connection(Closing):
             session.close()
         self._replaced.clear()
         self._sessions.clear()
+
+
+def refuse_exposed_token(address: Address, credentials: Credentials) -> None:
+    """Keep an API token from where others could read it; the credentials of a guest may go anywhere.
+
+    Raises:
+        TokenExposed: they hold a token, and the server is on another machine and not addressed over TLS.
+    """
+    if not (credentials.is_guest or address.is_private):
+        raise TokenExposed(
+            f"the API token is not sent to {address}: the connection is not encrypted",
+            f"{address._replace(secure=True)} encrypts it, if the server has TLS",
+        )

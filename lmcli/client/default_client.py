@@ -15,7 +15,11 @@ _clients: list[Client] = []
 
 
 def configure_default_client(
-    host: str | None = None, api_token: str | None = None, *, timeout: float | None = None
+    host: str | None = None,
+    api_token: str | None = None,
+    *,
+    timeout: float | None = None,
+    insecure_token: bool = False,
 ) -> None:
     """Choose the server, token and timeout of the functions at the top of the module, before the first is used.
 
@@ -23,13 +27,14 @@ def configure_default_client(
         host: see `Client`.
         api_token: see `Client`.
         timeout: see `Client`.
+        insecure_token: see `Client`.
 
     Raises:
         UsageError: the default client is in use already.
     """
     if _clients:
         raise UsageError("the default client is in use already, so it can no longer be configured")
-    _settings.update(host=host, api_token=api_token, timeout=timeout)
+    _settings.update(host=host, api_token=api_token, timeout=timeout, insecure_token=insecure_token)
 
 
 def get_default_client() -> Client:

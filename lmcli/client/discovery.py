@@ -15,7 +15,7 @@ import orjson
 
 from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
 from lmcli.errors import BadSetting, CannotConnect, NoInput, quoted, reason
-from lmcli.wire.protocol import Credentials
+from lmcli.wire.protocol import GUEST_PREFIX, Credentials
 
 API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
 """Where LM Studio listens even while its HTTP server is off.
@@ -30,6 +30,7 @@ TOKEN_FORM: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 
 _GREETING: Final = b"GET /lmstudio-greeting HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 _ANSWER_LIMIT: Final = 64 * 1024
+"""A longer answer is not that of LM Studio, whose head and body have a few hundred bytes."""
 
 
 def find_server(
@@ -122,7 +123,7 @@ def credentials(token: str | None = None) -> Credentials:
         BadSetting: the token is malformed; its text is not shown.
     """
     if token is None:
-        return Credentials(f"guest:{secrets.token_hex(12)}", secrets.token_hex(16))
+        return Credentials(f"{GUEST_PREFIX}{secrets.token_hex(12)}", secrets.token_hex(16))
     match = TOKEN_FORM.fullmatch(token.strip())
     if match is None:
         raise BadSetting("the API token is malformed", "a token looks like sk-lm-XXXXXXXX:XXXXXXXXXXXXXXXXXXXX")

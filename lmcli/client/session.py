@@ -10,7 +10,8 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from lmcli.client.address import Address
-from lmcli.client.transport import CONNECT_SECONDS, Transport
+from lmcli.client.dialing import CONNECT_SECONDS
+from lmcli.client.transport import Transport
 from lmcli.client.waiting import Interrupts, no_interrupts
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, RemoteProtocolError, RequestRejected, TimedOut
 from lmcli.values import Value
@@ -27,7 +28,7 @@ AnyPending = TypeVar("AnyPending", bound=Pending)
 MUTE_SECONDS: Final = 10.0
 """How long a request waits for the first packet of a server that no longer warns about what it does not understand."""
 UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
-_DRAIN_SECONDS: Final = 5.0
+DRAIN_SECONDS: Final = 5.0
 _TRACED_BYTES: Final = 2000
 
 
@@ -144,12 +145,15 @@ class Session:
             ConnectionLost, TimedOut, RemoteProtocolError: nothing more will come, and what came was read.
         """
         deadline = None if within is None else monotonic() + within
+        has_received = False
         while not (found := [one for one in pending if one.is_ready]):
             if self._multiplexer.error is not None:
                 raise self._multiplexer.error
             unanswered = [one for one in pending if not one.is_answered] if self._multiplexer.is_mute else []
             mute_until = self._mute_since + MUTE_SECONDS if unanswered else None
-            if self._receive(until=_earliest(deadline, mute_until)):
+            until = _earliest(deadline, mute_until)
+            has_received = not (has_received and self._must_leave(until)) and self._receive(until=until)
+            if has_received:
                 continue
             if mute_until is None or monotonic() < mute_until:
                 return []
@@ -178,18 +182,28 @@ class Session:
         self._multiplexer.cancel(channel)
         self._send(within=within)
 
-    def abandon(self, channel: Channel, *, within: float = _DRAIN_SECONDS) -> None:
-        """Cancel, and wait a little for the server to stop; what it still sends is dropped."""
+    def abandon(self, channel: Channel) -> None:
+        """Cancel without waiting, not even for a server that accepts no data; what it still sends is not read."""
+        channel.is_over = True
+        self._multiplexer.cancel(channel)
+        with suppress(LmError):
+            for text in self._traced_texts():
+                self._transport.post(text)
+
+    def drain(self, channel: Channel, *, within: float = DRAIN_SECONDS) -> None:
+        """Wait a little for the end of a channel that was abandoned; what it still sends is dropped."""
         deadline = monotonic() + within
         with suppress(LmError):
-            self.cancel(channel, within=within)
-            while not channel.is_over and (left := deadline - monotonic()) > 0:
-                self.read(channel, within=left)
-        channel.is_over = True
+            while not channel.has_ended and self.ready([channel], within=deadline - monotonic()):
+                channel.read()
 
     def close(self) -> None:
         """Close the socket; running channels are over."""
         self._transport.close()
+
+    def _must_leave(self, until: float | None) -> bool:
+        """Whether a wait is over although something arrives all the time."""
+        return self._transport.is_interrupted or (until is not None and monotonic() >= until)
 
     def _receive(self, *, until: float | None) -> bool:
         """Take in what the server sends next; False if an interrupt or that moment came first."""
@@ -198,17 +212,18 @@ class Session:
         texts = self._transport.receive(within=None if until is None else until - monotonic())
         if texts:
             self._take(texts)
-            return True
-        if silent_at is not None and monotonic() >= silent_at:
+        if self._timeout is not None and monotonic() >= self._silent_since + self._timeout:
             raise TimedOut(f"the server was silent for {self._timeout:g} s")
-        return False
+        return bool(texts)
 
     def _take(self, texts: list[bytes]) -> None:
-        self._silent_since = monotonic()
+        """Take in what has arrived; only what brings a channel or a call on ends the silence of the server."""
         was_mute = self._multiplexer.is_mute
         self._multiplexer.receive(texts)
+        if not self._multiplexer.ignored_count:
+            self._silent_since = monotonic()
         if self._multiplexer.is_mute and not was_mute:
-            self._mute_since = self._silent_since
+            self._mute_since = monotonic()
         if self._multiplexer.error is None:
             self._send()
         else:
@@ -219,6 +234,8 @@ class Session:
         self._send(traced=False)
         limit = CONNECT_SECONDS if self._timeout is None else self._timeout
         texts = self._transport.receive(within=limit)
+        if not texts and self._transport.is_interrupted:
+            raise ConnectionLost("the wait for an answer to the authentication was interrupted")
         if not texts and self._timeout is not None:
             raise TimedOut(f"no answer to the authentication within {limit:g} s")
         self._take(texts)
@@ -231,12 +248,17 @@ class Session:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True) -> None:
-        for text in self._multiplexer.texts_to_send():
-            if traced and self._trace is not None:
-                shown = text[:_TRACED_BYTES].decode(errors="ignore")
-                self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+        for text in self._traced_texts() if traced else self._multiplexer.texts_to_send():
             self._transport.send(text, within=within)
             self._silent_since = monotonic()
+
+    def _traced_texts(self) -> Iterator[bytes]:
+        """What is to be sent now; each text is traced when its turn comes."""
+        for text in self._multiplexer.texts_to_send():
+            if self._trace is not None:
+                shown = text[:_TRACED_BYTES].decode(errors="ignore")
+                self._trace(f"sends {shown}" + (f"… ({len(text)} bytes)" if len(text) > _TRACED_BYTES else ""))
+            yield text
 
 
 def _earliest(one: float | None, other: float | None) -> float | None:

@@ -23,18 +23,22 @@ class PredictionStream(Closing):
         self._session = session
         self._prediction = prediction
         self._collector = collector
+        self._has_left = False
         self._iterator = self._read()
 
     def __iter__(self) -> Iterator[Fragment]:
         yield from self._iterator  # a generator that only the loop holds: it is closed as soon as the loop is left
 
     def result(self) -> PredictionResult:
-        """The finished prediction, without waiting.
+        """The finished prediction; only after an early end this waits, a little, for the server to stop.
 
         Raises:
             LmError: the prediction failed.
             RuntimeError: it is still running.
         """
+        if self._has_left and not self._collector.has_result:
+            self._session.drain(self._prediction)
+            self._collector.leave(self._prediction)
         return self._collector.result()
 
     def wait_for_result(self) -> PredictionResult:
@@ -54,7 +58,7 @@ class PredictionStream(Closing):
             self._session.cancel(self._prediction)
 
     def close(self) -> None:
-        """Stop the prediction if it still runs, and wait until the server has stopped."""
+        """Stop the prediction if it still runs; does not wait for the server."""
         self._iterator.close()
         self._leave()
 
@@ -76,5 +80,5 @@ class PredictionStream(Closing):
     def _leave(self) -> None:
         """Stop what still runs; what came so far is the result, as after `cancel`."""
         if not self._prediction.is_over:
+            self._has_left = self._collector.is_cancelled = True
             self._session.abandon(self._prediction)
-            self._collector.leave(self._prediction)

@@ -16,13 +16,17 @@ from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
+from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
-from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped, quoted, reason
+from lmcli.client.websocket import IDLE_FRAMES, TEXT_BYTES
+from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped
 
 BURST_BYTES: Final = 64 * 1024
-CONNECT_SECONDS: Final = 10.0
+UNSENT_FRAMES: Final = 100_000
+"""How many pongs may wait for a server that does not read them."""
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
+_BAD_REQUEST: Final = 400
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
@@ -51,6 +55,7 @@ class Transport:
         self._lost: str | None = None
         self._silent_since = self._left_at = self._accepted_at = time.monotonic()
         self._is_pinged = False
+        self._idle_frames = 0
 
     @classmethod
     def open(
@@ -73,20 +78,12 @@ class Transport:
             CannotConnect: there is no answer, or it is not that of a WebSocket server.
             TimedOut: the given timeout passed.
         """
-        limit = CONNECT_SECONDS if timeout is None else timeout
-        try:
-            connection = _connect(address, limit)
-        except TimeoutError as error:
-            if timeout is not None:
-                raise TimedOut(f"no connection to {address} within {timeout:g} s") from error
-            raise unreachable(address, error) from error
-        except OSError as error:
-            raise unreachable(address, error) from error
+        connection = dial(address, timeout, interrupts)
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
-        transport = cls(connection, ClientProtocol(uri, max_size=None), address, interrupts)
+        transport = cls(connection, ClientProtocol(uri, max_size=TEXT_BYTES), address, interrupts)
         transport.timeout = timeout
         try:
-            transport._handshake(timeout)
+            transport._handshake(Limits.within(timeout, interrupts))
         except BaseException:
             connection.close()
             raise
@@ -102,6 +99,23 @@ class Transport:
         if self.is_open:
             self._read()
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether an interrupt is ready, as far as is known without waiting."""
+        interrupts = self._interrupts()
+        return wait(self._socket.fileno(), to_read=False, interrupts=interrupts, timeout=0) is Woken.INTERRUPTED
+
+    def post(self, text: bytes) -> None:
+        """Send what the server accepts of one text now; the rest goes out before whatever is sent or awaited next.
+
+        Raises:
+            ConnectionLost: the server has disconnected.
+        """
+        if not self.is_open:
+            raise self._loss()
+        self._protocol.send_text(text)
+        self._push()
+
     def send(self, text: bytes, *, within: float | None = None) -> None:
         """Send one text, all of it; after an interrupt the rest goes out before whatever is sent or awaited next.
 
@@ -115,9 +129,7 @@ class Transport:
             ConnectionLost: the server has disconnected or accepts no data.
             TimedOut: the server accepted nothing for as long as the transport's timeout.
         """
-        if not self.is_open:
-            raise self._loss()
-        self._protocol.send_text(text)
+        self.post(text)
         limit = within or self.timeout or self.ping_after + self.lost_after
         self._accepted_at = time.monotonic()
         while not self._push():
@@ -158,20 +170,28 @@ class Transport:
             if self._lost is not None:
                 raise self._loss()
             is_sent = self._push()
-            if self._read():
+            has_read = self._read()
+            if has_read:
                 self._silent_since, self._is_pinged = time.monotonic(), False
-                continue
+                if self._texts:
+                    return
             next_step = self._silent_since + (self.lost_after if self._is_pinged else self.ping_after)
             until = next_step if deadline is None else min(next_step, deadline)
-            left = until - time.monotonic()
+            left = 0.0 if has_read else until - time.monotonic()
             woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
-            if woken is Woken.INTERRUPTED or (woken is Woken.TIMED_OUT and until == deadline):
+            now = time.monotonic()
+            if woken is Woken.INTERRUPTED or (deadline is not None and now >= deadline):
                 return
-            if woken is Woken.TIMED_OUT and self._is_pinged:
-                self._lost = "it no longer answers"
-            elif woken is Woken.TIMED_OUT:
-                self._silent_since, self._is_pinged = time.monotonic(), True
-                self._protocol.send_ping(b"")
+            if woken is Woken.TIMED_OUT and now >= next_step:
+                self._ask_for_a_sign_of_life(now)
+
+    def _ask_for_a_sign_of_life(self, now: float) -> None:
+        """Ping a silent server, once; one that was silent since a ping is lost."""
+        if self._is_pinged:
+            self._lost = "it no longer answers"
+        else:
+            self._silent_since, self._is_pinged = now, True
+            self._protocol.send_ping(b"")
 
     def close(self) -> None:
         """Send a close frame and close the socket; does not wait for the server."""
@@ -181,27 +201,50 @@ class Transport:
         self._lost = self._lost or "it was closed"
         self._socket.close()
 
-    def _handshake(self, timeout: float | None) -> None:
+    def _handshake(self, limits: Limits) -> None:
         self._protocol.send_request(self._protocol.connect())
-        deadline = time.monotonic() + (CONNECT_SECONDS if timeout is None else timeout)
-        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
-            if self._lost is not None:
-                raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
-            is_sent = self._push()
-            if self._lost is not None or self._read():
-                continue
-            left = deadline - time.monotonic()
-            woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
-            if woken is Woken.INTERRUPTED:
-                raise CannotConnect(f"cannot reach LM Studio at {self._address}: interrupted")
-            if woken is Woken.TIMED_OUT:
-                if timeout is not None:
-                    raise TimedOut(f"no answer to the handshake from {self._address} within {timeout:g} s")
-                raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake")
+        try:
+            self._await_handshake(limits)
+        except TimeoutError as error:
+            if self.timeout is not None:
+                raise TimedOut(f"no answer to the handshake from {self._address} within {self.timeout:g} s") from error
+            raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake") from error
+        except InterruptedError as error:
+            raise CannotConnect(f"cannot reach LM Studio at {self._address}: interrupted") from error
         refusal = self._protocol.handshake_exc
-        if refusal is not None:
-            status = f"HTTP status {refusal.response.status_code}" if isinstance(refusal, InvalidStatus) else refusal
-            raise CannotConnect(f"what answers at {self._address} is not LM Studio: {escaped(str(status))}")
+        if refusal is None and self._protocol.state is not State.CONNECTING:
+            return
+        status = refusal.response.status_code if isinstance(refusal, InvalidStatus) else None
+        if status in (None, _BAD_REQUEST) and not self._address.secure:
+            refuse_other_kind(self._address, limits)
+        if refusal is None:
+            raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
+        what = f"HTTP status {status}" if status else escaped(str(refusal))
+        raise CannotConnect(f"what answers at {self._address} is not LM Studio: {what}")
+
+    def _await_handshake(self, limits: Limits) -> None:
+        """Read until the handshake has ended in some way.
+
+        Raises:
+            TimeoutError, InterruptedError: see `Limits`.
+            CannotConnect: the server does not answer because it expects TLS.
+        """
+        suspicious_at = None if self._address.secure else time.monotonic() + SUSPICIOUS_SECONDS
+        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
+            is_sent = self._push()
+            if self._lost is not None:
+                return
+            if self._read():
+                limits.check(self._socket)
+                suspicious_at = None
+                continue
+            try:
+                limits.wait(self._socket, to_write=not is_sent, until=suspicious_at)
+            except TimeoutError:
+                if suspicious_at is None or limits.is_over:
+                    raise
+                refuse_other_kind(self._address, limits)
+                suspicious_at = None
 
     def _read(self) -> bool:
         """Take what the socket holds; False if it holds nothing yet."""
@@ -210,7 +253,7 @@ class Transport:
         except OSError as error:
             if _would_block(error):
                 return False
-            self._lost = _reason(error)
+            self._lost = describe(error)
             return True
         try:
             if data:
@@ -220,9 +263,13 @@ class Transport:
                 self._lost = "it closed the connection"
         except WebSocketException as error:
             self._lost = escaped(str(error))
-        for event in self._protocol.events_received():
+        events = self._protocol.events_received()
+        for event in events:
             if isinstance(event, Frame):  # the other kind of event is the answer to the handshake
                 self._take(event)
+        self._idle_frames = 0 if self._texts else self._idle_frames + len(events)
+        if self._idle_frames > IDLE_FRAMES:
+            self._lost = f"it sent {self._idle_frames} frames without a message"
         if self._protocol.parser_exc is not None and self._lost is None:
             self._lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
         self._push()  # a pong, or the answer to a close frame
@@ -249,9 +296,9 @@ class Transport:
             try:
                 accepted = self._socket.send(data)
             except OSError as error:
-                if _would_block(error):
+                if _would_block(error) and len(self._unsent) <= UNSENT_FRAMES:
                     return False
-                self._lost = _reason(error)
+                self._lost = "it accepts no data" if _would_block(error) else describe(error)
                 break
             self._accepted_at = time.monotonic()
             if accepted == len(data):
@@ -269,47 +316,6 @@ class Transport:
         return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")
 
 
-def _connect(address: Address, limit: float) -> socket.socket:
-    connection = socket.create_connection((address.host, address.port), timeout=limit)
-    try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if address.secure:
-            connection = _secured(connection, address.host)
-        connection.setblocking(False)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _secured(connection: socket.socket, host: str) -> socket.socket:
-    import ssl  # noqa: PLC0415  10 ms that only wss and https pay
-
-    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
-
-
 def _would_block(error: OSError) -> bool:
     # An SSL socket reports that it would block with classes of its own, whose module is loaded only where TLS is used.
     return isinstance(error, BlockingIOError) or type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}
-
-
-def _reason(error: OSError) -> str:
-    verification = getattr(error, "verify_message", None)
-    return f"its certificate is not trusted, {verification.rstrip('.')}" if verification else reason(error)
-
-
-def unreachable(address: Address, error: OSError) -> CannotConnect:
-    """Say why an address cannot be reached."""
-    why = "no answer" if isinstance(error, TimeoutError) else _reason(error)
-    return CannotConnect(f"cannot reach LM Studio at {address}: {why}", _hint(address.host, error))
-
-
-def _hint(host: str, error: OSError) -> str:
-    """What to check: the certificates, the name, or the server, which may be on another machine."""
-    if hasattr(error, "verify_message"):
-        return "SSL_CERT_FILE names a file with the certificate authorities to trust"
-    if isinstance(error, socket.gaierror):
-        return f"check the host name {quoted(host)}"
-    if host in ("localhost", "::1") or host.startswith("127."):
-        return "lms server start starts the server of LM Studio"
-    return f"on {host}, start the server of LM Studio and have it serve the local network"

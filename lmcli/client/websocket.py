@@ -16,6 +16,11 @@ from websockets.uri import WebSocketURI
 from lmcli.client.address import Address
 from lmcli.errors import CannotConnect, escaped
 
+TEXT_BYTES: Final = 256 * 1024 * 1024
+"""The longest text that is received. The longest of a real server are the tokens of a prompt, seven bytes each."""
+IDLE_FRAMES: Final = 100_000
+"""How many frames in a row may come without a text, such as pings: one a second for a day, or the pieces of a long text
+of a few KiB each."""
 _WHOLE_TEXT: Final = 0x80 | Opcode.TEXT
 _MASKED: Final = 0x80
 _LENGTH_BYTES: Final = {126: 2, 127: 8}
@@ -33,11 +38,12 @@ class WebSocket:
         uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
         self.lost: str | None = None
         self._address = address
-        self._protocol = ClientProtocol(uri, max_size=None)
+        self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES)
         self._protocol.send_request(self._protocol.connect())
         self._partial: list[bytes] = []
         self._uncut = bytearray()
         self._frame_bytes = 0
+        self._idle_frames = 0
 
     @property
     def is_open(self) -> bool:
@@ -56,8 +62,14 @@ class WebSocket:
         error = self._protocol.handshake_exc
         if error is None:
             return None
-        status = f"HTTP status {error.response.status_code}" if isinstance(error, InvalidStatus) else error
-        return CannotConnect(f"what answers at {self._address} is not LM Studio: {escaped(str(status))}")
+        status = f"HTTP status {self.refused_status}" if self.refused_status else escaped(str(error))
+        return CannotConnect(f"what answers at {self._address} is not LM Studio: {status}")
+
+    @property
+    def refused_status(self) -> int | None:
+        """The HTTP status of a handshake that was refused with one."""
+        error = self._protocol.handshake_exc
+        return error.response.status_code if isinstance(error, InvalidStatus) else None
 
     def send_text(self, text: bytes) -> None:
         """Send one text."""
@@ -115,15 +127,22 @@ class WebSocket:
             stop = start + length
             if start > end:
                 break
+            if length > TEXT_BYTES:
+                self.lost = f"it sent a message of {length} bytes"
+                break
             if stop > end:
                 self._frame_bytes = stop - position
                 break
             if whole[position] == _WHOLE_TEXT and not self._partial:
                 texts.append(whole[start:stop])
+                self._idle_frames = 0
             else:
+                self._idle_frames += 1
                 self._parse(whole[position:stop], texts)
             position = stop
         self._uncut = bytearray(whole[position:])
+        if self._idle_frames > IDLE_FRAMES and self.lost is None:
+            self.lost = f"it sent {self._idle_frames} frames without a message"
 
     def _parse(self, data: bytes, texts: list[bytes] | None = None) -> None:
         """Have websockets take in some bytes."""
@@ -146,6 +165,7 @@ class WebSocket:
             if frame.fin:
                 texts.append(b"".join(self._partial))
                 self._partial = []
+                self._idle_frames = 0
         elif frame.opcode is Opcode.CLOSE:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
             self.lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"

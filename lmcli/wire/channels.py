@@ -1,7 +1,8 @@
 """Channels and calls: packets in, values out; no socket, no clock.
 
 A channel is a stream of packets: a prediction, or a load. A call is one request with one result. Both are `Pending`:
-a caller can check whether they can be read. The multiplexer feeds them with what arrives.
+a caller can check whether they can be read. The multiplexer feeds them with what arrives. The packet with the result
+ends a channel; the `channelClose` that follows adds nothing, so it is not waited for.
 """
 
 from collections.abc import Callable
@@ -104,22 +105,29 @@ class Channel:
         return bool(self._values) or self._has_ended
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is expected, be it a result or a failure."""
+        return self._has_ended
+
+    @property
     def unread_count(self) -> int:
         """How many values have arrived and were not read."""
         return len(self._values)
 
-    def take(self, packet: Any) -> None:
-        """Read a packet.
+    def take(self, packet: Any) -> bool:
+        """Read a packet; whether it brought a value.
 
         Raises:
             LmError: it is not valid, or reports that the channel has failed.
         """
         self.is_answered = True
         value = self._value(packet)
-        if value is not None:
-            self._values.append(value)
-            if len(self._values) == 1:
-                self.on_ready()
+        if value is None:
+            return False
+        self._values.append(value)
+        if len(self._values) == 1:
+            self.on_ready()
+        return True
 
     def close(self) -> None:
         """Accept the normal end; a channel that has failed stays failed."""
@@ -198,8 +206,10 @@ class Prediction(Channel):
                 return PromptProgress(payloads.progress(packet))
             case {"type": "success"}:
                 self.end = payloads.prediction_end(packet)
-                rest = self._joiner.rest()
-                return Fragment(rest, 0) if rest else None
+                if rest := self._joiner.rest():
+                    self._values.append(Fragment(rest, 0))
+                self.close()
+                return None
             case {"type": "error", "error": error}:  # from servers of early 2025
                 raise as_error(error, self.failure_kind)
             case {"type": str()}:
@@ -242,6 +252,7 @@ class Loading(Channel):
             case {"type": "alreadyLoaded" | "loadSuccess" | "success", "info": info}:
                 self.instance = payloads.read(ModelInstance, info)
                 self.is_new = packet["type"] != "alreadyLoaded"
+                self.close()
                 return None
             case {"type": "startLoading"}:
                 return self._rising(0.0)
@@ -272,11 +283,14 @@ class SurrogateJoiner:
     def __init__(self) -> None:
         self._held = ""
 
-    def join(self, fragment: Fragment) -> Fragment:
-        """The same fragment with text that can be encoded."""
-        if not self._held and (fragment.content.isascii() or _is_encodable(fragment.content)):
+    def join(self, fragment: Fragment) -> Fragment | None:
+        """The same fragment with text that can be encoded; None for one without text and tokens."""
+        content = fragment.content
+        if content and not self._held and (content.isascii() or _is_encodable(content)):
             return fragment
-        text = self._held + fragment.content
+        if not (content or fragment.tokens_count):
+            return None
+        text = self._held + content
         self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
         return fragment._replace(content=_repaired(text[: len(text) - len(self._held)]))
 

@@ -4,7 +4,7 @@ A session, synchronous or not, passes in the texts that arrived, sends the texts
 whether the channels and calls that it waits for are ready.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from lmcli.errors import LmError, RemoteProtocolError
@@ -25,6 +25,9 @@ from lmcli.wire.requests import ChannelRequest
 WARNINGS: Final = 5
 """How many warnings a server sends on one socket; after them it ignores what it does not understand.
 Source: lmstudio-js 6ec11db, lms-communication-server/src/ServerPort.ts"""
+IGNORED: Final = 100_000
+"""How many texts in a row a server may send that mean nothing here. A real one sends few: kinds that are not known yet,
+and what it still sends on a channel that was given up, at most an answer of some ten thousand fragments."""
 
 
 class Multiplexer:
@@ -33,6 +36,7 @@ class Multiplexer:
     Attributes:
         is_authenticated: the server has accepted the credentials.
         error: what made the socket unusable; what arrived before it can still be read.
+        ignored_count: how many texts have arrived since the last ones that brought a channel or a call on.
         has_raw_completion: False once the server has rejected `completeRawText` as unknown.
     """
 
@@ -40,6 +44,7 @@ class Multiplexer:
         self.is_authenticated = False
         self.error: RemoteProtocolError | None = None
         self.has_raw_completion = True
+        self.ignored_count = 0
         self._protocol = Protocol()
         self._channels: dict[int, Channel] = {}
         self._calls: dict[int, Call] = {}
@@ -126,7 +131,7 @@ class Multiplexer:
         for one in pending:
             one.fail(error())
 
-    def receive(self, texts: Iterable[bytes]) -> None:
+    def receive(self, texts: Collection[bytes]) -> None:
         """Dispatch what has arrived to its channels and calls.
 
         Raises:
@@ -134,25 +139,44 @@ class Multiplexer:
         """
         receive = self._protocol.receive
         channels = self._channels
+        ignored = 0
         try:
             for text in texts:
                 event = receive(text)
-                if type(event) is Packet:
-                    if (channel := channels.get(event.channel_id)) is not None:
-                        try:
-                            channel.take(event.body)
-                        except LmError as error:
-                            self.break_off(channel, error)
-                elif event is not None:
-                    self._dispatch(event)
+                if type(event) is not Packet:
+                    ignored += not self._dispatch(event)
+                elif (channel := channels.get(event.channel_id)) is None:
+                    ignored += 1
+                else:
+                    try:
+                        if not channel.take(event.body):
+                            ignored += not self._settle(channel)
+                    except LmError as error:
+                        self.break_off(channel, error)
         except RemoteProtocolError as error:
             self.error = error
+        else:
+            self._count(ignored, len(texts))
+
+    def _count(self, ignored: int, received: int) -> None:
+        """Count what means nothing, once for all texts that arrived together."""
+        self.ignored_count = self.ignored_count + ignored if ignored == received else 0
+        if self.ignored_count > IGNORED:
+            self.error = RemoteProtocolError(f"the server sent {self.ignored_count} messages that mean nothing")
+
+    def _settle(self, channel: Channel) -> bool:
+        """Forget a channel whose result has come; whether it has."""
+        if channel.has_ended:
+            del self._channels[channel.number]
+            self._protocol.end_channel(channel.number)
+        return channel.has_ended
 
     @property
     def _pending(self) -> list[Pending]:
         return [*self._channels.values(), *self._calls.values()]
 
-    def _dispatch(self, event: Any) -> None:
+    def _dispatch(self, event: Any) -> bool:
+        """React to what is not a packet; whether it meant something."""
         match event:
             case Authenticated():
                 self.is_authenticated = True
@@ -164,6 +188,9 @@ class Multiplexer:
                 self._calls.pop(number).answer(result)
             case CallFailed(number, error) if number in self._calls:
                 self._calls.pop(number).fail(error)
+            case _:
+                return False
+        return True
 
     def _failed(self, channel: Channel, error: Any) -> None:
         request = channel.retry(error)

@@ -26,6 +26,7 @@ from lmcli.wire.envelopes import ABSENT, KINDS, Envelope, encode, from_object, l
 _SEND = "channelSend"
 _ID_KEY, _BODY_KEY = KINDS[_SEND].id_key or "", KINDS[_SEND].body_key or ""
 AUTH_VERSION = 1
+GUEST_PREFIX = "guest:"
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")
 
 
@@ -35,6 +36,11 @@ class Credentials(NamedTuple):
 
     identifier: str
     passkey: str
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether they are made up, so that they are worth nothing to anybody else."""
+        return self.identifier.startswith(GUEST_PREFIX)
 
     def __repr__(self) -> str:
         return "Credentials(…)"
@@ -158,6 +164,11 @@ class Protocol:
             return None
         return encode(Envelope("channelSend", channel_id, body={"type": "cancel"}))
 
+    def end_channel(self, channel_id: int) -> bool:
+        """Expect nothing more on a channel; whether it was open."""
+        self._unanswered.discard(channel_id)
+        return self._channels.pop(channel_id, None) is not None
+
     def receive(self, text: bytes | str) -> Event | None:
         """Read one text from the server as an event; None for what needs no attention.
 
@@ -177,9 +188,9 @@ class Protocol:
 
     def _rare(self, type_: str, number: int, body: Any) -> Event | None:
         match type_:
-            case "channelClose" if self._end_channel(number):
+            case "channelClose" if self.end_channel(number):
                 return ChannelClosed(number)
-            case "channelError" if self._end_channel(number):
+            case "channelError" if self.end_channel(number):
                 return ChannelFailed(number, body)
             case "rpcResult" if self._calls.pop(number, None):
                 return CallReturned(number, body)
@@ -220,14 +231,10 @@ class Protocol:
         family, number, endpoint = found[0]
         error = Rejection(warning, kind, endpoint)
         if family == "channel":
-            self._end_channel(number)
+            self.end_channel(number)
             return ChannelFailed(number, error)
         del self._calls[number]
         return CallFailed(number, error)
-
-    def _end_channel(self, number: int) -> bool:
-        self._unanswered.discard(number)
-        return self._channels.pop(number, None) is not None
 
     def _expect(self, state: State) -> None:
         if self.state is not state:

@@ -94,7 +94,7 @@ except UsageError as error:
 
 
 ELSEWHERE = {
-    "where": ("host", "token_file", "timeout", "model", "ttl", "context_length", "gpu"),
+    "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu"),
     "what is asked": ("system", "system_file", "file", "input", "no_stdin", "history", "raw", "schema", "preset"),
     "what is shown": ("progress", "color", "quiet", "verbose", "output", "echo", "stats", "stats_file", "dry_run"),
     "what is measured": ("models", "runs", "warmup", "by"),

@@ -33,10 +33,11 @@ APPENDING = """
 import sys
 from pathlib import Path
 from lmcli.cli.output.stats_file import append_line
+from lmcli.cli.signals import SignalWatcher
 print("ready", flush=True)
 sys.stdin.read()
 for number in range(400):
-    append_line(Path("log"), {"writer": sys.argv[1], "number": number, "padding": sys.argv[1] * 5000})
+    append_line(Path("log"), {"writer": sys.argv[1], "number": number, "padding": sys.argv[1] * 5000}, SignalWatcher())
 """
 
 

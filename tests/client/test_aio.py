@@ -345,6 +345,12 @@ def test_the_same_error_for_refused_credentials(start_server: StartServer, loop:
     same(loop, lambda client: client.llm.list_loaded(), running.port, lms.NotAllowed, api_token="")
 
 
+def test_the_same_error_for_a_token_that_would_be_exposed(loop: str) -> None:
+    """An API token is not sent to another machine unencrypted."""
+    token = "sk-lm-abcdefgh:0123456789abcdefghij"
+    same(loop, lambda client: client.llm.list_loaded(), "ws://192.0.2.1:1", lms.TokenExposed, api_token=token)
+
+
 @pytest.mark.parametrize("end", [End.DROP, End.RESET])
 def test_the_same_error_for_a_lost_connection(server: Running, end: End, loop: str) -> None:
     """The connection ends in the middle of an answer."""

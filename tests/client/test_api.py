@@ -3,19 +3,23 @@
 import gc
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, StartServer, Wire, query
+from conftest import Connect, Packet, StartServer, Wire, query, wait_until
 from faults import End, Peer, Proxy, ScriptedServer, after_texts, once
+from processes import StubConnection, StubServer, environment, start
 
 import lmcli as lms
 from lmcli.chat import FilePart, Message
 from lmcli.client import default_client
+from lmcli.client.session import DRAIN_SECONDS
 from lmcli.errors import (
     BadInput,
     BadSetting,
@@ -79,6 +83,11 @@ def slow_model(slow: Running) -> Iterator[lms.LLM]:
 def observer(slow: Running, connect: Connect) -> Wire:
     """Somebody else at the slow server."""
     return connect(slow)
+
+
+def wait_until_idle(wire: Wire) -> None:
+    """Wait until the model has nothing to do."""
+    wait_until(lambda: status(wire) == "idle")
 
 
 def status(wire: Wire) -> str:
@@ -437,7 +446,7 @@ def test_exception_in_a_callback(slow_model: lms.LLM, observer: Wire) -> None:
 
     with pytest.raises(ZeroDivisionError):
         slow_model.respond("word " * 1000, on_prediction_fragment=fail)
-    assert status(observer) == "idle"
+    wait_until_idle(observer)
 
 
 def test_images(client: lms.Client, tmp_path: Path) -> None:
@@ -478,7 +487,7 @@ def test_cancel(slow_model: lms.LLM, observer: Wire) -> None:
     result = stream.result()
     assert result.content == "".join(seen) == "word word"
     assert result.stats.stop_reason == "userStopped"
-    assert status(observer) == "idle"
+    wait_until_idle(observer)
     stream.cancel()
 
 
@@ -518,7 +527,7 @@ def test_leaving_the_loop_cancels(slow_model: lms.LLM, observer: Wire) -> None:
     for _ in stream:
         assert status(observer) == "generating"
         break
-    assert status(observer) == "idle"
+    wait_until_idle(observer)
     assert list(stream) == []
 
 
@@ -528,7 +537,7 @@ def test_leaving_the_loop_of_a_stream_without_a_name_cancels(slow_model: lms.LLM
     try:
         for _ in slow_model.respond_stream("word " * 1000):
             break
-        assert status(observer) == "idle"
+        wait_until_idle(observer)
     finally:
         gc.enable()
 
@@ -542,7 +551,7 @@ def test_exception_in_the_loop_cancels(slow_model: lms.LLM, observer: Wire) -> N
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert status(observer) == "idle"
+    wait_until_idle(observer)
 
 
 @pytest.mark.parametrize("is_begun", [True, False])
@@ -552,7 +561,7 @@ def test_leaving_the_block_cancels(slow_model: lms.LLM, observer: Wire, *, is_be
         fragments = iter(stream)
         if is_begun:
             next(fragments)
-    assert status(observer) == "idle"
+    wait_until_idle(observer)
 
 
 def test_the_next_prediction_comes_at_once(slow_model: lms.LLM) -> None:
@@ -560,6 +569,52 @@ def test_the_next_prediction_comes_at_once(slow_model: lms.LLM) -> None:
     for _ in slow_model.respond_stream("word " * 1000):
         break
     assert slow_model.respond("hi").content == "hi"
+
+
+def test_the_result_after_leaving_the_loop(slow_model: lms.LLM) -> None:
+    """What came is the result of an early end, with the stop reason of the server."""
+    stream = slow_model.respond_stream("word " * 1000)
+    for fragment in stream:
+        assert str(fragment) == "word"
+        break
+    result = stream.result()
+    assert (result.content, result.stats.stop_reason) == ("word", "userStopped")
+    assert stream.wait_for_result() is result
+
+
+NAMED = "stream = client.llm.model().respond_stream('hi')\n    if True:"
+
+
+def say_one(connection: StubConnection, envelope: Packet) -> None:
+    """Begin an answer, and do not react to a cancel."""
+    if envelope["type"] == "channelCreate":
+        connection.say(envelope["channelId"], "one")
+
+
+LEAVING = """
+import lmcli as lms
+with lms.Client() as client:
+    {with_stream}
+        for fragment in stream:
+            print(fragment, flush=True)
+            {then}
+"""
+
+
+@pytest.mark.parametrize("with_stream", ["with client.llm.model().respond_stream('hi') as stream:", NAMED])
+@pytest.mark.parametrize("then", ["pass", "signal.pause()"], ids=["waiting", "busy"])
+def test_ctrl_c_does_not_wait_for_the_server(with_stream: str, then: str, tmp_path: Path) -> None:
+    """A program that is interrupted sends the cancel and leaves, whatever the server does about it."""
+    with StubServer(say_one) as stub:
+        program = "import signal\n" + LEAVING.format(with_stream=with_stream, then=then)
+        line = [sys.executable, "-c", program]
+        with start(*line, folder=tmp_path, variables=environment(tmp_path, stub.port)) as child:
+            child.wait_for(b"one")
+            began = time.monotonic()
+            child.process.send_signal(signal.SIGINT)
+            assert stub.wait_for("channelSend")["message"] == {"type": "cancel"}
+            assert child.end() == -signal.SIGINT
+            assert time.monotonic() - began < DRAIN_SECONDS / 2
 
 
 def test_connection_lost_in_the_middle(server: Running) -> None:

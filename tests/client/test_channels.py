@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import Open, StartServer
+from conftest import PATIENCE, Open, StartServer
 from faults import End, Peer, Proxy, ScriptedServer, after_texts, byte_by_byte, text_frame
 from packets import (
     Packet,
@@ -214,24 +214,34 @@ def test_cancel_in_a_flood_of_the_real_server(server: Running, open_session: Ope
 
 
 def test_abandon_drops_the_rest(open_session: Open) -> None:
-    """An abandoned channel is cancelled and read to its end, and the session can be used again."""
+    """An abandoned channel is cancelled, and its end is there for who asks for it."""
     with ScriptedServer(flood) as server:
         session = open_session(server)
         prediction = session.predict(asking())
         text_of(session, prediction, until=100)
         session.abandon(prediction)
         assert prediction.is_over
+        session.drain(prediction)
         assert prediction.end is not None
         session.close()
 
 
-def test_abandon_does_not_wait_for_ever(open_session: Open) -> None:
-    """A server that does not react to a cancel is left alone after a while."""
-    with answering(piece("a")) as server:
+def test_abandon_does_not_wait(open_session: Open) -> None:
+    """A server that does not react to a cancel keeps nobody, and is not asked for its result for ever."""
+    cancelled = threading.Event()
+
+    def script(peer: Peer) -> None:
+        assert peer.receive() == sent(1, {"type": "cancel"})
+        cancelled.set()
+        peer.wait_until_left()
+
+    with answering(piece("a"), then=script) as server:
         session = open_session(server)
         prediction = session.predict(asking())
         text_of(session, prediction, until=1)
-        session.abandon(prediction, within=0.05)
+        session.abandon(prediction)
+        assert cancelled.wait(PATIENCE)
+        session.drain(prediction, within=0.05)
         assert prediction.end is None
         session.close()
 

@@ -16,8 +16,10 @@ from processes import Terminal, environment, run, start
 
 from lmcli.client import discovery
 from lmcli.client.address import Address
+from lmcli.client.api import Client
+from lmcli.client.connection import Connection
 from lmcli.client.discovery import candidate_ports, credentials, find_server, find_token, greetings, studio_home
-from lmcli.errors import BadSetting, CannotConnect, NoInput, UsageError
+from lmcli.errors import BadSetting, CannotConnect, NoInput, TokenExposed, UsageError
 from lmcli.server.background import Running
 
 TOKEN = "sk-lm-Ab3dEf6h:0123456789abcdefghij"
@@ -185,6 +187,32 @@ def test_a_silent_port_is_given_up(answer: Answer) -> None:
     assert greetings([silent, good])[0] == good
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("data", "then"),
+    [
+        (b"", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-More: more\r\n"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"lmstudio": true', b" "),
+    ],
+    ids=["a line", "a header", "headers", "a body"],
+)
+@pytest.mark.parametrize("times", [1, 10_000], ids=["slow", "fast"])
+def test_a_greeting_without_an_end(answer: Answer, data: bytes, then: bytes, times: int) -> None:
+    """It is given up after a moment, or as soon as it is too long, and the next port is taken."""
+
+    def attend(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(data)
+        while True:
+            connection.sendall(then * times)
+
+    good = answer(GREETING)
+    with Listener(attend) as endless:
+        assert greetings([endless.port, good], within=FOREVER if times > 1 else 0.5) == [good]
+
+
 def test_a_silent_port_behind_the_winner_costs_nothing(answer: Answer) -> None:
     """Nobody waits for a port whose answer does not matter."""
     good = answer(GREETING)
@@ -348,3 +376,46 @@ def test_the_command_says_how_to_go_on_without_a_server(tmp_path: Path, nowhere:
             "lm: hint: --host HOST:PORT names another one, --host demo needs none",
         ],
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_private"),
+    [
+        (Address("127.0.0.1"), True),
+        (Address("127.8.9.10"), True),
+        (Address("localhost"), True),
+        (Address("LocalHost"), True),
+        (Address("::1"), True),
+        (Address("0:0:0:0:0:0:0:1"), True),
+        (Address("studio.local"), False),
+        (Address("studio.local", secure=True), True),
+        (Address("10.0.0.5"), False),
+        (Address("::2"), False),
+        (Address("0.0.0.0"), False),
+        (Address("127.0.0.1.example.org"), False),
+        (Address("127.1.example"), False),
+        (Address("localhost.example"), False),
+    ],
+)
+def test_a_token_stays_where_nobody_can_read_it(address: Address, *, is_private: bool) -> None:
+    """On this machine, or under TLS; elsewhere only where that is asked for. A guest has nothing to hide."""
+    owner, guest = credentials(TOKEN), credentials()
+    Connection(address, guest)
+    Connection(address, owner, insecure_token=True)
+    if is_private:
+        Connection(address, owner)
+        return
+    with pytest.raises(TokenExposed, match="the connection is not encrypted") as caught:
+        Connection(address, owner)
+    assert caught.value.hints[0].startswith(f"https://{address} ")
+    assert "0123456789" not in str(caught.value)
+
+
+def test_a_program_keeps_its_token_from_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client refuses as the command does, before it sends anything; `insecure_token` lets it."""
+    monkeypatch.setenv("LM_API_TOKEN", TOKEN)
+    for token in (None, TOKEN):
+        with Client("nobody.invalid", token) as client, pytest.raises(TokenExposed):
+            client.llm.model()
+    with Client("nobody.invalid", insecure_token=True) as client, pytest.raises(CannotConnect):
+        client.llm.model()

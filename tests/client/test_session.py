@@ -1,14 +1,16 @@
 """One authenticated namespace: authentication, calls, interrupts and silence."""
 
+import json
 import select
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import CREDENTIALS, FOREVER, PATIENCE, Open, StartServer
-from faults import End, Left, Peer, Proxy, ScriptedServer, after_texts
-from packets import answering, asking, closed, failed, piece, sent, success, text_of, warning, what_came
+from faults import End, Left, Peer, Proxy, ScriptedServer, after_texts, text_frame
+from packets import answering, asking, closed, failed, leave, piece, sent, success, text_of, warning, what_came
 from websockets.frames import Opcode
 
 from lmcli.client.address import Address
@@ -239,6 +241,115 @@ def test_stalled_connection_times_out(server: Running, open_session: Open) -> No
         text, error = what_came(session, session.predict(asking("one two")))
         assert text == "one"
         assert isinstance(error, TimedOut)
+
+
+def flooding(frames: bytes, beginning: bytes = b"") -> ScriptedServer:
+    """A server that authenticates the client, waits for one request, and sends the same for ever."""
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.receive()
+        peer.socket.sendall(beginning)
+        while True:
+            peer.socket.sendall(frames * 5_000)
+
+    return ScriptedServer(script)
+
+
+def texts(*values: Any) -> bytes:
+    """Values as the frames of a server."""
+    return b"".join(text_frame(json.dumps(value).encode()) for value in values)
+
+
+FLOODS = {
+    "pings": [b"\x89\0"],
+    "pongs": [b"\x8a\0"],
+    "empty pieces of a text": [b"\0\0", b"\x01\0"],
+    "unknown messages": [texts({"type": "weather"})],
+    "acknowledgements": [texts({"type": "keepAliveAck"})],
+    "unknown packets": [texts(sent(1, {"type": "weather"}))],
+    "packets for others": [texts(sent(7, {"type": "weather"}))],
+    "warnings": [texts(warning("?", kind="channelUnknown"))],
+}
+"""What a server may send for ever without an answer in it."""
+
+
+@pytest.fixture(params=FLOODS)
+def flood(request: pytest.FixtureRequest) -> Iterator[ScriptedServer]:
+    """A server that sends one of them."""
+    with flooding(*FLOODS[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much means nothing, it does not end the connection."""
+    monkeypatch.setattr("lmcli.client.transport.IDLE_FRAMES", sys.maxsize)
+    monkeypatch.setattr("lmcli.wire.multiplexer.IGNORED", sys.maxsize)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("endless")
+def test_a_flood_that_means_nothing_is_silence(flood: ScriptedServer, open_session: Open) -> None:
+    """The timeout counts from the last thing that brought the prediction on."""
+    session = open_session(flood, timeout=0.3)
+    prediction = session.predict(asking())
+    with pytest.raises(TimedOut, match=r"the server was silent for 0\.3 s"):
+        session.read(prediction)
+    session.close()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("endless")
+def test_an_interrupt_ends_a_wait_in_a_flood(flood: ScriptedServer, open_session: Open, interrupt: Interrupt) -> None:
+    """However much arrives: an interrupt, or the end of the given time."""
+    interrupts: list[Interrupt] = []
+    session = open_session(flood, interrupts=lambda: interrupts)
+    prediction = session.predict(asking())
+    assert session.read(prediction, within=0.1) == []
+    interrupts.append(interrupt)
+    assert session.read(prediction) == []
+    assert not prediction.is_over
+    session.close()
+
+
+@pytest.mark.timeout(30)
+def test_a_flood_that_means_nothing_ends_the_connection(
+    flood: ScriptedServer, open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a timeout, too: what a server may send without an answer in it is bounded."""
+    monkeypatch.setattr("lmcli.client.transport.IDLE_FRAMES", 10_000)
+    monkeypatch.setattr("lmcli.wire.multiplexer.IGNORED", 1_000)
+    session = open_session(flood)
+    prediction = session.predict(asking())
+    with pytest.raises((ConnectionLost, RemoteProtocolError), match=r"frames without a message|that mean nothing"):
+        session.read(prediction)
+    session.close()
+
+
+@pytest.mark.timeout(30)
+def test_another_channel_keeps_no_call_waiting(open_session: Open, interrupt: Interrupt) -> None:
+    """A flood of fragments for somebody else does not hide an interrupt."""
+    with flooding(texts(piece("x"))) as server:
+        interrupts: list[Interrupt] = []
+        session = open_session(server, interrupts=lambda: interrupts)
+        session.predict(asking())
+        interrupts.append(interrupt)
+        with pytest.raises(ConnectionLost, match="listLoaded was interrupted"):
+            session.call("listLoaded")
+        session.close()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("then", [Peer.wait_until_left, leave, Peer.reset], ids=["waits", "leaves", "resets"])
+def test_an_answer_is_complete_with_its_result(open_session: Open, then: Callable[[Peer], None]) -> None:
+    """Neither a close that does not come nor a connection that is lost takes anything away from it."""
+    with answering(piece("a"), success(), then=then) as server:
+        session = open_session(server, timeout=PATIENCE)
+        prediction = session.predict(asking())
+        assert what_came(session, prediction) == ("a", None)
+        assert prediction.end is not None
+        session.close()
 
 
 def test_slow_is_not_silent(start_server: StartServer, open_session: Open) -> None:

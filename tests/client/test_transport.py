@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trustme
-from conftest import PATIENCE
+from conftest import FOREVER, PATIENCE
 from faults import (
     HOST,
     End,
@@ -193,7 +193,7 @@ def test_silent_server_costs_no_more_than_the_timeout(dial: Dial, *, secure: boo
 
 def test_silent_server_is_given_up_without_a_timeout_too(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no timeout is wanted a handshake still ends some day, as a server that cannot be reached."""
-    monkeypatch.setattr("lmcli.client.transport.CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("lmcli.client.dialing.CONNECT_SECONDS", 0.1)
     with silent() as server, pytest.raises(CannotConnect, match="no answer to the handshake"):
         dial(server.port)
 
@@ -685,7 +685,181 @@ def test_certificate_of_another_host_is_refused(authority: trustme.CA, trusted: 
     assert not error.message.endswith(".")
 
 
+def plain(peer: socket.socket) -> None:
+    """Wait for the end of a line, and answer as servers of HTTP do, some to anything, some to what they understand."""
+    lines = peer.makefile("rb")
+    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" if lines.readline().startswith(b"GET ") else b"")
+    lines.read()
+
+
 def test_tls_to_a_server_without_tls(dial: Dial) -> None:
-    """https:// to a plain port is an error of the connection."""
-    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as server:
-        assert f"https://{HOST}:{server.port}" in refusal(dial, server).message
+    """https:// to a plain port is found out, whether the server answers, waits for the end of a line, or leaves."""
+    for server in (answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Listener(plain), Listener(leaving_strangers)):
+        with server:
+            port, error = server.port, refusal(dial, server)
+        assert error.message == f"cannot reach LM Studio at https://{HOST}:{port}: the server does not use TLS"
+        assert error.hints == (f"{HOST}:{port} is the address without TLS",)
+
+
+def leaving_strangers(peer: socket.socket) -> None:
+    """Answer HTTP, and leave whoever says something else."""
+    if peer.recv(65536).startswith(b"GET "):
+        peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+@pytest.mark.parametrize("kind", ["leaves", "alerts", "answers", "waits"])
+def test_a_server_with_tls_without_tls(authority: trustme.CA, dial: Dial, kind: str) -> None:
+    """ws:// to a TLS port is found out, whatever the server does about it."""
+    context = encrypted(authority, HOST)
+
+    def attend(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) != b"G":
+            context.wrap_socket(connection, server_side=True).close()
+        elif kind == "alerts":
+            connection.recv(65536)
+            connection.sendall(b"\x15\x03\x01\0\x02\x02\x46")
+        elif kind == "answers":
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        elif kind == "waits":
+            while connection.recv(65536):
+                pass
+
+    with Listener(attend) as server:
+        port = server.port
+        with pytest.raises(CannotConnect) as caught:
+            dial(port)
+    assert caught.value.message == f"cannot reach LM Studio at {HOST}:{port}: the server expects TLS"
+    assert caught.value.hints == (f"https://{HOST}:{port} is the address with TLS",)
+
+
+def dripping(data: bytes, then: bytes) -> Listener:
+    """A server that says something to whatever it is asked, and then some bytes, again and again."""
+
+    def attend(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(data)
+        while True:
+            connection.sendall(then)
+
+    return Listener(attend)
+
+
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("data", "then"),
+    [
+        (b"", b"x"),
+        (SWITCHING, b"x"),
+        (SWITCHING, b"X-More: more\r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n", b"x" * 1000),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3e8\r\n" + b"x" * 1000 + b"\r\n"),
+    ],
+    ids=["a line", "a header", "headers", "a body", "a huge body", "chunks"],
+)
+def test_an_answer_to_the_handshake_without_an_end(dial: Dial, data: bytes, then: bytes) -> None:
+    """It is refused as soon as it is too long, and it does not last longer than the timeout."""
+    with dripping(data, then) as server:
+        with pytest.raises(CannotConnect, match="is not LM Studio"):
+            dial(server.port)
+        with pytest.raises((CannotConnect, TimedOut)):
+            dial(server.port, timeout=0.01)
+
+
+@pytest.mark.timeout(30)
+def test_a_text_that_is_too_long(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one frame, it is refused before it is received; in pieces, as soon as they are too many."""
+    monkeypatch.setattr("lmcli.client.transport.TEXT_BYTES", 100_000)
+    for frame in (b"\x81\x7f" + (1 << 62).to_bytes(8), b"\x01\x7e\xff\xff" + b"x" * 65535 + b"\0\x7e\xff\xff"):
+        with ScriptedServer(saying(1)) as behind, Proxy(behind.port, after_texts(1, frame)) as server:
+            transport = dial(server.port)
+            assert texts(transport, 1) == [1]
+            with pytest.raises(ConnectionLost, match="it broke the WebSocket protocol"):
+                transport.receive()
+
+
+@pytest.fixture
+def interrupted(interrupt: Interrupt) -> Callable[[], list[Interrupt]]:
+    """An interrupt that has come already, as what ends every wait."""
+    return lambda: [interrupt]
+
+
+@pytest.fixture
+def unaccepting() -> Iterator[int]:
+    """A port whose queue of connections is full, so that another one is not answered."""
+    with ExitStack() as cleanup:
+        listener = cleanup.enter_context(socket.create_server((HOST, 0), backlog=0))
+        while True:
+            waiting = cleanup.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+            if not select.select([], [waiting], [], 0.2)[1]:
+                break
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_interrupt_ends_connecting(
+    interrupted: Callable[[], list[Interrupt]], unaccepting: int, dial: Dial, *, secure: bool
+) -> None:
+    """While the connection is not accepted, and while nothing answers the first message; with a timeout, too."""
+    with silent() as server:
+        for port in (unaccepting, server.port):
+            for timeout in (None, FOREVER):
+                with pytest.raises(CannotConnect, match="interrupted"):
+                    dial(Address(HOST, port, secure=secure), interrupts=interrupted, timeout=timeout)
+
+
+def test_a_connection_that_is_not_accepted(unaccepting: int, dial: Dial) -> None:
+    """It is not waited for longer than the timeout."""
+    with pytest.raises(TimedOut, match=r"no connection to .* within 0\.1 s"):
+        dial(unaccepting, timeout=0.1)
+
+
+@pytest.fixture
+def hanging_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A system that does not resolve names."""
+    resolve, is_left = socket.getaddrinfo, threading.Event()
+
+    def hang(*arguments: Any, **options: Any) -> Any:
+        if not options.get("flags", 0) & socket.AI_NUMERICHOST:
+            is_left.wait()
+        return resolve(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", hang)
+        yield
+        is_left.set()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("hanging_resolver")
+def test_a_name_that_is_not_resolved(
+    dial: Dial, interrupted: Callable[[], list[Interrupt]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for as long as for a connection, and an interrupt ends the wait."""
+    address = Address("studio.example")
+    with pytest.raises(TimedOut, match=r"no connection to studio\.example:1234 within 0\.1 s"):
+        dial(address, timeout=0.1)
+    with pytest.raises(CannotConnect, match="interrupted"):
+        dial(address, interrupts=interrupted)
+    monkeypatch.setattr("lmcli.client.dialing.CONNECT_SECONDS", 0.1)
+    with pytest.raises(CannotConnect, match=r"cannot reach LM Studio at studio\.example:1234: no answer"):
+        dial(address)
+
+
+def test_all_addresses_of_a_host_are_tried(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first one refuses, or does not answer within its share of the time, the next one may accept."""
+    with ScriptedServer(saying(1)) as server, socket.socket() as unused:
+        unused.bind((HOST, 0))
+        ports = (unused.getsockname()[1], server.port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (HOST, port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        transport = dial(Address("studio.example"))
+        assert texts(transport, 1) == [1]
+        transport.close()

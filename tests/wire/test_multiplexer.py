@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import COMPLETING, Packet, asking, closed, failed, piece, sent, success, warning
+from packets import COMPLETING, INSTANCE, Packet, asking, closed, failed, piece, sent, success, warning
 from properties import QUICK
 
 from lmcli.errors import LmError, PredictionFailed, RemoteProtocolError, RequestRejected
@@ -260,3 +260,51 @@ def test_garbage_ends_the_socket() -> None:
     multiplexer.receive(texts)
     assert isinstance(multiplexer.error, RemoteProtocolError)
     assert (read(prediction), prediction.is_ready, loading.is_ready) == ("a", False, False)
+
+
+def test_a_result_ends_its_channel() -> None:
+    """The close that follows is not waited for; what arrives in its place is ignored, and nothing is cancelled."""
+    multiplexer = authenticated()
+    prediction, loading = multiplexer.predict(asking()), multiplexer.load(requests.get_or_load("m", LoadConfig()))
+    sent_by(multiplexer)
+    deliver(multiplexer, piece("a"), success(), sent(2, {"type": "loadSuccess", "info": INSTANCE}))
+    deliver(multiplexer, piece("late"), failed("late"), piece("late", 2))
+    assert read(prediction) == "a"
+    assert loading.loaded().identifier == "tiny"
+    for channel in (prediction, loading):
+        assert (channel.is_ready, channel.read(), channel.is_over) == (True, [], True)
+        multiplexer.cancel(channel)
+    assert sent_by(multiplexer) == []
+
+
+MEANINGLESS: dict[str, Packet] = {
+    "an unknown kind": {"type": "weather"},
+    "an acknowledgement that was not asked for": {"type": "keepAliveAck"},
+    "an unknown packet": sent(1, {"type": "weather"}),
+    "an empty fragment": sent(1, {"type": "fragment", "fragment": {"content": "", "tokensCount": 0}}),
+    "the packet of another channel": piece("x", 7),
+    "the result of another call": {"type": "rpcResult", "callId": 7},
+    "the end of another channel": closed(7),
+    "a warning that ends nothing": warning("?", kind="channelUnknown"),
+    "progress that is no progress": sent(2, {"type": "loadProgress", "progress": 0}),
+}
+
+
+@pytest.mark.parametrize("packet", MEANINGLESS.values(), ids=MEANINGLESS)
+def test_what_means_nothing_is_counted(packet: Packet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until something arrives that brings a channel or a call on; too much of it in a row ends the socket."""
+    monkeypatch.setattr("lmcli.wire.multiplexer.IGNORED", 10)
+    multiplexer = authenticated()
+    prediction = multiplexer.predict(asking())
+    multiplexer.load(requests.get_or_load("m", LoadConfig()))
+    deliver(multiplexer, sent(2, {"type": "startLoading"}))
+    for content in "ab":
+        deliver(multiplexer, *[packet] * 9)
+        assert multiplexer.ignored_count == 9
+        deliver(multiplexer, packet, piece(content))
+        assert multiplexer.ignored_count == 0
+    deliver(multiplexer, *[packet] * 10)
+    assert multiplexer.error is None
+    deliver(multiplexer, packet)
+    assert str(multiplexer.error) == "the server sent 11 messages that mean nothing"
+    assert read(prediction) == "ab"

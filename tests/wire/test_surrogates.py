@@ -14,7 +14,8 @@ from lmcli.wire.channels import SurrogateJoiner
 def joined(pieces: list[str]) -> list[str]:
     """What comes out for pieces that come in, with what is left at the end."""
     halves = SurrogateJoiner()
-    return [*(halves.join(Fragment(piece)).content for piece in pieces), halves.rest()]
+    joined = [halves.join(Fragment(piece)) for piece in pieces]
+    return [*(fragment.content for fragment in joined if fragment is not None), halves.rest()]
 
 
 def in_units(text: str, cuts: list[int]) -> list[str]:

@@ -1,16 +1,24 @@
 """The stats of a prediction, as text and as lines of a file."""
 
+import errno
 import os
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.output.results import SIGNALLED, error_record, model_record, stats_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import output_failure
+from lmcli.cli.signals import Interrupted, SignalWatcher
+from lmcli.client.waiting import wait
 from lmcli.errors import ExitCode, escaped, quoted
 from lmcli.values import JsonObject, PredictionEnd
+
+_READER_SECONDS: Final = 0.05
+"""How often a FIFO is checked for a reader."""
 
 
 def stats_text(end: PredictionEnd) -> str:
@@ -44,33 +52,56 @@ def stats_line(command: str, options: JsonObject, outcome: Outcome, model_key: s
     return record if error is None else record | {"error": error_record(error)}
 
 
-def append_line(path: Path, record: JsonObject) -> None:
+def append_line(path: Path, record: JsonObject, signals: SignalWatcher) -> None:
     """Append one record to a file in one write, so that concurrent processes do not interleave lines.
 
     Raises:
         OutputFailed: it could not be written completely.
+        Interrupted: a signal came while a FIFO had no reader, or a reader did not read.
     """
     line = dump_json({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = _open(path, signals)
         try:
-            _append(descriptor, line)
+            _append(descriptor, line, signals)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise output_failure(quoted(path), error) from error
 
 
-def _append(descriptor: int, line: bytes) -> None:
+def _open(path: Path, signals: SignalWatcher) -> int:
+    """Open a file for appending; a FIFO is opened when it has a reader."""
+    while True:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not path.is_fifo():
+                raise
+        signals.check()
+        time.sleep(_READER_SECONDS)
+
+
+def _append(descriptor: int, line: bytes, signals: SignalWatcher) -> None:
     """Write a line; if only a part of it fits, try to end that part, so that the next record starts a new line."""
-    written = os.write(descriptor, line)
+    written = _write(descriptor, line, signals)
     try:
         while written < len(line):
-            written += os.write(descriptor, line[written:])
-    except OSError:
+            written += _write(descriptor, line[written:], signals)
+    except (OSError, Interrupted):
         with suppress(OSError):
             os.write(descriptor, b"\n")
         raise
+
+
+def _write(descriptor: int, data: bytes, signals: SignalWatcher) -> int:
+    """Write as much as is accepted, once something is."""
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            signals.check()
+        wait(descriptor, to_read=False, to_write=True, interrupts=signals.interrupts)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

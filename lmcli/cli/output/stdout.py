@@ -91,6 +91,11 @@ class Output:
                 raise ReaderLeft from error
             raise output_failure("standard output", error) from error
 
+    @property
+    def is_left(self) -> bool:
+        """Whether another process was to read stdout, and has left."""
+        return not self.is_broken and self.has_reader and is_broken(self._descriptor)
+
     def check(self) -> None:
         """Detect that the reader has left while there was nothing to write.
 
