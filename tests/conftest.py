@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -36,6 +37,14 @@ PATIENCE = 10.0
 """Seconds after which a wait has failed."""
 FOREVER = 1000.0
 """Seconds that no test lasts: a wait that could take so long and ends, was ended."""
+
+LOOPS = [
+    "asyncio",
+    pytest.param(
+        "uvloop", marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="uvloop has no wheel for this Python")
+    ),
+]
+"""The event loops that the asynchronous API is tested on."""
 
 GUEST = {"authVersion": 1, "clientIdentifier": "guest:tests", "clientPasskey": "secret"}
 Packet = dict[str, Any]

@@ -113,7 +113,7 @@ LIBRARIES = {
 }
 ONLY = {
     "jsonschema_rs": {"lmcli.cli.input.schema"},
-    "websockets": {"lmcli.client.transport", "lmcli.server"},
+    "websockets": {"lmcli.client.transport", "lmcli.client.websocket", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.reference"},
     "rich": {"lmcli.cli.output.progress"},
 }
@@ -149,12 +149,24 @@ def test_what_is_heavy_waits() -> None:
     """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
     for module in FILES:
         heavy = {"jsonschema_rs", "rich", "ssl"}
-        if layer_of(module) in ("core", "wire", "client"):
+        if layer_of(module) in ("core", "wire", "client") and not is_asynchronous(module):
             heavy = heavy | {"asyncio"}
         for found in imports(module):
             assert found.is_lazy or found.target.partition(".")[0] not in heavy, (
                 f"{module} imports {found.target} at once"
             )
+
+
+def is_asynchronous(module: str) -> bool:
+    """Whether a module belongs to the asynchronous client."""
+    return module.startswith("lmcli.client.aio")
+
+
+def test_only_asynchronous_modules_know_each_other() -> None:
+    """Neither the synchronous client nor the command line loads the asynchronous client, and with it asyncio."""
+    for module in FILES:
+        for found in imports(module):
+            assert not is_asynchronous(found.target) or is_asynchronous(module), f"{module} imports {found.target}"
 
 
 def test_commands_are_loaded_when_they_run() -> None:

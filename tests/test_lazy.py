@@ -75,6 +75,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         ("import lmcli; lmcli.LmError", {"orjson", "lmcli.values", "websockets"}),
         ("import lmcli; lmcli.Chat", {"orjson", "websockets"}),
         ("import lmcli; lmcli.Client", {"asyncio", "lmcli.cli", "lmcli.server", "rich", "ssl", "typer"}),
+        ("import lmcli; lmcli.AsyncClient", {"lmcli.cli", "lmcli.server", "lmcli.client.api", "rich", "typer"}),
     ],
 )
 def test_a_name_loads_its_own_floor(statement: str, absent: set[str]) -> None:

@@ -32,6 +32,19 @@ except lms.ModelNotFound as error:
     reveal_type(error.hints)  # Revealed type is "tuple[str, ...]"
 message = lms.Message("user", (lms.TextPart("hello"),))
 reveal_type(message.text)  # Revealed type is "str"
+
+async def main() -> None:
+    async with lms.AsyncClient("127.0.0.1:1234", timeout=60) as client:
+        model = await client.llm.model("key")
+        reveal_type(model)  # Revealed type is "lmcli.client.aio.AsyncLLM"
+        reveal_type(await model.tokenize(["one", "two"]))  # Revealed type is "list[list[int]]"
+        reveal_type((await model.respond("hello")).stats)  # Revealed type is "lmcli.values.Stats"
+        stream = await model.respond_stream("hello")
+        reveal_type(stream)  # Revealed type is "lmcli.client.aio_streams.AsyncPredictionStream"
+        async for fragment in model.respond_stream("hello"):
+            reveal_type(fragment.content)  # Revealed type is "str"
+        await model.respond("hello", temperature=0)  # Unexpected keyword argument "temperature"
+
 result.stats.tokens  # "Stats" has no attribute "tokens"
 model.respond("hello", temperature=0)  # Unexpected keyword argument "temperature"
 lms.ModelNotFnd  # Module has no attribute "ModelNotFnd"

@@ -5,57 +5,32 @@ runs with the other. Two differences are intended: leaving a stream early cancel
 exception in a callback is not swallowed. A client belongs to one thread.
 """
 
-import atexit
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypedDict, Unpack, overload
+from typing import Any, Unpack, overload
 
-from lmcli.chat import Chat, FilePart, Message
+from lmcli.chat import Chat, FilePart
 from lmcli.client.catalog import list_downloaded, list_loaded, unload
+from lmcli.client.collector import LoadReport
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
-from lmcli.client.images import Uploads, upload
+from lmcli.client.images import ImageSource, Uploads, contents, upload
+from lmcli.client.prediction_options import (
+    History,
+    LoadOptions,
+    PredictionOptions,
+    Settings,
+    is_kind,
+    of_kind,
+    read_options,
+)
 from lmcli.client.session import Session
-from lmcli.client.streams import Callbacks, PredictionStream
+from lmcli.client.streams import PredictionStream
 from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
-from lmcli.errors import NoInput, NoModelLoaded, RemoteProtocolError, UsageError, quoted, reason
-from lmcli.values import (
-    Fragment,
-    JsonObject,
-    LoadConfig,
-    LoadProgress,
-    ModelInfo,
-    ModelInstance,
-    PredictionResult,
-)
-from lmcli.wire import payloads, requests
-from lmcli.wire.config import prediction_config
-from lmcli.wire.prediction_config import PredictionConfig
-
-History = Chat | Mapping[str, Any] | Sequence[Any] | str
-
-
-class HasJsonSchema(Protocol):
-    """A class that has a JSON schema, as pydantic models do."""
-
-    @classmethod
-    def model_json_schema(cls) -> JsonObject:
-        """The schema."""
-        ...
-
-
-class PredictionOptions(TypedDict, total=False):
-    """The options of every prediction, all by keyword."""
-
-    config: Mapping[str, Any] | PredictionConfig | None
-    response_format: type[HasJsonSchema] | Mapping[str, Any] | None
-    preset: str | None
-    on_prompt_processing_progress: Callable[[float], object] | None
-    on_first_token: Callable[[], object] | None
-    on_prediction_fragment: Callable[[Fragment], object] | None
-    on_message: Callable[[Message], object] | None
+from lmcli.errors import NoModelLoaded, UsageError
+from lmcli.values import ModelInfo, ModelInstance, PredictionResult
+from lmcli.wire import queries, requests
+from lmcli.wire.load_options import load_config
 
 
 class Client(Closing):
@@ -100,6 +75,18 @@ class Client(Closing):
         if self._connection is not None:
             self._connection.close()
 
+    def prepare_image(self, src: ImageSource, name: str | None = None) -> FilePart:
+        """Upload an image, see `FilesNamespace.prepare_image`."""
+        return self.files.prepare_image(src, name)
+
+    def list_downloaded_models(self, namespace: str | None = None) -> list[ModelInfo]:
+        """All models that could be loaded, or those of one kind, `llm` or `embedding`."""
+        return of_kind(self.system.list_downloaded_models(), namespace)
+
+    def list_loaded_models(self, namespace: str | None = None) -> "list[LLM]":
+        """Handles on the loaded language models; there are none on models of another kind."""
+        return self.llm.list_loaded() if is_kind("llm", namespace) else []
+
     def session(self, namespace: str) -> Session:
         """The socket to a namespace; the server is looked for when the first one is asked for."""
         if self._connection is None:
@@ -123,7 +110,7 @@ class LlmNamespace:
         key: str | None = None,
         *,
         ttl: float | None = None,
-        config: LoadConfig | None = None,
+        config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
     ) -> "LLM":
         """A handle on a model, loaded first if it has to be.
@@ -131,7 +118,7 @@ class LlmNamespace:
         Args:
             key: a model key or the identifier of a loaded model; None takes the model that is loaded.
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
-            config: how to load it, if it is loaded now.
+            config: how to load it, if it is loaded now: {"contextLength": 8192, "gpu": {"ratio": 1}}: `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
 
         Raises:
@@ -140,18 +127,32 @@ class LlmNamespace:
         """
         if key is None:
             return LLM(self._client, self._loaded().identifier)
-        session = self._client.session("llm")
-        loading = session.load(requests.get_or_load(key, config or LoadConfig(), ttl=ttl))
-        report = on_load_progress or (lambda _: None)
-        reported = -1.0
-        for burst in session.bursts(loading):
-            for value in burst:
-                if isinstance(value, LoadProgress) and value.progress > reported:
-                    reported = value.progress
-                    report(reported)
-        if 0 <= reported < 1:
-            report(1.0)
-        return LLM(self._client, loading.loaded().identifier)
+        return self._load(requests.get_or_load(key, load_config(config), ttl=ttl), on_load_progress)
+
+    def load_new_instance(
+        self,
+        key: str,
+        identifier: str | None = None,
+        *,
+        ttl: float | None = None,
+        config: LoadOptions = None,
+        on_load_progress: Callable[[float], object] | None = None,
+    ) -> "LLM":
+        """Load a model once more, whether it is loaded or not.
+
+        Args:
+            key: a model key.
+            identifier: what to call the new instance; None lets the server choose.
+            ttl: seconds without use after which it may be unloaded again.
+            config: how to load it, see `load_config`.
+            on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            LoadFailed: it could not be loaded, or the identifier is taken.
+        """
+        request = requests.load(key, load_config(config), identifier=identifier, ttl=ttl)
+        return self._load(request, on_load_progress)
 
     def list_loaded(self) -> "list[LLM]":
         """Handles on the loaded models."""
@@ -164,6 +165,19 @@ class LlmNamespace:
             ModelNotFound: no loaded model has this identifier.
         """
         unload(self._client.session("llm"), identifier)
+
+    def _load(self, request: requests.ChannelRequest, on_load_progress: Callable[[float], object] | None) -> "LLM":
+        session = self._client.session("llm")
+        loading = session.load(request)
+        report = LoadReport(on_load_progress)
+        try:
+            for burst in session.bursts(loading):
+                report.take(burst)
+        finally:
+            if not loading.is_over:
+                session.abandon(loading)
+        report.finish()
+        return LLM(self._client, loading.loaded().identifier)
 
     def _loaded(self) -> ModelInstance:
         instances = list_loaded(self._client.session("llm"))
@@ -189,7 +203,7 @@ class FilesNamespace:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def prepare_image(self, src: str | Path | bytes | BinaryIO, name: str | None = None) -> FilePart:
+    def prepare_image(self, src: ImageSource, name: str | None = None) -> FilePart:
         """Upload an image (JPEG, PNG, WebP) for `Chat.add_user_message(…, images=[…])`.
 
         Args:
@@ -199,7 +213,7 @@ class FilesNamespace:
         Raises:
             NoInput: the file cannot be read.
         """
-        data, known_name = _contents(src)
+        data, known_name = contents(src)
         return upload(self._client.session("files"), data, name or known_name)
 
 
@@ -227,10 +241,9 @@ class LLM:
 
     def respond_stream(self, history: History, **options: Unpack[PredictionOptions]) -> PredictionStream:
         """The assistant's next turn, fragment by fragment."""
-        config = _config(options)
+        settings = read_options(options)
         messages = self._client.uploads.resolve(Chat.from_history(history).messages)
-        request = requests.respond(self.identifier, messages, config, options.get("preset"))
-        return self._stream(config, options, request)
+        return self._stream(settings, settings.respond(self.identifier, messages))
 
     def complete(self, prompt: str, **options: Unpack[PredictionOptions]) -> PredictionResult:
         """The raw continuation of a text, whole."""
@@ -238,9 +251,8 @@ class LLM:
 
     def complete_stream(self, prompt: str, **options: Unpack[PredictionOptions]) -> PredictionStream:
         """The raw continuation of a text, fragment by fragment."""
-        config = _config(options)
-        asked = (self.identifier, prompt, config, options.get("preset"))
-        return self._stream(config, options, requests.complete(*asked), requests.complete_by_predict(*asked))
+        settings = read_options(options)
+        return self._stream(settings, *settings.complete(self.identifier, prompt))
 
     @overload
     def tokenize(  # type: ignore[overload-overlap]  # a str is a sequence of str, too: the first one counts
@@ -252,20 +264,18 @@ class LLM:
 
     def tokenize(self, text: str | Sequence[str]) -> list[int] | list[list[int]]:
         """The numbers of the tokens of a text; of several texts, a list for each."""
-        return self._tokens(text) if isinstance(text, str) else [self._tokens(item) for item in text]
+        if isinstance(text, str):
+            return self._session.ask(queries.tokenize(self.identifier, text))
+        return [self._session.ask(queries.tokenize(self.identifier, item)) for item in text]
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text has."""
-        return int(self._ask("countTokens", "tokenCount", {"inputString": text}))
+        return self._session.ask(queries.count_tokens(self.identifier, text))
 
     def apply_prompt_template(self, history: History, opts: Mapping[str, Any] | None = None) -> str:
         """The text that the model would be given for a conversation."""
-        parameter = {
-            "history": payloads.write_history(self._client.uploads.resolve(Chat.from_history(history).messages)),
-            "predictionConfigStack": {"layers": []},
-            "opts": dict(opts or {}),
-        }
-        return str(self._ask("applyPromptTemplate", "formatted", parameter))
+        messages = self._client.uploads.resolve(Chat.from_history(history).messages)
+        return self._session.ask(queries.apply_prompt_template(self.identifier, messages, opts))
 
     def get_info(self) -> ModelInstance:
         """The server's description of the model.
@@ -273,8 +283,7 @@ class LLM:
         Raises:
             ModelNotFound: it is no longer loaded.
         """
-        parameter = {"specifier": requests.specifier(self.identifier), "throwIfNotFound": True}
-        return payloads.read(ModelInstance, self._session.call("getModelInfo", parameter))
+        return self._session.ask(queries.model_info(self.identifier))
 
     def get_context_length(self) -> int:
         """How many tokens fit into the model's context."""
@@ -288,71 +297,6 @@ class LLM:
     def _session(self) -> Session:
         return self._client.session("llm")
 
-    def _tokens(self, text: str) -> list[int]:
-        numbers = self._ask("tokenize", "tokens", {"inputString": text})
-        if not isinstance(numbers, list) or any(type(number) is not int for number in numbers):
-            raise RemoteProtocolError(f"the server answered tokenize with {quoted(numbers, limit=40)}")
-        return numbers
-
-    def _stream(
-        self, config: PredictionConfig, options: PredictionOptions, *asked: requests.ChannelRequest
-    ) -> PredictionStream:
-        callbacks = Callbacks(**{name: options.get(name) for name in Callbacks._fields})  # type: ignore[arg-type]
+    def _stream(self, settings: Settings, *asked: requests.ChannelRequest) -> PredictionStream:
         session = self._session
-        return PredictionStream(
-            session, session.predict(*asked), callbacks, is_structured=config.structured is not None
-        )
-
-    def _ask(self, endpoint: str, key: str, parameter: JsonObject) -> Any:
-        result = self._session.call(endpoint, {"specifier": requests.specifier(self.identifier), **parameter})
-        if not isinstance(result, dict) or key not in result:
-            raise RemoteProtocolError(f"the server answered {endpoint} without {key}")
-        return result[key]
-
-
-def llm(key: str | None = None) -> LLM:
-    """A handle on a model of this machine's server, through one client for the whole program."""
-    if not _default_client:
-        _default_client.append(Client())
-        atexit.register(_default_client[0].close)
-    return _default_client[0].llm.model(key)
-
-
-_default_client: list[Client] = []
-
-
-def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any]) -> JsonObject:
-    """What to send for a response format.
-
-    Shapes: a class with `model_json_schema()`; {"type": "json", "jsonSchema": {…}}; {"type": "gbnf",
-    "gbnfGrammar": str}; any other object with `type` is a JSON schema itself.
-    Raises:
-        UsageError: it has another form.
-    """
-    if not isinstance(response_format, Mapping) and hasattr(response_format, "model_json_schema"):
-        return {"type": "json", "jsonSchema": response_format.model_json_schema()}
-    if not isinstance(response_format, Mapping) or "type" not in response_format:
-        raise UsageError("a response format is a JSON schema, a setting with a type, or a class with model_json_schema")
-    is_setting = response_format["type"] in ("json", "gbnf", "none")
-    return dict(response_format) if is_setting else {"type": "json", "jsonSchema": dict(response_format)}
-
-
-def _config(options: PredictionOptions) -> PredictionConfig:
-    config = prediction_config(options.get("config"))
-    response_format = options.get("response_format")
-    if response_format is None:
-        return config
-    if config.structured is not None:
-        raise UsageError("response_format and the option structured exclude each other")
-    return config.replace(structured=structured_setting(response_format))
-
-
-def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
-    if isinstance(src, bytes):
-        return src, str(uuid.uuid4())
-    if isinstance(src, str | Path):
-        try:
-            return Path(src).read_bytes(), Path(src).name
-        except OSError as error:
-            raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
-    return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name
+        return PredictionStream(session, session.predict(*asked), settings.collector())

@@ -1,15 +1,19 @@
 """Images for messages: read, recognised, uploaded once, and referred to by identifier."""
 
 import base64
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 from urllib.parse import unquote_to_bytes
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
 from lmcli.client.session import Session
 from lmcli.errors import BadInput, NoInput, quoted, reason
-from lmcli.wire import payloads
+from lmcli.wire import queries
+
+ImageSource = str | Path | bytes | BinaryIO
+"""A path, the bytes themselves, or an open binary file."""
 
 _DATA_URL: Final = "data:"
 
@@ -38,18 +42,28 @@ class Uploads:
             NoInput: a file is not there.
             BadInput: it is not an image that LM Studio accepts.
         """
-        return [
-            m._replace(content=tuple(self._resolved(p) for p in m.content)) if has_images(m) else m for m in messages
-        ]
+        if sources := image_sources(messages):
+            session = self._files()
+            if session is not self._session:  # with its connection, a server forgets the files
+                self._session, self._done = session, {}
+            for source in sources:
+                if source not in self._done:
+                    self._done[source] = upload(session, *read_image(source))
+        return with_uploads(messages, self._done)
 
-    def _resolved(self, part: Part) -> Part:
-        if not isinstance(part, ImagePart):
-            return part
-        if (session := self._files()) is not self._session:  # with its connection, a server forgets the files
-            self._session, self._done = session, {}
-        if part.source not in self._done:
-            self._done[part.source] = upload(session, *read_image(part.source))
-        return self._done[part.source]
+
+def image_sources(messages: Sequence[Message]) -> list[str]:
+    """The images that messages show and that are not on the server, each once."""
+    return list(dict.fromkeys(p.source for m in messages for p in m.content if isinstance(p, ImagePart)))
+
+
+def with_uploads(messages: Sequence[Message], uploaded: Mapping[str, FilePart]) -> list[Message]:
+    """The same messages with the files on the server in place of their images."""
+
+    def on_server(part: Part) -> Part:
+        return uploaded[part.source] if isinstance(part, ImagePart) else part
+
+    return [m._replace(content=tuple(map(on_server, m.content))) if has_images(m) else m for m in messages]
 
 
 def has_images(message: Message) -> bool:
@@ -59,7 +73,7 @@ def has_images(message: Message) -> bool:
 
 def upload(files: Session, data: bytes, name: str) -> FilePart:
     """Upload a file; the server keeps it until the client disconnects."""
-    return payloads.file_part(files.call("uploadFileBase64", {"name": name, "contentBase64": data}), name)
+    return files.ask(queries.upload(data, name))
 
 
 def read_image(source: str) -> tuple[bytes, str]:
@@ -81,6 +95,22 @@ def read_image(source: str) -> tuple[bytes, str]:
     if not is_image(data):
         raise BadInput(f"{quoted(source, limit=60)} is not a JPEG, PNG or WebP image")
     return data, image_name(source)
+
+
+def contents(src: ImageSource) -> tuple[bytes, str]:
+    """The bytes of an image that a program gives, and a name for it: the file's own, else a random one.
+
+    Raises:
+        NoInput: the file cannot be read.
+    """
+    if isinstance(src, bytes):
+        return src, str(uuid.uuid4())
+    if isinstance(src, str | Path):
+        try:
+            return Path(src).read_bytes(), Path(src).name
+        except OSError as error:
+            raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
+    return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name
 
 
 def image_name(source: str) -> str:

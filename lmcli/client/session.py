@@ -20,6 +20,7 @@ from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.multiplexer import Multiplexer
 from lmcli.wire.pieces import Text
 from lmcli.wire.protocol import Credentials
+from lmcli.wire.queries import Answer, Query
 from lmcli.wire.requests import ChannelRequest
 
 Trace = Callable[[str], None]
@@ -27,7 +28,7 @@ AnyPending = TypeVar("AnyPending", bound=Pending)
 
 MUTE_SECONDS: Final = 10.0
 """How long a request waits for the first packet of a server that no longer warns about what it does not understand."""
-_UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
+UNANSWERED: Final = "the server has used up its warnings, and no longer reports what it does not understand"
 DRAIN_SECONDS: Final = 5.0
 _TRACED_BYTES: Final = 2000
 
@@ -110,6 +111,10 @@ class Session:
             raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
         return call.result()
 
+    def ask(self, query: Query[Answer]) -> Answer:
+        """Make one call and read its result; raises as `call` does."""
+        return query.read(self.call(query.endpoint, query.parameter))
+
     def load(self, request: ChannelRequest) -> Loading:
         """Have a model loaded, see `requests.get_or_load`."""
         self._refuse_if_mute(request.endpoint)
@@ -165,7 +170,7 @@ class Session:
             if mute_until is None or monotonic() < mute_until:
                 return []
             for one in unanswered:
-                self._multiplexer.give_up(one, RequestRejected(_UNANSWERED))
+                self._multiplexer.give_up(one, RequestRejected(UNANSWERED))
         return found
 
     def read(self, channel: Channel, *, within: float | None = None) -> list[Value]:
@@ -252,7 +257,7 @@ class Session:
     def _refuse_if_mute(self, endpoint: str) -> None:
         """A request that a server may ignore without a warning is not sent. `Connection.session` opens a new socket."""
         if self._multiplexer.is_mute:
-            raise RequestRejected(f"{endpoint} was not sent: {_UNANSWERED}")
+            raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True) -> None:
         if self._holds_requests:

@@ -19,15 +19,11 @@ from websockets.uri import WebSocketURI
 from lmcli.client.address import Address
 from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
+from lmcli.client.websocket import IDLE_FRAMES, TEXT_BYTES
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped
 from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
-TEXT_BYTES: Final = 256 * 1024 * 1024
-"""The longest text that is received. The longest of a real server are the tokens of a prompt, seven bytes each."""
-IDLE_FRAMES: Final = 100_000
-"""How many frames in a row may come without a text, such as pings: one a second for a day, or the pieces of a long text
-of a few KiB each."""
 UNSENT_FRAMES: Final = 100_000
 """How many pongs may wait for a server that does not read them."""
 FRAME_BYTES: Final = 1 << 20

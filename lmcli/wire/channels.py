@@ -5,6 +5,7 @@ a caller can check whether they can be read. The multiplexer feeds them with wha
 ends a channel; the `channelClose` that follows adds nothing, so it is not waited for.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
@@ -23,9 +24,11 @@ class Pending(Protocol):
     Attributes:
         is_ready: reading it now returns something, or ends it.
         is_answered: something has arrived for it, so the server has understood the request.
+        on_ready: called when it becomes ready, for who does not ask again and again.
     """
 
     is_answered: bool
+    on_ready: Callable[[], object]
 
     @property
     def is_ready(self) -> bool:
@@ -37,11 +40,16 @@ class Pending(Protocol):
         ...
 
 
+def unheeded() -> None:
+    """Nobody waits."""
+
+
 class Call:
     """One request; its result can be read once it `is_ready`."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
+        self.on_ready: Callable[[], object] = unheeded
         self.is_ready = False
         self.is_answered = False
         self._has_failed = False
@@ -50,10 +58,12 @@ class Call:
     def answer(self, result: Any) -> None:
         """Accept the result; ABSENT for an answer without one."""
         self.is_ready, self.is_answered, self._answer = True, True, result
+        self.on_ready()
 
     def fail(self, error: Any) -> None:
         """Accept an error as the answer."""
         self.is_ready, self._has_failed, self._answer = True, True, error
+        self.on_ready()
 
     def result(self) -> Any:
         """The answer; None for one without a result.
@@ -73,6 +83,7 @@ class Channel:
         number: its number on the socket.
         is_answered: something has arrived on it.
         is_over: it has ended, and all that arrived has been read.
+        is_cancelled: the server was asked to end it.
     """
 
     failure_kind: ClassVar[type[LmError]] = PredictionFailed
@@ -81,6 +92,8 @@ class Channel:
         self.number = 0
         self.is_answered = False
         self.is_over = False
+        self.is_cancelled = False
+        self.on_ready: Callable[[], object] = unheeded
         self._values: list[Value] = []
         self._has_ended = False
         self._has_failed = False
@@ -96,6 +109,11 @@ class Channel:
         """Whether nothing more is expected, be it a result or a failure."""
         return self._has_ended
 
+    @property
+    def unread_count(self) -> int:
+        """How many values have arrived and were not read."""
+        return len(self._values)
+
     def take(self, packet: Any) -> bool:
         """Read a packet; whether it brought a value.
 
@@ -107,16 +125,20 @@ class Channel:
         if value is None:
             return False
         self._values.append(value)
+        if len(self._values) == 1:
+            self.on_ready()
         return True
 
     def close(self) -> None:
         """Accept the normal end; a channel that has failed stays failed."""
         self._has_ended = True
+        self.on_ready()
 
     def fail(self, error: Any) -> None:
         """Accept an error as the end: the server's error object, or ours."""
         if not self._has_ended:
             self._has_ended, self._has_failed, self._error = True, True, error
+            self.on_ready()
 
     def retry(self, error: Any) -> ChannelRequest | None:
         """The request to send in place of one that failed with this error; None where there is none."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject, LoadConfig
-from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, PredictionConfig
+from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, Option, PredictionConfig
 
 PREDICTION_PREFIX: Final = "llm.prediction."
 PROMPT_TEMPLATE_KEY: Final = PREDICTION_PREFIX + "promptTemplate"
@@ -40,7 +40,7 @@ def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> P
     known = {_snake(name): value for name, value in options.items()}
     for name in known:
         if name not in OPTIONS and name != "raw":
-            hints = (f"did you mean {near}?" for near in _nearest(name, OPTIONS))
+            hints = (f"did you mean {near}?" for near in nearest(name, OPTIONS))
             raise UsageError(f"unknown prediction option {quoted(name)}", *hints)
     if (raw := known.get("raw")) is not None and not isinstance(raw, Mapping):
         raise UsageError(f"raw must be an object of config keys, not {quoted(raw)}")
@@ -66,11 +66,21 @@ def prediction_stack(config: PredictionConfig, *, is_raw: bool = False, unformat
         PREDICTION_PREFIX + OPTIONS[name].key: _write(name, value)
         for name in OPTIONS
         if (value := getattr(config, name)) is not None
-    } | dict(config.raw)
+    } | dict(_raw_values(config.raw))
     layers = [_layer("apiOverride", values)]
     if unformatted:
         layers.append(_layer("completeModeFormatting", {PROMPT_TEMPLATE_KEY: RAW_TEMPLATE}))
     return {"layers": layers}
+
+
+def _raw_values(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Wire keys and values, given as such or as the official SDK has them: {"fields": [{"key": str, "value": any}]}."""
+    if raw.keys() != {"fields"}:
+        return raw
+    values = read_fields(raw)
+    if not isinstance(raw["fields"], list | tuple) or len(values) != len(raw["fields"]):
+        raise UsageError(f"the fields of raw must be objects with a key and a value, each key once, not {quoted(raw)}")
+    return values
 
 
 def load_stack(config: LoadConfig) -> JsonObject:
@@ -88,6 +98,7 @@ def load_stack(config: LoadConfig) -> JsonObject:
         if ratio not in ("max", "off") and not (isinstance(ratio, NUMBER) and 0 <= ratio <= 1):
             raise UsageError(f"gpu ratio must be between 0 and 1, 'max' or 'off', not {quoted(ratio)}")
         values["llm.load.llama.acceleration.offloadRatio"] = ratio
+    values |= config.fields
     return {"layers": [_layer("apiOverride", values)]}
 
 
@@ -110,7 +121,7 @@ def unknown_field(key: str) -> str | None:
     known = [option.key for option in (*OPTIONS.values(), *UNNAMED)]
     if name in known:
         return None
-    near = _nearest(name, known)
+    near = nearest(name, known)
     return f"unknown prediction field {quoted(name)}" + "".join(f", did you mean {n}?" for n in near)
 
 
@@ -150,10 +161,7 @@ def invalid_fields(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _read(name: str, key: str, value: Any) -> Any:
-    """The value of an option on the wire; None where it is switched off.
-
-    A whole number may come as a float: the official Python SDK writes `topKSampling` so.
-    """
+    """The value of an option on the wire; None where it is switched off."""
     option = OPTIONS[name]
     if option.off is not None:
         if not isinstance(value, Mapping) or type(value.get("checked")) is not bool:
@@ -161,27 +169,44 @@ def _read(name: str, key: str, value: Any) -> Any:
         if not value["checked"]:
             return None
         value = value.get("value")
-    if isinstance(value, float) and option.type is int and value.is_integer():
-        value = int(value)
+    value = _counted(option, value)
     try:
-        _check(name, value)
+        check(option, name, value)
     except UsageError as error:
         raise UsageError(f"{key}: {error.message}") from error
     return tuple(value) if isinstance(value, list) else value
 
 
+def _counted(option: Option, value: Any) -> Any:
+    """A whole number may come as a float: programs, and the official Python SDK, write `topKSampling` so."""
+    return int(value) if isinstance(value, float) and option.type is int and value.is_integer() else value
+
+
 def _write(name: str, value: Any) -> Any:
-    off = OPTIONS[name].off
-    if value is False and off is not None:
-        return {"checked": False, "value": off}
-    _check(name, value)
+    return write_value(OPTIONS[name], name, value)
+
+
+def write_value(option: Option, name: str, value: Any) -> Any:
+    """Write the value of an option as it is sent, with its switch if it has one; False switches it off.
+
+    Raises:
+        UsageError: the option cannot have this value.
+    """
+    if value is False and option.off is not None:
+        return {"checked": False, "value": option.off}
+    value = _counted(option, value)
+    check(option, name, value)
     if isinstance(value, tuple):
         value = list(value)
-    return value if off is None else {"checked": True, "value": value}
+    return value if option.off is None else {"checked": True, "value": value}
 
 
-def _check(name: str, value: Any) -> None:
-    option = OPTIONS[name]
+def check(option: Option, name: str, value: Any) -> None:
+    """Refuse a value that an option cannot have.
+
+    Raises:
+        UsageError: it has another type, form or range.
+    """
     label = name.replace("_", " ")
     expected = option.type if isinstance(option.type, tuple) else (option.type,)
     is_endless = isinstance(value, float) and not math.isfinite(value)  # JSON has no such number
@@ -193,6 +218,8 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"{label} cannot be a number of more than 64 bits")
     if option.choices and value not in option.choices:
         raise UsageError(f"{label} must be one of {', '.join(option.choices)}, not {quoted(value)}")
+    if option.form is not None and not option.form.is_met(value):
+        raise UsageError(f"{label} must have {option.form.text}, not be {quoted(value, limit=80)}")
     low, high = option.range
     if low is not None and not value >= low:  # pyright: ignore[reportOperatorIssue]  only numbers have a range
         raise UsageError(f"{label} must be at least {low}, not {value}")
@@ -204,7 +231,8 @@ def _layer(name: str, values: Mapping[str, Any]) -> JsonObject:
     return {"layerName": name, "config": write_fields(values)}
 
 
-def _nearest(name: str, known: Iterable[str]) -> list[str]:
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The known name that is most like one that is not, if one is."""
     from difflib import get_close_matches  # noqa: PLC0415  only what is mistyped pays for it
 
     return get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -4,7 +4,7 @@ A session, synchronous or not, passes in the texts that arrived, sends the texts
 whether the channels and calls that it waits for are ready.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from lmcli.errors import LmError, RemoteProtocolError
@@ -56,6 +56,21 @@ class Multiplexer:
         """Whether the server has used up its warnings, so that a request could wait for ever."""
         return self._protocol.warnings_count >= WARNINGS
 
+    @property
+    def running(self) -> list[Channel]:
+        """The channels that the server has not ended."""
+        return list(self._channels.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and nothing is asked."""
+        return not self._channels and not self._calls
+
+    @property
+    def unanswered(self) -> list[Pending]:
+        """The channels and calls for which nothing has arrived."""
+        return [one for one in self._pending if not one.is_answered]
+
     def texts_to_send(self) -> list[Text]:
         """What is to be sent now, in order; each text is given once."""
         texts, self._outgoing = self._outgoing, []
@@ -87,7 +102,10 @@ class Multiplexer:
         return prediction
 
     def cancel(self, channel: Channel) -> None:
-        """Ask the server to end a channel soon; harmless where it has ended."""
+        """Ask the server, once, to end a channel soon; harmless where it has ended."""
+        if channel.is_cancelled:
+            return
+        channel.is_cancelled = True
         channel.on_cancel()
         text = self._protocol.cancel(channel.number)
         if text is not None:
@@ -99,6 +117,20 @@ class Multiplexer:
         for table in (self._channels, self._calls):
             for number in [number for number, other in table.items() if other is pending]:
                 del table[number]
+
+    def break_off(self, channel: Channel, error: LmError) -> None:
+        """Cancel a channel and end it with an error; what arrived before can still be read."""
+        channel.fail(error)
+        self.cancel(channel)
+        del self._channels[channel.number]
+
+    def give_up_all(self, error: Callable[[], LmError]) -> None:
+        """End all channels and calls, each with an error of its own; what arrived before can still be read."""
+        pending = self._pending
+        self._channels.clear()
+        self._calls.clear()
+        for one in pending:
+            one.fail(error())
 
     def receive(self, texts: Collection[bytes]) -> None:
         """Dispatch what has arrived to its channels and calls.
@@ -121,7 +153,7 @@ class Multiplexer:
                         if not channel.take(event.body):
                             ignored += not self._settle(channel)
                     except LmError as error:
-                        self._break_off(channel, error)
+                        self.break_off(channel, error)
         except RemoteProtocolError as error:
             self.error = error
         else:
@@ -140,11 +172,9 @@ class Multiplexer:
             self._protocol.end_channel(channel.number)
         return channel.has_ended
 
-    def _break_off(self, channel: Channel, error: LmError) -> None:
-        """End a channel whose packet cannot be read, and no other."""
-        channel.fail(error)
-        self.cancel(channel)
-        del self._channels[channel.number]
+    @property
+    def _pending(self) -> list[Pending]:
+        return [*self._channels.values(), *self._calls.values()]
 
     def _dispatch(self, event: Any) -> bool:
         """React to what is not a packet; whether it meant something."""

@@ -5,7 +5,7 @@ completion takes it, and the flag of the command line, if it has one. The wire c
 API, help, manual pages, completions and `--dry-run` all read it here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
 
@@ -40,6 +40,14 @@ class Flag(NamedTuple):
 
 
 @distinct
+class Form(NamedTuple):
+    """What a value that is an object must look like: a check, and its description."""
+
+    is_met: Callable[[Mapping[str, Any]], bool]
+    text: str
+
+
+@distinct
 class Entry(NamedTuple):
     """What an annotation says of an option beside its type.
 
@@ -49,6 +57,7 @@ class Entry(NamedTuple):
         off: for an option with a switch, the value that goes beside `checked: false`; else None.
         flag: how it is given on a command line; None for Python programs only.
         is_in_raw_completion: whether raw completion takes it.
+        form: what an object must look like.
     """
 
     key: str
@@ -56,6 +65,7 @@ class Entry(NamedTuple):
     off: Any = None
     flag: Flag | None = None
     is_in_raw_completion: bool = True
+    form: Form | None = None
 
 
 @distinct
@@ -68,9 +78,38 @@ class Option(NamedTuple):
     off: Any = None
     flag: Flag | None = None
     is_in_raw_completion: bool = True
+    form: Form | None = None
     choices: tuple[str, ...] = ()
 
 
+def _is_structure(value: Mapping[str, Any]) -> bool:
+    match value:
+        case {"type": "json"}:
+            return isinstance(value.get("jsonSchema", {}), Mapping)
+        case {"type": "gbnf", "gbnfGrammar": str()} | {"type": "none"}:
+            return True
+    return False
+
+
+def _is_template(value: Mapping[str, Any]) -> bool:
+    match value:
+        case {"type": "jinja", "stopStrings": list(strings), "jinjaPromptTemplate": {"template": str()}}:
+            return all(isinstance(string, str) for string in strings)
+        case {"type": "manual", "stopStrings": list(strings), "manualPromptTemplate": Mapping()}:
+            return all(isinstance(string, str) for string in strings)
+    return False
+
+
+def _is_choice(value: Mapping[str, Any]) -> bool:
+    return value.get("type") == "generic" and value.get("mode") in ("none", "auto", "required")
+
+
+# Source: lmstudio-js 6ec11db, lms-shared-types/src/llm: LLMStructuredPredictionSetting, LLMPromptTemplate, LLMToolUse
+_STRUCTURE: Final = Form(_is_structure, 'type "json" with a jsonSchema, "gbnf" with a gbnfGrammar, or "none"')
+_TEMPLATE: Final = Form(
+    _is_template, 'type "jinja" with a jinjaPromptTemplate or "manual" with a manualPromptTemplate, and stopStrings'
+)
+_CHOICE: Final = Form(_is_choice, 'type "generic" and mode "none", "auto" or "required"')
 _POLICIES: Final = {"stop": "stopAtLimit", "middle": "truncateMiddle", "rolling": "rollingWindow"}
 _ANY_SHARE: Final = (0, 1)
 
@@ -100,7 +139,7 @@ class PredictionConfig(Record):
         OverflowPolicy | None,
         Entry("contextOverflowPolicy", flag=Flag(("--overflow",), None, "When the context is full.", words=_POLICIES)),
     ] = None
-    structured: Annotated[JsonObject | None, Entry("structured")] = None
+    structured: Annotated[JsonObject | None, Entry("structured", form=_STRUCTURE)] = None
     top_k_sampling: Annotated[
         int | None, Entry("topKSampling", (-1, 500), flag=Flag(("--top-k",), "K", "Only the K likeliest tokens."))
     ] = None
@@ -132,9 +171,9 @@ class PredictionConfig(Record):
     xtc_probability: Annotated[float | Literal[False] | None, Entry("llama.xtcProbability", _ANY_SHARE, off=0)] = None
     xtc_threshold: Annotated[float | Literal[False] | None, Entry("llama.xtcThreshold", _ANY_SHARE, off=0)] = None
     cpu_threads: Annotated[int | None, Entry("llama.cpuThreads", (1, None))] = None
-    prompt_template: Annotated[JsonObject | None, Entry("promptTemplate")] = None
+    prompt_template: Annotated[JsonObject | None, Entry("promptTemplate", form=_TEMPLATE)] = None
     raw_tools: Annotated[JsonObject | None, Entry("tools", is_in_raw_completion=False)] = None
-    tool_choice: Annotated[JsonObject | None, Entry("toolChoice", is_in_raw_completion=False)] = None
+    tool_choice: Annotated[JsonObject | None, Entry("toolChoice", is_in_raw_completion=False, form=_CHOICE)] = None
     tool_naming: Annotated[ToolNaming | None, Entry("toolNaming", is_in_raw_completion=False)] = None
     draft_model: Annotated[
         str | None,

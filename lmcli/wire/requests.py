@@ -53,9 +53,11 @@ def get_or_load(key: str, config: LoadConfig, *, ttl: float | None = None) -> Ch
     return ChannelRequest("getOrLoad", parameter)
 
 
-def load(key: str, config: LoadConfig, *, identifier: str, ttl: float | None = None) -> ChannelRequest:
-    """Ask for a new instance of a model, under a name that no other has."""
-    parameter: JsonObject = {"modelKey": key, "identifier": identifier, "loadConfigStack": load_stack(config)}
+def load(key: str, config: LoadConfig, *, identifier: str | None = None, ttl: float | None = None) -> ChannelRequest:
+    """Ask for a new instance of a model, under a name that no other has; without one the server makes it up."""
+    parameter: JsonObject = {"modelKey": key, "loadConfigStack": load_stack(config)}
+    if identifier is not None:
+        parameter["identifier"] = identifier
     if ttl is not None:
         parameter["ttlMs"] = _milliseconds(ttl)
     return ChannelRequest("loadModel", parameter)

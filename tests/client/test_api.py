@@ -18,7 +18,7 @@ from processes import StubConnection, StubServer, environment, start
 
 import lmcli as lms
 from lmcli.chat import FilePart, Message
-from lmcli.client import api
+from lmcli.client import default_client
 from lmcli.client.session import DRAIN_SECONDS
 from lmcli.errors import (
     BadInput,
@@ -103,8 +103,8 @@ def test_import_costs_nothing() -> None:
     assert found.stdout.split() == ["lmcli"]
     assert set(lms.__all__) <= set(dir(lms))
     assert all(getattr(lms, name) is not None for name in lms.__all__)
-    with pytest.raises(AttributeError, match="has no attribute 'AsyncClient'"):
-        _ = lms.AsyncClient  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="has no attribute 'Embedding'"):
+        _ = lms.Embedding  # type: ignore[attr-defined]
 
 
 def test_convenience(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +113,9 @@ def test_convenience(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert str(lms.llm().respond("hi")) == "hi"
         assert lms.llm("echo").identifier == "echo"
-        assert len(api._default_client) == 1
+        assert len(default_client._clients) == 1
     finally:
-        api._default_client.pop().close()
+        default_client._clients.pop().close()
 
 
 def test_nobody_there() -> None:

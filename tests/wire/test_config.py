@@ -181,6 +181,51 @@ def test_an_unknown_option_is_refused_with_the_nearest(name: str, hints: tuple[s
     assert error.value.hints == hints
 
 
+def test_raw_fields_of_the_official_sdk() -> None:
+    """`raw` may have the form that the official SDK gives it."""
+    raw = {"fields": [{"key": "llm.prediction.temperature", "value": 0.7}]}
+    assert fields_of(prediction_stack(prediction_config({"raw": raw}))) == {"llm.prediction.temperature": 0.7}
+
+
+@pytest.mark.parametrize("fields", [5, [5], [{"key": "a"}], [{"key": "a", "value": 1}, {"key": "a", "value": 2}]])
+def test_raw_fields_that_are_not(fields: Any) -> None:
+    """A field without a key or a value is refused, and not left out."""
+    with pytest.raises(UsageError, match="the fields of raw must be objects with a key and a value"):
+        prediction_stack(prediction_config({"raw": {"fields": fields}}))
+
+
+def test_a_whole_number_may_be_a_float() -> None:
+    """20.0 is 20, as a program may have calculated it; 20.5 is not."""
+    stack = prediction_stack(prediction_config({"topKSampling": 20.0, "maxTokens": 5.0}))
+    fields = fields_of(stack)
+    assert fields["llm.prediction.topKSampling"] == 20
+    assert type(fields["llm.prediction.topKSampling"]) is int
+    assert fields["llm.prediction.maxPredictedTokens"] == {"checked": True, "value": 5}
+    with pytest.raises(UsageError, match=r"top k sampling cannot be '20\.5'"):
+        prediction_stack(prediction_config({"topKSampling": 20.5}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("structured", {"type": "yaml"}),
+        ("structured", {"jsonSchema": {}}),
+        ("structured", {"type": "json", "jsonSchema": "{}"}),
+        ("structured", {"type": "gbnf"}),
+        ("promptTemplate", {"type": "jinja", "jinjaPromptTemplate": {"template": "x"}}),
+        ("promptTemplate", {"type": "jinja", "stopStrings": [], "jinjaPromptTemplate": "x"}),
+        ("promptTemplate", {"type": "jinja", "stopStrings": [5], "jinjaPromptTemplate": {"template": "x"}}),
+        ("promptTemplate", {"type": "manual", "stopStrings": []}),
+        ("toolChoice", {"type": "generic", "mode": "always"}),
+        ("toolChoice", {"mode": "auto"}),
+    ],
+)
+def test_an_object_of_the_wrong_form(name: str, value: Any) -> None:
+    """A server drops such a value silently, so it is refused before it is sent, with the forms that there are."""
+    with pytest.raises(UsageError, match=r'must have type "'):
+        prediction_stack(prediction_config({name: value}))
+
+
 @pytest.mark.parametrize("raw", [5, 0, "", "text", [["a", 1]], []])
 def test_raw_must_be_an_object(raw: Any) -> None:
     """Anything else has no keys."""

@@ -1,0 +1,151 @@
+"""What a channel brings, for a Python program: callbacks are called, fragments kept, and the result is made of them.
+
+Whoever waits, synchronously or not, passes in the values as they arrive.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from lmcli.chat import Message, TextPart
+from lmcli.errors import Incomplete, LmError
+from lmcli.record import distinct
+from lmcli.values import Fragment, LoadProgress, PredictionEnd, PredictionResult, PromptProgress, Value
+from lmcli.wire.channels import Prediction
+from lmcli.wire.payloads import parse_object
+
+
+@distinct
+class Callbacks(NamedTuple):
+    """Called while a prediction runs, by whoever reads its stream."""
+
+    on_prompt_processing_progress: Callable[[float], object] | None = None
+    on_first_token: Callable[[], object] | None = None
+    on_prediction_fragment: Callable[[Fragment], object] | None = None
+    on_message: Callable[[Message], object] | None = None
+
+
+class Collector:
+    """What a prediction has brought so far.
+
+    Args:
+        callbacks: what to call. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
+            then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
+        is_structured: whether the text is to be parsed as JSON.
+
+    Attributes:
+        is_cancelled: what still arrives is dropped, and the text is not parsed.
+        error: what the prediction failed with.
+        has_result: whether `result` can be called.
+    """
+
+    def __init__(self, callbacks: Callbacks, *, is_structured: bool) -> None:
+        self.is_cancelled = False
+        self.error: LmError | None = None
+        self._callbacks = callbacks
+        self._is_structured = is_structured
+        self._fragments: list[Fragment] = []
+        self._reported: float = -1.0
+        self._result: PredictionResult | None = None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the prediction has ended, and not failed."""
+        return self._result is not None
+
+    def take(self, value: Value) -> Fragment | None:
+        """Keep a value, with its callbacks; the fragment to hand on, if it is one."""
+        if self.is_cancelled:
+            return None
+        if isinstance(value, Fragment):
+            if not self._fragments:
+                self._begin()
+            self._fragments.append(value)
+            if self._callbacks.on_prediction_fragment is not None:
+                self._callbacks.on_prediction_fragment(value)
+            return value
+        if isinstance(value, PromptProgress):
+            self._report_progress(value.progress)
+        return None
+
+    def finish(self, prediction: Prediction) -> None:
+        """Make the result, after the end.
+
+        Raises:
+            Incomplete: the server sent none.
+        """
+        if prediction.end is None:
+            raise Incomplete("the server ended the prediction without a result")
+        self._result = self._made(prediction.end)
+        if self._callbacks.on_message is not None:
+            self._callbacks.on_message(Message("assistant", (TextPart(self._result.content),)))
+
+    def leave(self, prediction: Prediction) -> None:
+        """Drop what still arrives; what came so far is the result, if the end is known."""
+        self.is_cancelled = True
+        if prediction.end is not None and self._result is None:
+            self._result = self._made(prediction.end)
+
+    def result(self) -> PredictionResult:
+        """The finished prediction.
+
+        Raises:
+            LmError: the prediction failed.
+            RuntimeError: it is still running.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._result is None:
+            raise RuntimeError("the prediction has no result yet: read the stream to its end, or wait_for_result()")
+        return self._result
+
+    def _begin(self) -> None:
+        self._report_progress(1.0)
+        if self._callbacks.on_first_token is not None:
+            self._callbacks.on_first_token()
+
+    def _report_progress(self, progress: float) -> None:
+        report = self._callbacks.on_prompt_processing_progress
+        if report is None or progress <= self._reported:
+            return
+        if self._reported < 0 < progress:
+            report(0.0)
+        self._reported = progress
+        report(progress)
+
+    def _made(self, end: PredictionEnd) -> PredictionResult:
+        content = "".join(f.content for f in self._fragments)
+        is_parsed = self._is_structured and not self.is_cancelled
+        return PredictionResult(
+            content=content,
+            reasoning="".join(f.content for f in self._fragments if f.reasoning_type == "reasoning"),
+            answer="".join(f.content for f in self._fragments if f.reasoning_type == "none"),
+            parsed=parse_object(content) if is_parsed else content,
+            stats=end.stats,
+            model_info=end.model_info,
+            load_config=end.load_config,
+            prediction_config=end.prediction_config,
+        )
+
+
+class LoadReport:
+    """Reports how much of a model is loaded: 0.0 … 1.0, rising strictly; nothing if it was loaded already.
+
+    Args:
+        report: called with the progress; None reports nothing.
+    """
+
+    def __init__(self, report: Callable[[float], object] | None) -> None:
+        self._report = report or (lambda _: None)
+        self._reported = -1.0
+
+    def take(self, values: Iterable[Value]) -> None:
+        """Report what has arrived."""
+        for value in values:
+            if isinstance(value, LoadProgress) and value.progress > self._reported:
+                self._reported = value.progress
+                self._report(self._reported)
+
+    def finish(self) -> None:
+        """Report the end, where a load has begun."""
+        if 0 <= self._reported < 1:
+            self._report(1.0)

@@ -1,0 +1,171 @@
+"""One WebSocket without its socket: bytes in, whole texts out, and why it ended.
+
+The protocol is that of websockets, without I/O. Its parser takes two microseconds for each frame, more than all that
+follows, so frames are cut here: a whole text is taken as it is, and everything else (the handshake, control frames,
+texts in several frames, what is not allowed) goes through the parser, frame by frame.
+"""
+
+from typing import Final
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import WebSocketURI
+
+from lmcli.client.address import Address
+from lmcli.errors import CannotConnect, escaped
+
+TEXT_BYTES: Final = 256 * 1024 * 1024
+"""The longest text that is received. The longest of a real server are the tokens of a prompt, seven bytes each."""
+IDLE_FRAMES: Final = 100_000
+"""How many frames in a row may come without a text, such as pings: one a second for a day, or the pieces of a long text
+of a few KiB each."""
+_WHOLE_TEXT: Final = 0x80 | Opcode.TEXT
+_MASKED: Final = 0x80
+_LENGTH_BYTES: Final = {126: 2, 127: 8}
+_DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+class WebSocket:
+    """The client's side of a WebSocket to one namespace.
+
+    Attributes:
+        lost: why it ended, in the middle of a sentence; None while it stands.
+    """
+
+    def __init__(self, address: Address, namespace: str) -> None:
+        uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
+        self.lost: str | None = None
+        self._address = address
+        self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES)
+        self._protocol.send_request(self._protocol.connect())
+        self._partial: list[bytes] = []
+        self._uncut = bytearray()
+        self._frame_bytes = 0
+        self._idle_frames = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether texts can be sent."""
+        return self.lost is None and self._protocol.state is State.OPEN
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the handshake goes on."""
+        is_undecided = self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None
+        return is_undecided and self.lost is None
+
+    @property
+    def refusal(self) -> CannotConnect | None:
+        """Why the handshake failed, if it did."""
+        error = self._protocol.handshake_exc
+        if error is None:
+            return None
+        status = f"HTTP status {self.refused_status}" if self.refused_status else escaped(str(error))
+        return CannotConnect(f"what answers at {self._address} is not LM Studio: {status}")
+
+    @property
+    def refused_status(self) -> int | None:
+        """The HTTP status of a handshake that was refused with one."""
+        error = self._protocol.handshake_exc
+        return error.response.status_code if isinstance(error, InvalidStatus) else None
+
+    def send_text(self, text: bytes) -> None:
+        """Send one text."""
+        self._protocol.send_text(text)
+
+    def send_ping(self) -> None:
+        """Ask for a sign of life."""
+        self._protocol.send_ping(b"")
+
+    def send_close(self) -> None:
+        """Say that this is the end."""
+        self._protocol.send_close()
+
+    def data_to_send(self) -> bytes:
+        """What is to be sent now: requests, pongs, close frames."""
+        return b"".join(self._protocol.data_to_send())
+
+    def receive(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take in what has arrived; the texts that are complete with it. Without data the stream has ended."""
+        texts: list[bytes] = []
+        if not data:
+            self._protocol.receive_eof()
+            self.lost = self.lost or "it closed the connection"
+            return texts
+        if self._protocol.state is State.CONNECTING:
+            data = self._shake_hands(bytes(data))
+        if data:
+            self._cut(data, texts)
+        return texts
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        """Pass on the answer to the handshake, line by line; what is behind it."""
+        while data and self._protocol.state is State.CONNECTING:
+            end = data.find(b"\n") + 1 or len(data)
+            self._parse(data[:end])
+            data = data[end:]
+        return data
+
+    def _cut(self, data: bytes | bytearray | memoryview, texts: list[bytes]) -> None:
+        """Cut frames; what is not complete is kept."""
+        self._uncut += data
+        if len(self._uncut) < self._frame_bytes:
+            return
+        self._frame_bytes = 0
+        whole = bytes(self._uncut)
+        position, end = 0, len(whole)
+        while position + 2 <= end and self.lost is None:
+            start, length = position + 2, whole[position + 1]
+            if length in _LENGTH_BYTES:
+                start += _LENGTH_BYTES[length]
+                length = int.from_bytes(whole[position + 2 : start])
+            elif length & _MASKED:  # which a server may not do: an error, whatever follows
+                self._parse(whole[position:])
+                break
+            stop = start + length
+            if start > end:
+                break
+            if length > TEXT_BYTES:
+                self.lost = f"it sent a message of {length} bytes"
+                break
+            if stop > end:
+                self._frame_bytes = stop - position
+                break
+            if whole[position] == _WHOLE_TEXT and not self._partial:
+                texts.append(whole[start:stop])
+                self._idle_frames = 0
+            else:
+                self._idle_frames += 1
+                self._parse(whole[position:stop], texts)
+            position = stop
+        self._uncut = bytearray(whole[position:])
+        if self._idle_frames > IDLE_FRAMES and self.lost is None:
+            self.lost = f"it sent {self._idle_frames} frames without a message"
+
+    def _parse(self, data: bytes, texts: list[bytes] | None = None) -> None:
+        """Have websockets take in some bytes."""
+        try:
+            self._protocol.receive_data(data)
+        except WebSocketException as error:
+            self.lost = escaped(str(error))
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame) and texts is not None:  # the other kind is the answer to the handshake
+                self._take(event, texts)
+        if self._protocol.parser_exc is not None and self.lost is None:
+            self.lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
+
+    def _take(self, frame: Frame, texts: list[bytes]) -> None:
+        if frame.opcode in _DATA:
+            if frame.fin and not self._partial:
+                texts.append(bytes(frame.data))
+                return
+            self._partial.append(bytes(frame.data))
+            if frame.fin:
+                texts.append(b"".join(self._partial))
+                self._partial = []
+                self._idle_frames = 0
+        elif frame.opcode is Opcode.CLOSE:
+            reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
+            self.lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
