@@ -6,9 +6,10 @@ from enum import IntEnum
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.errors import LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, escaped
+from lmcli.errors import CannotConnect, LmError, ModelNotFound, ModelUnloaded, NoModelLoaded, TimedOut, escaped
 
 _HINTS: Final[Mapping[type[LmError], str]] = {
+    CannotConnect: "--host HOST:PORT names another server, --host demo needs none",
     ModelNotFound: "lm models lists the models that are there",
     ModelUnloaded: "-m KEY loads it again",
     NoModelLoaded: "-m KEY loads one",
