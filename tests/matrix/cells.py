@@ -235,6 +235,7 @@ class _Process:
         return self._process.returncode
 
 
+TRY_AGAIN: Final = 75
 _UNREACHED: Final = {69}
 _FAILED: Final = {1, 3, 69}
 STATUSES: Final[Mapping[Stage, set[int]]] = {
@@ -254,7 +255,7 @@ STATUSES: Final[Mapping[Stage, set[int]]] = {
 }
 """The statuses of a failure, by the stage: the server unreachable, a refusal, a failure that it reports, a loss. After
 `success` the answer is complete, so that what goes wrong then may be passed over."""
-_NEED_HINTS: Final = {69, 75, 77}
+_NEED_HINTS: Final = {69, TRY_AGAIN, 77}
 _CONTROLS: Final = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -267,7 +268,7 @@ def _statuses(cell: Cell, left: Left, *, is_stopped: bool) -> set[int]:
     failures = STATUSES[cell.stage] | ({69} if cell.damage.group == "errors" else set())
     if cell.damage.expect is Expect.ERROR:
         return failures
-    waited = {-cell.stop.value} if is_stopped else {75} if cell.stop is Stop.TIMEOUT else set()
+    waited = {-cell.stop.value} if is_stopped else {TRY_AGAIN} if cell.stop is Stop.TIMEOUT else set()
     if cell.damage.expect is Expect.WAIT:
         return waited | ({0} if cell.stage is Stage.CLOSE else set())
     is_other = left.server.text != "".join(cell.form.answer)

@@ -10,16 +10,28 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from cells import Cell, Verdict, all_cells, run, sample
-from stage_server import ORDER
+from cells import TRY_AGAIN, Cell, Verdict, all_cells, run, sample
+from damage import Expect
+from stage_server import ORDER, Stage
 
 _WIDTH = 11
+_PROMISES: Final[Mapping[str, Callable[[Verdict], bool]]] = {
+    "ends, by itself or when it is told to": lambda verdict: True,
+    "a failure has its status, one line of error, and no traceback": lambda verdict: verdict.status > 0,
+    "what had arrived is on stdout": lambda verdict: verdict.cell.stage in (Stage.MIDDLE, Stage.SUCCESS, Stage.CLOSE),
+    "what is harmless does no harm": lambda verdict: verdict.cell.damage.expect is Expect.COMPLETE,
+    "a signal is obeyed": lambda verdict: verdict.obeyed > 0,
+    "--timeout ends a silence": lambda verdict: verdict.status == TRY_AGAIN,
+    "a chat file stays whole": lambda verdict: "--history" in verdict.cell.form.command,
+}
+"""What the README promises, and which cells each promise is kept in."""
 
 
 def main() -> int:
@@ -32,13 +44,16 @@ def main() -> int:
         print(*cells, sep="\n")
         return 0
     began = time.monotonic()
-    verdicts = list(_run(cells, options.jobs))
-    print("\n".join(table(verdicts)))
+    verdicts = []
+    for verdict in _run(cells, options.jobs):
+        verdicts.append(verdict)
+        if verdict.problems:
+            print("\n".join(_explanation(verdict)), flush=True)
     failed = [verdict for verdict in verdicts if verdict.problems]
-    for verdict in failed:
-        print("\n".join(_explanation(verdict)))
+    print("\n".join(table(verdicts)))
     minutes = (time.monotonic() - began) / 60
     print(f"{len(cells)} cells, {len(cells) - len(failed)} hold, {len(failed)} fail; {minutes:.1f} minutes")
+    print("\n".join(_promises(verdicts)))
     print("\n".join(_extremes(verdicts)))
     return 1 if failed else 0
 
@@ -91,6 +106,12 @@ def _explanation(verdict: Verdict) -> Iterator[str]:
     yield from (f"  {problem[:300]}" for problem in verdict.problems)
     yield from (f"  | {line[:200]}" for line in verdict.stderr.splitlines()[-6:])
     yield f"  python tests/matrix/matrix.py --only '{verdict.cell}'"
+
+
+def _promises(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    for promise, is_about in _PROMISES.items():
+        about = [verdict for verdict in verdicts if is_about(verdict)]
+        yield f"{_count(len(about), sum(map(bool, (v.problems for v in about)))):>{_WIDTH}}  {promise}"
 
 
 def _extremes(verdicts: Sequence[Verdict]) -> Iterator[str]:
