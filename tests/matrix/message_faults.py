@@ -1,6 +1,7 @@
 """Faults of what is said: texts that are not JSON, JSON that is not the protocol's, warnings and errors."""
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -120,7 +121,9 @@ def field(path: FieldPath, token: bytes, strike: Strike) -> None:
         return
     marked = as_text(first | {body_key(first): "the body"}).replace(b'"the body"', changed_body)
     strike.send(marked, *rest)
-    if path not in _MEANING:
+    if path == ("fragment", "content") and token.startswith(b'"'):
+        strike.count_text(json.loads(token))
+    elif path not in _MEANING:
         strike.count()
 
 

@@ -69,7 +69,11 @@ def _connecting(port: int) -> set[int]:
 _RESOLVER: Final = """
 import ctypes, pathlib, socket
 
-def getaddrinfo(*_, **__):
+resolve = socket.getaddrinfo
+
+def getaddrinfo(*arguments, flags=0, **options):
+    if flags & socket.AI_NUMERICHOST:  # nobody is asked
+        return resolve(*arguments, flags=flags, **options)
     pathlib.Path("resolving").touch()
     mutex = ctypes.create_string_buffer(256)
     libc = ctypes.CDLL(None)

@@ -141,6 +141,10 @@ class Strike:
         """Note that the values of this stage were sent, in whatever form."""
         self._server.note(self.stage, self.values)
 
+    def count_text(self, text: str) -> None:
+        """Note that a valid fragment was sent with this text; half a surrogate pair stands for U+FFFD."""
+        self._server.text += text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
     def encrypt_with(self, context: ssl.SSLContext) -> None:
         """Take another certificate than the one that the client trusts."""
         self._server.tls = context
