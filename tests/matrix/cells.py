@@ -26,7 +26,7 @@ from http_faults import http_faults
 from link_faults import link_faults
 from message_faults import message_faults
 from places import Place
-from processes import environment
+from processes import WARNINGS, environment
 from stage_server import ORDER, Stage, StageServer
 
 from lmcli.client.discovery import candidate_ports, greetings
@@ -93,16 +93,15 @@ def all_cells() -> list[Cell]:
         Cell(stage, damage, form, stop)
         for form in FORMS
         for damage in DAMAGES
-        if meets(form, damage)
         for stage in ORDER
-        if stage in form.stages & damage.stages and is_possible(stage, damage, form)
+        if stage in form.stages & damage.stages and meets(form, damage, stage) and is_possible(stage, damage, form)
         for stop in stops(damage, form, stage)
     ]
 
 
-def meets(form: Form, damage: Damage) -> bool:
+def meets(form: Form, damage: Damage, stage: Stage) -> bool:
     """Whether a form meets a fault: the main forms meet all but the fields, which are for those that show them."""
-    return form.is_typed if damage.is_typed else form.is_main or damage.is_common
+    return stage in form.shows if damage.is_field else form.is_main or damage.is_common
 
 
 def is_possible(stage: Stage, damage: Damage, form: Form) -> bool:
@@ -165,7 +164,9 @@ def _place(cell: Cell, server: StageServer, folder: Path, stack: ExitStack, *, i
         (settings / "http-server.json").write_text(f'{{"port": {server.port}}}')
         return Place("", {}, holds)
     if is_secure:
-        return Place(f"https://{NAME}:{server.port}", {"SSL_CERT_FILE": str(authority_file())}, holds)
+        warnings = f"{WARNINGS['PYTHONWARNINGS']},{_UNREACHABLE}"
+        variables = {"SSL_CERT_FILE": str(authority_file()), "PYTHONWARNINGS": warnings}
+        return Place(f"https://{NAME}:{server.port}", variables, holds)
     return Place(f"127.0.0.1:{server.port}", {}, holds)
 
 
@@ -235,6 +236,8 @@ class _Process:
         return self._process.returncode
 
 
+_UNREACHABLE: Final = "ignore:unclosed <ssl.SSLSocket:ResourceWarning"
+"""A socket that is reset before its handshake is left by Python's ssl module to the garbage collector."""
 TRY_AGAIN: Final = 75
 _UNREACHED: Final = {69}
 _FAILED: Final = {1, 3, 69}

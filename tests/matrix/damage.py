@@ -41,7 +41,7 @@ class Damage(NamedTuple):
         expect: what the client has to make of it.
         stages: where it makes sense.
         is_common: whether every form of every command meets it; the others meet the main forms only.
-        is_typed: the forms that show what is in the fields meet it, and no others.
+        is_field: the forms that show what is in the fields meet it, and no others.
         is_noisy: it goes on sending, which is not the silence that a timeout ends.
         place: the address of a client that reaches no server at all; None is that of the server.
         needs_linux: it cannot be made elsewhere.
@@ -53,7 +53,7 @@ class Damage(NamedTuple):
     expect: Expect
     stages: frozenset[Stage]
     is_common: bool = False
-    is_typed: bool = False
+    is_field: bool = False
     is_noisy: bool = False
     place: Callable[[Path], AbstractContextManager[Place]] | None = None
     needs_linux: bool = False

@@ -54,7 +54,7 @@ class Form(NamedTuple):
         files: what lies in its folder.
         answer: the fragments of the server's answer.
         is_main: it meets every fault, not the common ones only.
-        is_typed: it meets a wrong type in each field, because it shows what is there.
+        shows: the stages in which it meets a wrong type in each field, because it shows what is there.
         is_program: a Python program: SIGINT is all that it handles, and it has a timeout of its own.
         is_secure: it speaks TLS.
     """
@@ -68,7 +68,7 @@ class Form(NamedTuple):
     files: Files = MappingProxyType({})
     answer: Sequence[str] = ANSWER
     is_main: bool = False
-    is_typed: bool = False
+    shows: frozenset[Stage] = frozenset()
     is_program: bool = False
     is_secure: bool = False
 
@@ -78,6 +78,8 @@ _REACH: Final = frozenset({Stage.CONNECT, Stage.UPGRADE, Stage.GREETING})
 _FIND: Final = frozenset({Stage.RESOLVE, Stage.PROBE, Stage.TLS})
 _LIST: Final = _REACH | {Stage.MODEL}
 _PREDICT: Final = _LIST | frozenset(ORDER[ORDER.index(Stage.PROMPT) :])
+_UPLOAD: Final = frozenset({Stage.UPLOAD})
+_SHOWN: Final = frozenset({Stage.PROMPT, Stage.MIDDLE, Stage.SUCCESS})
 _ALL: Final = _PREDICT | _FIND
 
 
@@ -306,9 +308,9 @@ def _forms() -> Iterator[Form]:
     yield lm("respond", "respond hello", check_text, _ALL, is_main=True)
     yield lm("respond, a document", "respond Explain", check_text, stdin=b"a document\n")
     yield lm("respond -m", "respond -m stub hello", check_text)
-    yield lm("respond -f", "respond -f cat.png hello", check_text, _PREDICT | {Stage.UPLOAD})
+    yield lm("respond -f", "respond -f cat.png hello", check_text, _PREDICT | _UPLOAD, shows=_UPLOAD)
     yield lm("respond -o json", "respond -o json hello", check_json)
-    yield lm("respond -o jsonl", "respond -o jsonl hello", check_lines, is_main=True, is_typed=True)
+    yield lm("respond -o jsonl", "respond -o jsonl hello", check_lines, is_main=True, shows=_SHOWN)
     yield lm("respond -o history", "respond -o history And?", check_history, stdin=history)
     yield lm("respond --schema", f"respond --schema {_SCHEMA} hello", check_text, answer=JSON_ANSWER)
     yield lm("respond --stats-file", "respond --stats --stats-file log.jsonl hello", check_stats_file)
@@ -320,7 +322,7 @@ def _forms() -> Iterator[Form]:
     yield lm("chat --history", "chat --history talk.json And?", check_chat, is_main=True)
     yield lm("stats --runs 2", "stats --runs 2 -o json", check_stats, stdin=b"hello")
     yield lm("models", "models", check_keys, _LIST | _FIND, last=Stage.MODEL)
-    yield lm("models --json", "models --json", check_listed, _LIST, last=Stage.MODEL, is_typed=True)
+    yield lm("models --json", "models --json", check_listed, _LIST, last=Stage.MODEL, shows=frozenset({Stage.MODEL}))
     yield lm("models load", "models load stub", check_keys, _LIST, last=Stage.MODEL)
     yield lm("models unload", "models unload stub", check_nothing, _LIST, last=Stage.MODEL)
     for name, body in _SYNC_BODIES.items():

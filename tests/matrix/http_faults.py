@@ -124,9 +124,9 @@ def http_faults() -> Iterator[Damage]:
 
 def _nowhere() -> Iterator[Damage]:
     resolve, connect = frozenset({Stage.RESOLVE}), frozenset({Stage.CONNECT})
-    for name in _NAMES:
+    for name in _NAMES:  # each is unique by its beginning and its length
         place = partial(named, name)
-        yield Damage("names", name[:40], silent, ERROR, resolve, place=place)
+        yield Damage("names", f"{name[:20]!a} of {len(name)}", silent, ERROR, resolve, place=place)
     yield Damage("silent", "no name server", silent, WAIT, resolve, place=unresolving, is_common=True)
     yield Damage("refused", "no listener", silent, ERROR, connect, place=refusing, is_common=True)
     yield Damage("silent", "a full queue", silent, WAIT, connect, place=ignoring, is_common=True, needs_linux=True)

@@ -280,7 +280,7 @@ def _fields() -> Iterator[Damage]:
             for name, token in TOKENS.items():
                 at = "/".join(map(str, path))
                 run = partial(field, path, token)
-                yield Damage("fields", f"{at} is {name}", run, FREE, frozenset({stage}), is_typed=True)
+                yield Damage("fields", f"{at} is {name}", run, FREE, frozenset({stage}), is_field=True)
 
 
 def _reports() -> Iterator[Damage]:

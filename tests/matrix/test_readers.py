@@ -10,7 +10,7 @@ from readers import READERS, Reader
 
 from lmcli.errors import LmError
 
-BRIEFLY = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BRIEFLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _SPLICES = [
     b"\0",
     b"\xff",
