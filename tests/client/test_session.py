@@ -96,7 +96,7 @@ def test_garbage_right_behind_the_answer_to_the_authentication(open_session: Ope
         peer.send({"success": True}, {"success": True})
         peer.wait_until_left()
 
-    with ScriptedServer(script) as server, pytest.raises(CannotConnect, match="is not LM Studio: .* not an envelope"):
+    with ScriptedServer(script) as server, pytest.raises(CannotConnect, match=r"is not LM Studio: .* not an envelope"):
         open_session(server)
 
 

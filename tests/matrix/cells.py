@@ -302,9 +302,11 @@ def _judge_stderr(cell: Cell, left: Left) -> Iterator[str]:
     spoken = [line for line in lines if line.startswith("lm: ")]
     # What is noisy and wrong may be reported at the very moment of the signal.
     may_be_both = left.status < 0 and cell.damage.is_noisy
-    if len(errors) != (left.status > 0) and not may_be_both:
+    is_told = bool(errors) if cell.form.is_batch else len(errors) == 1
+    if is_told != (left.status > 0) and not may_be_both:
         yield f"{len(errors)} lines of error with status {left.status}"
-    if left.status < 0 and spoken and not has_progress and not may_be_both:
+    is_silent = not (has_progress or may_be_both or cell.form.is_batch)
+    if left.status < 0 and spoken and is_silent:
         yield "a word on stderr after a signal"
     if not has_progress and _CONTROLS.search(left.stderr):
         yield "a control character on stderr"

@@ -8,11 +8,14 @@ import base64
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from stage_server import ANSWER, JSON_ANSWER, ORDER, Stage, StageServer
+
+import lmcli
 
 Files = Mapping[str, bytes]
 
@@ -56,6 +59,7 @@ class Form(NamedTuple):
         is_main: it meets every fault, not the common ones only.
         shows: the stages in which it meets a wrong type in each field, because it shows what is there.
         is_program: a Python program: SIGINT is all that it handles, and it has a timeout of its own.
+        is_batch: it reports a failure for each record, and after a signal how to go on.
         is_secure: it speaks TLS.
     """
 
@@ -70,6 +74,7 @@ class Form(NamedTuple):
     is_main: bool = False
     shows: frozenset[Stage] = frozenset()
     is_program: bool = False
+    is_batch: bool = False
     is_secure: bool = False
 
 
@@ -190,6 +195,18 @@ def check_stats(left: Left) -> Iterator[str]:
         yield "no stats"
 
 
+def check_each(left: Left) -> Iterator[str]:
+    """A line for each record, in their order: the answer, its beginning, or nothing; fewer where the batch stopped."""
+    lines = left.stdout.decode().split("\n")[:-1]
+    whole = "".join(ANSWER)
+    if left.status == 0 and lines != [whole] * RECORDS:
+        yield f"the answers are {lines}"
+    if len(lines) > RECORDS or not all(whole.startswith(line) for line in lines):
+        yield f"invented: {lines}"
+    if left.status > 0 and len(lines) != RECORDS and "lm: stopped: " not in left.stderr:
+        yield f"{len(lines)} answers for {RECORDS} records"
+
+
 def check_keys(left: Left) -> Iterator[str]:
     """The model in a success, else nothing."""
     if left.stdout != (b"stub\n" if left.status == 0 else b""):
@@ -231,6 +248,7 @@ def _check_code(error: Any, left: Left) -> Iterator[str]:
 _PIXEL: Final = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 )
+RECORDS: Final = 2
 TALK: Final = {
     "kept": {"as": "it is"},
     "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
@@ -329,8 +347,10 @@ def _forms() -> Iterator[Form]:
         is_main = name == "python respond_stream"
         stages = _ALL if is_main else _PREDICT
         yield Form(name, _program(_PROGRAM, body), check_raw, stages, is_program=True, is_main=is_main)
-    import lmcli
-
+    if find_spec("lmcli.cli.batch"):
+        for jobs in ("4", "1"):
+            command = f"respond --each line -j {jobs} Repeat"
+            yield lm(f"respond --each -j {jobs}", command, check_each, stdin=b"one\ntwo\n", is_batch=True)
     if hasattr(lmcli, "AsyncClient"):
         for name, body in _ASYNC_BODIES.items():
             is_main = name == "async respond_stream"
