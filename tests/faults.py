@@ -109,6 +109,10 @@ class Peer:
         request = self._event()
         assert isinstance(request, Request)
         self.path = request.path
+        self.upgrade(request)
+
+    def upgrade(self, request: Request) -> None:
+        """Answer the request for a WebSocket."""
         self.protocol.send_response(self.protocol.accept(request))
         self.flush()
 

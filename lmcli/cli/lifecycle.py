@@ -57,9 +57,10 @@ class _Lifecycle(Generic[AnyChannel]):
         return Outcome(error=self._runner.error or self.error, signum=self._runner.signum)
 
     def finish(self) -> None:
-        """Let every sink complete its output, with the outcome at that time."""
+        """Let every sink complete its output, with the outcome at that time; then write what a signal held back."""
         for sink in self._sinks:
             self._runner.attempt(sink.finish, self.outcome)
+        self._runner.attempt(self._runner.output.write, b"")
 
     def _deliver(self, session: Session) -> None:
         ticks = [tick for sink in self._sinks if (tick := getattr(sink, "tick", None)) is not None]

@@ -9,6 +9,7 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.output.stdout import Output, ReaderLeft
 from lmcli.cli.signals import Interrupted, SignalWatcher
 from lmcli.errors import (
+    CannotConnect,
     LmError,
     ModelNotFound,
     ModelUnloaded,
@@ -20,6 +21,7 @@ from lmcli.errors import (
 )
 
 _HINTS: Final[Mapping[type[LmError], str]] = {
+    CannotConnect: "--host HOST:PORT names another server, --host demo needs none",
     ModelNotFound: "lm models lists the models that are there",
     ModelUnloaded: "-m KEY loads it again",
     NoModelLoaded: "-m KEY loads one",

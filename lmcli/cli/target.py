@@ -13,14 +13,13 @@ from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.client.waiting import Interrupts, is_duration, no_interrupts
-from lmcli.errors import BadSetting, CannotConnect, NoModelLoaded, UsageError, quoted
+from lmcli.errors import BadSetting, NoModelLoaded, UsageError, quoted
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
 
 TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
 MODEL_VARIABLE: Final = "LM_MODEL"
-_HOST_HINT: Final = "--host HOST:PORT names another one, --host demo needs none"
 MODEL_SUFFIX: Final = ".gguf"
 
 
@@ -121,10 +120,7 @@ def _external_server(options: ServerOptions, env: Environment, messages: Message
             f"several servers answer ({', '.join(map(str, addresses))}), using {addresses[0]}; -H chooses another"
         )
 
-    try:
-        return find_server(options.host, env.variables, on_several=note)
-    except CannotConnect as error:
-        raise CannotConnect(error.message, *error.hints, _HOST_HINT) from error
+    return find_server(options.host, env.variables, on_several=note)
 
 
 def _is_model_file(host: str) -> bool:

@@ -251,8 +251,10 @@ class Session:
         if not texts and self._timeout is not None:
             raise TimedOut(f"no answer to the authentication within {limit:g} s")
         self._take(texts)
+        if self._multiplexer.error is not None:
+            raise self._multiplexer.error
         if not self._multiplexer.is_authenticated:
-            raise self._multiplexer.error or RemoteProtocolError("the server did not answer the authentication")
+            raise RemoteProtocolError("the server did not answer the authentication")
 
     def _refuse_if_mute(self, endpoint: str) -> None:
         """A request that a server may ignore without a warning is not sent. `Connection.session` opens a new socket."""

@@ -102,7 +102,8 @@ def loads(data: bytes | str) -> Any:
     try:
         return json.loads(data, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(data, limit=60)}") from error
+        text = data if isinstance(data, str) else data.decode(errors="replace")
+        raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(text, limit=60)}") from error
 
 
 def _refuse(constant: str) -> None:

@@ -6,7 +6,7 @@ Source: lmstudio-js 6ec11db, lms-shared-types/src/Error.ts and GenericErrorDispl
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from lmcli.errors import (
     LmError,
@@ -19,6 +19,8 @@ from lmcli.errors import (
     escaped,
     quoted,
 )
+
+_LONGEST: Final = 500
 
 
 def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
@@ -110,17 +112,22 @@ _EXPLANATIONS: Mapping[str, Callable[[Mapping[str, Any]], LmError]] = MappingPro
 
 def _text(body: Mapping[str, Any], key: str) -> str | None:
     value = body.get(key)
-    return escaped(value.strip().rstrip(".")) if isinstance(value, str) and value.strip() else None
+    return _shown(value.strip().rstrip(".")) if isinstance(value, str) and value.strip() else None
 
 
 def _name(body: Mapping[str, Any], key: str) -> str:
     value = body.get(key)
-    return escaped(value) if isinstance(value, str) else "?"
+    return _shown(value) if isinstance(value, str) else "?"
+
+
+def _shown(text: str) -> str:
+    """A text of the server in a message: escaped, and cut, because nobody reads a line of a megabyte."""
+    return escaped(text if len(text) <= _LONGEST else text[:_LONGEST] + "…")
 
 
 def _sample(display: Mapping[str, Any], names_key: str, total_key: str) -> str:
     names = display.get(names_key)
-    shown = [escaped(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    shown = [_shown(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
     total = display.get(total_key)
     more = f" and {total - len(shown)} more" if isinstance(total, int) and total > len(shown) else ""
     return ", ".join(shown) + more

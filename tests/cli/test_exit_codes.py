@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from conftest import StartServer
+from faults import Listener
 from processes import environment, run
 
 from lmcli.cli.app import COMMANDS
@@ -148,6 +150,24 @@ def test_a_server_that_is_not_there(command: str, tmp_path: Path, start_server: 
     ran = run(f"lm {command}", tmp_path, environment(tmp_path, server.port))
     assert (ran.status, ran.stdout) == (69, b"")
     assert ran.stderr.startswith(f"lm: error: cannot reach LM Studio at 127.0.0.1:{server.port}: connection refused\n")
+
+
+def test_what_is_not_lm_studio(tmp_path: Path) -> None:
+    """Status 69, what is there, and how to name another server."""
+
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+    with Listener(refuse) as server:
+        ran = run("lm respond hi", tmp_path, environment(tmp_path, server.port))
+        assert (ran.status, ran.stderr.splitlines()) == (
+            69,
+            [
+                f"lm: error: what answers at {server.address} is not LM Studio: HTTP status 404",
+                "lm: hint: --host HOST:PORT names another server, --host demo needs none",
+            ],
+        )
 
 
 class Overfull(EchoEngine):

@@ -275,6 +275,28 @@ def test_a_reader_who_does_not_read_cannot_keep_a_stopped_process(tmp_path: Path
     os.close(reading)
 
 
+def test_a_signal_while_the_last_fragment_is_written_loses_nothing(tmp_path: Path) -> None:
+    """The rest of a fragment that stdout did not accept at once is written, though nothing is written after it."""
+    text = "word " * (1 << 14)  # more than a pipe holds
+
+    def say_all(connection: StubConnection, envelope: Packet) -> None:
+        if envelope["type"] == "channelCreate":
+            connection.say(envelope["channelId"], text)
+
+    reading, writing = os.pipe()
+    with StubServer(say_all) as stub:
+        variables = environment(tmp_path, stub.port)
+        with start("lm", "complete", "hi", folder=tmp_path, variables=variables, stdout=writing) as child:
+            while is_writable(writing):
+                assert child.process.poll() is None
+            os.close(writing)
+            child.process.send_signal(signal.SIGTERM)
+            assert stub.wait_for("channelSend")["message"] == {"type": "cancel"}
+            with os.fdopen(reading, "rb") as pipe:
+                assert pipe.read().decode() == text
+            assert child.end() == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("form", ["json", "history"])
 def test_a_signal_while_the_end_is_written_is_obeyed(form: str, tmp_path: Path) -> None:
     """An answer that comes at its end as a whole, and that nobody reads: the process dies of the signal, and says so.

@@ -115,6 +115,18 @@ def test_strange_answer_to_the_authentication(open_session: Open, answer: bytes)
         open_session(server)
 
 
+def test_garbage_right_behind_the_answer_to_the_authentication(open_session: Open) -> None:
+    """Who goes on like that is not LM Studio either; the first request does not have to find out."""
+
+    def script(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"success": True}, {"success": True})
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server, pytest.raises(CannotConnect, match=r"is not LM Studio: .* not an envelope"):
+        open_session(server)
+
+
 def test_leaving_instead_of_an_answer_to_the_authentication(open_session: Open) -> None:
     """A server that closes after the credentials cannot be connected to."""
     with ScriptedServer(lambda peer: peer.receive()) as server, pytest.raises(CannotConnect, match="is not LM Studio"):

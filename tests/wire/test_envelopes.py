@@ -86,10 +86,10 @@ def test_an_unknown_kind_is_carried() -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"", "the server sent something that is not JSON: 'b'''"),
-        (b"{", "the server sent something that is not JSON: 'b'{''"),
-        (b"\xff\xfe\x00", "the server sent something that is not JSON: 'b'\\xff\\xfe\\x00''"),
-        (b"NaN", "the server sent something that is not JSON: 'b'NaN''"),
+        (b"", "the server sent something that is not JSON: ''"),
+        (b"{", "the server sent something that is not JSON: '{'"),
+        (b"\xff\xfe\x00", "the server sent something that is not JSON: '\ufffd\ufffd\\x00'"),
+        (b"NaN", "the server sent something that is not JSON: 'NaN'"),
         ('{"type":"keepAlive","n":Infinity}', 'the server sent something that is not JSON: \'{"type":"keepAlive"'),
         ("\ud83d", r"the server sent something that is not JSON: '\ud83d'"),
         ("null", "the server sent something that is not an envelope: 'None'"),

@@ -229,3 +229,10 @@ def test_garbage_is_a_failure(body: Any) -> None:
     error = failure(body)
     assert isinstance(error, LmError)
     assert error.message
+
+
+def test_a_long_text_is_cut() -> None:
+    """A message is read by people: of a text without end it has the beginning."""
+    error = failure({"title": "x" * 100_000, "suggestion": "y" * 100_000})
+    assert error.message == "x" * 500 + "…"
+    assert error.hints == ("y" * 500 + "…",)
