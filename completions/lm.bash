@@ -57,14 +57,14 @@ _lm_options() {
     'models') _lm_words --loaded --json -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose -h --help ;;
     'models load') _lm_words --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress --identifier -h --help ;;
     'models unload') _lm_words -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --all -h --help ;;
-    'serve') _lm_words --port --host --require-token --tokens-per-second --load-seconds --prompt-tokens-per-second -q --quiet -v --verbose -h --help ;;
+    'serve') _lm_words --port --host --require-token --allow-origin --tokens-per-second --load-seconds --prompt-tokens-per-second -q --quiet -v --verbose -h --help ;;
     'help') _lm_words -h --help ;;
     esac
 }
 
 _lm_value() {
     case "$1 $2" in
-    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
+    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
     *' -S' | *' --system-file' | *' -f' | *' --file' | *' --results' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
     *' -i' | *' --input') _lm_words auto text json ;;
     'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text json jsonl history ;;

@@ -16,9 +16,9 @@ from lmcli.chat import Chat
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import recognize
+from lmcli.cli.input.incoming import decoded
 from lmcli.cli.input.measurements import read_records
 from lmcli.cli.input.schema import Schema
-from lmcli.cli.input.stdin import decoded
 from lmcli.cli.json_text import dump_json, parse_json
 from lmcli.cli.model_cache import add
 from lmcli.cli.options import ServerOptions
@@ -69,7 +69,7 @@ def _variable(data: bytes) -> str:
 
 def history(data: bytes) -> None:
     """A history on stdin: recognised, read, extended, written."""
-    document = recognize(parse_json(decoded(data, "stdin"), "stdin"))
+    document = recognize(parse_json("".join(decoded([data], "stdin")), "stdin"))
     if document is not None:
         document.chat()
         dump_json(document.with_system("x").with_entry({"role": "user", "content": "y"}).raw, is_indented=True)
