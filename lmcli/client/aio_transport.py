@@ -195,7 +195,7 @@ class AioTransport(asyncio.BufferedProtocol):
             if self._timeout is not None:
                 raise TimedOut(f"no answer to the handshake from {self._address} within {limit:g} s") from error
             raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake") from error
-        if self.is_open:
+        if self._websocket.is_accepted:
             return
         if self._websocket.refused_status in (None, _BAD_REQUEST) and not self._address.secure:
             await self._refuse_other_kind()
@@ -250,7 +250,7 @@ class AioTransport(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         """Write what is to be sent."""
-        data = self._websocket.data_to_send()
+        data = b"".join(self._websocket.data_to_send())
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 

@@ -41,6 +41,7 @@ class WebSocket:
         self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES)
         self._protocol.send_request(self._protocol.connect())
         self._partial: list[bytes] = []
+        self._partial_bytes = 0
         self._uncut = bytearray()
         self._frame_bytes = 0
         self._idle_frames = 0
@@ -55,6 +56,11 @@ class WebSocket:
         """Whether the handshake goes on."""
         is_undecided = self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None
         return is_undecided and self.lost is None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the handshake succeeded, whatever came after it."""
+        return self._protocol.state is not State.CONNECTING and self._protocol.handshake_exc is None
 
     @property
     def refusal(self) -> CannotConnect | None:
@@ -83,9 +89,9 @@ class WebSocket:
         """Say that this is the end."""
         self._protocol.send_close()
 
-    def data_to_send(self) -> bytes:
+    def data_to_send(self) -> list[bytes]:
         """What is to be sent now: requests, pongs, close frames."""
-        return b"".join(self._protocol.data_to_send())
+        return [data for data in self._protocol.data_to_send() if data]
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take in what has arrived; the texts that are complete with it. Without data the stream has ended."""
@@ -127,8 +133,8 @@ class WebSocket:
             stop = start + length
             if start > end:
                 break
-            if length > TEXT_BYTES:
-                self.lost = f"it sent a message of {length} bytes"
+            if length + self._partial_bytes > TEXT_BYTES:
+                self.lost = f"it broke the WebSocket protocol, a message of more than {TEXT_BYTES} bytes"
                 break
             if stop > end:
                 self._frame_bytes = stop - position
@@ -162,9 +168,10 @@ class WebSocket:
                 texts.append(bytes(frame.data))
                 return
             self._partial.append(bytes(frame.data))
+            self._partial_bytes += len(frame.data)
             if frame.fin:
                 texts.append(b"".join(self._partial))
-                self._partial = []
+                self._partial, self._partial_bytes = [], 0
                 self._idle_frames = 0
         elif frame.opcode is Opcode.CLOSE:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
