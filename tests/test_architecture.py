@@ -113,7 +113,7 @@ LIBRARIES = {
 }
 ONLY = {
     "jsonschema_rs": {"lmcli.cli.input.schema"},
-    "websockets": {"lmcli.client.transport", "lmcli.client.websocket", "lmcli.server"},
+    "websockets": {"lmcli.client.websocket", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.reference"},
     "rich": {"lmcli.cli.output.progress"},
 }

@@ -22,7 +22,6 @@ from lmcli.values import Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.multiplexer import Multiplexer
-from lmcli.wire.pieces import joined
 from lmcli.wire.protocol import Credentials
 from lmcli.wire.queries import Answer, Query
 from lmcli.wire.requests import ChannelRequest
@@ -220,7 +219,7 @@ class AioSession:
 
     def _send(self) -> None:
         for text in self._multiplexer.texts_to_send():
-            self._transport.send(joined(text))
+            self._transport.send(text)
 
     def _take(self, texts: list[bytes], bytes_count: int) -> None:
         """Dispatch what has arrived."""

@@ -15,6 +15,7 @@ from lmcli.client.transport import BURST_BYTES, LOST_AFTER, PING_AFTER
 from lmcli.client.waiting import no_interrupts
 from lmcli.client.websocket import WebSocket
 from lmcli.errors import CannotConnect, ConnectionLost, TimedOut, reason
+from lmcli.wire.pieces import Text
 
 _CLOSE_SECONDS: Final = 1.0
 _BAD_REQUEST: Final = 400
@@ -106,7 +107,7 @@ class AioTransport(asyncio.BufferedProtocol):
         """What to raise where the connection is needed and gone."""
         return ConnectionLost(f"the connection to {self._address} was lost: {self._end}")
 
-    def send(self, text: bytes) -> None:
+    def send(self, text: Text) -> None:
         """Send one text, after all that was sent before; `drain` waits for the server to accept it."""
         self._websocket.send_text(text)
         self._flush()
@@ -195,7 +196,7 @@ class AioTransport(asyncio.BufferedProtocol):
             if self._timeout is not None:
                 raise TimedOut(f"no answer to the handshake from {self._address} within {limit:g} s") from error
             raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake") from error
-        if self.is_open:
+        if self._websocket.is_accepted:
             return
         if self._websocket.refused_status in (None, _BAD_REQUEST) and not self._address.secure:
             await self._refuse_other_kind()
@@ -250,7 +251,7 @@ class AioTransport(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         """Write what is to be sent."""
-        data = self._websocket.data_to_send()
+        data = b"".join([*self._websocket.data_to_send(), *iter(self._websocket.frames_to_send, b"")])
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 

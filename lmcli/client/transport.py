@@ -1,4 +1,4 @@
-"""One socket: websockets' sans-I/O protocol over a socket that this thread alone reads and writes.
+"""One socket: a WebSocket that this thread alone reads and writes.
 
 There is no queue and no second thread: the socket is read only when the caller asks, so a slow consumer holds the
 server back through TCP, and memory stays flat. Texts that arrived together are returned together.
@@ -7,31 +7,21 @@ server back through TCP, and memory stays flat. Texts that arrived together are 
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Final, Literal
-
-from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.frames import Frame, Opcode
-from websockets.protocol import State
-from websockets.uri import WebSocketURI
+from typing import Final
 
 from lmcli.client.address import Address
 from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
 from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
-from lmcli.client.websocket import IDLE_FRAMES, TEXT_BYTES
-from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut, escaped
+from lmcli.client.websocket import WebSocket
+from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
 UNSENT_FRAMES: Final = 100_000
 """How many pongs may wait for a server that does not read them."""
-FRAME_BYTES: Final = 1 << 20
-"""The longest frame that is sent: it is masked in a copy. RFC 6455, 5.4: a text may be sent in several frames."""
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
 _BAD_REQUEST: Final = 400
-_DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
 class Transport:
@@ -44,23 +34,19 @@ class Transport:
     """
 
     def __init__(
-        self, connection: socket.socket, protocol: ClientProtocol, address: Address, interrupts: Interrupts
+        self, connection: socket.socket, websocket: WebSocket, address: Address, interrupts: Interrupts
     ) -> None:
         self.ping_after = PING_AFTER
         self.lost_after = LOST_AFTER
         self.timeout: float | None = None
         self._socket = connection
-        self._protocol = protocol
+        self._websocket = websocket
         self._address = address
         self._interrupts = interrupts
-        self._outgoing: deque[Iterator[Literal[True]]] = deque()
         self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
-        self._partial: list[bytes] = []
-        self._lost: str | None = None
         self._silent_since = self._left_at = self._accepted_at = time.monotonic()
         self._is_pinged = False
-        self._idle_frames = 0
 
     @classmethod
     def open(
@@ -84,8 +70,7 @@ class Transport:
             TimedOut: the given timeout passed.
         """
         connection = dial(address, timeout, interrupts)
-        uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
-        transport = cls(connection, ClientProtocol(uri, max_size=TEXT_BYTES), address, interrupts)
+        transport = cls(connection, WebSocket(address, namespace), address, interrupts)
         transport.timeout = timeout
         try:
             transport._handshake(Limits.within(timeout, interrupts))
@@ -97,7 +82,7 @@ class Transport:
     @property
     def is_open(self) -> bool:
         """Whether texts can still be sent."""
-        return self._lost is None and self._protocol.state is State.OPEN
+        return self._websocket.is_open
 
     def poll(self) -> None:
         """Receive what has arrived, such as a close frame between two reads; does not wait."""
@@ -118,7 +103,8 @@ class Transport:
         """
         if not self.is_open:
             raise self._loss()
-        self._outgoing.extend(map(self._framed, texts))
+        for text in texts:
+            self._websocket.send_text(text)
         self._push()
 
     def send(self, *texts: Text, within: float | None = None) -> None:
@@ -143,12 +129,12 @@ class Transport:
             if woken is Woken.INTERRUPTED:
                 return
             if left <= 0:
-                self._lost = "it accepts no data"
+                self._websocket.lost = "it accepts no data"
             elif woken is Woken.READY:
                 self._read()
-            if self._lost is not None:
+            if self._websocket.lost is not None:
                 raise self._given_up(within) if left <= 0 else self._loss()
-        if self._lost is not None:
+        if self._websocket.lost is not None:
             raise self._loss()
 
     def receive(self, *, within: float | None = None) -> list[bytes]:
@@ -172,7 +158,7 @@ class Transport:
     def _wait_for_text(self, deadline: float | None) -> None:
         """Read until a text is there, an interrupt comes or the deadline is over; ping a silent server."""
         while not self._texts:
-            if self._lost is not None:
+            if self._websocket.lost is not None:
                 raise self._loss()
             is_sent = self._push()
             has_read = self._read()
@@ -193,21 +179,20 @@ class Transport:
     def _ask_for_a_sign_of_life(self, now: float) -> None:
         """Ping a silent server, once; one that was silent since a ping is lost."""
         if self._is_pinged:
-            self._lost = "it no longer answers"
+            self._websocket.lost = "it no longer answers"
         else:
             self._silent_since, self._is_pinged = now, True
-            self._protocol.send_ping(b"")
+            self._websocket.send_ping()
 
     def close(self) -> None:
         """Send a close frame and close the socket; does not wait for the server."""
         if self.is_open:
-            self._protocol.send_close()
+            self._websocket.send_close()
             self._push()
-        self._lost = self._lost or "it was closed"
+        self._websocket.lost = self._websocket.lost or "it was closed"
         self._socket.close()
 
     def _handshake(self, limits: Limits) -> None:
-        self._protocol.send_request(self._protocol.connect())
         try:
             self._await_handshake(limits)
         except TimeoutError as error:
@@ -216,16 +201,13 @@ class Transport:
             raise CannotConnect(f"cannot reach LM Studio at {self._address}: no answer to the handshake") from error
         except InterruptedError as error:
             raise CannotConnect(f"cannot reach LM Studio at {self._address}: interrupted") from error
-        refusal = self._protocol.handshake_exc
-        if refusal is None and self._protocol.state is not State.CONNECTING:
+        if self._websocket.is_accepted:
             return
-        status = refusal.response.status_code if isinstance(refusal, InvalidStatus) else None
-        if status in (None, _BAD_REQUEST) and not self._address.secure:
+        if self._websocket.refused_status in (None, _BAD_REQUEST) and not self._address.secure:
             refuse_other_kind(self._address, limits)
-        if refusal is None:
-            raise CannotConnect(f"cannot reach LM Studio at {self._address}: {self._lost}")
-        what = f"HTTP status {status}" if status else escaped(str(refusal))
-        raise CannotConnect(f"what answers at {self._address} is not LM Studio: {what}")
+        raise self._websocket.refusal or CannotConnect(
+            f"cannot reach LM Studio at {self._address}: {self._websocket.lost}"
+        )
 
     def _await_handshake(self, limits: Limits) -> None:
         """Read until the handshake has ended in some way.
@@ -235,10 +217,8 @@ class Transport:
             CannotConnect: the server does not answer because it expects TLS.
         """
         suspicious_at = None if self._address.secure else time.monotonic() + SUSPICIOUS_SECONDS
-        while self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None:
+        while self._websocket.is_connecting:
             is_sent = self._push()
-            if self._lost is not None:
-                return
             if self._read():
                 limits.check(self._socket)
                 suspicious_at = None
@@ -258,53 +238,23 @@ class Transport:
         except OSError as error:
             if _would_block(error):
                 return False
-            self._lost = describe(error)
+            self._websocket.lost = describe(error)
             return True
-        try:
-            if data:
-                self._protocol.receive_data(data)
-            else:
-                self._protocol.receive_eof()
-                self._lost = "it closed the connection"
-        except WebSocketException as error:
-            self._lost = escaped(str(error))
-        events = self._protocol.events_received()
-        for event in events:
-            if isinstance(event, Frame):  # the other kind of event is the answer to the handshake
-                self._take(event)
-        self._idle_frames = 0 if self._texts else self._idle_frames + len(events)
-        if self._idle_frames > IDLE_FRAMES:
-            self._lost = f"it sent {self._idle_frames} frames without a message"
-        if self._protocol.parser_exc is not None and self._lost is None:
-            self._lost = f"it broke the WebSocket protocol, {escaped(str(self._protocol.parser_exc))}"
+        self._texts += self._websocket.receive(data)
         self._push()  # a pong, or the answer to a close frame
         return True
 
-    def _take(self, frame: Frame) -> None:
-        if frame.opcode in _DATA:
-            if frame.fin and not self._partial:
-                self._texts.append(bytes(frame.data))
-                return
-            self._partial.append(bytes(frame.data))
-            if frame.fin:
-                self._texts.append(b"".join(self._partial))
-                self._partial = []
-        elif frame.opcode is Opcode.CLOSE:
-            reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
-            self._lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
-
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
-        if queued := b"".join(self._protocol.data_to_send()):
-            self._unsent.append(memoryview(queued))
-        while self._lost is None and (self._unsent or self._frame_next()):
+        self._unsent.extend(map(memoryview, self._websocket.data_to_send()))
+        while self._websocket.lost is None and (self._unsent or self._take_frames()):
             data = self._unsent[0]
             try:
                 accepted = self._socket.send(data)
             except OSError as error:
                 if _would_block(error) and len(self._unsent) <= UNSENT_FRAMES:
                     return False
-                self._lost = "it accepts no data" if _would_block(error) else describe(error)
+                self._websocket.lost = "it accepts no data" if _would_block(error) else describe(error)
                 break
             self._accepted_at = time.monotonic()
             if accepted == len(data):
@@ -313,31 +263,12 @@ class Transport:
                 self._unsent[0] = data[accepted:]
         return True
 
-    def _frame_next(self) -> bool:
-        """Make frames of what is to be sent next, short texts together; False if that was all."""
-        frames, size = list[bytes](), 0
-        while self._outgoing and size < FRAME_BYTES and self._protocol.state is State.OPEN:
-            if next(self._outgoing[0], False):
-                frames += self._protocol.data_to_send()
-                size += len(frames[-1])
-            else:
-                self._outgoing.popleft()
+    def _take_frames(self) -> bool:
+        """Take what is to be sent next; False if that was all."""
+        frames = self._websocket.frames_to_send()
         if frames:
-            self._unsent.append(memoryview(b"".join(frames)))
+            self._unsent.append(memoryview(frames))
         return bool(frames)
-
-    def _framed(self, text: Text) -> Iterator[Literal[True]]:
-        """Make the frames of a text, one at a time: one in all, unless the text is long."""
-        send: Callable[..., None] = self._protocol.send_text
-        rest = memoryview(b"")
-        for piece in (text,) if isinstance(text, bytes) else text:
-            rest = memoryview(bytes(rest) + piece)
-            while len(rest) > FRAME_BYTES:
-                send(bytes(rest[:FRAME_BYTES]), fin=False)
-                send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
-                yield True
-        send(bytes(rest), fin=True)
-        yield True
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:
@@ -345,7 +276,7 @@ class Transport:
         return TimedOut(f"the server accepted no data for {self.timeout:g} s")
 
     def _loss(self) -> ConnectionLost:
-        return ConnectionLost(f"the connection to {self._address} was lost: {self._lost}")
+        return ConnectionLost(f"the connection to {self._address} was lost: {self._websocket.lost}")
 
 
 def _would_block(error: OSError) -> bool:

@@ -5,7 +5,9 @@ follows, so frames are cut here: a whole text is taken as it is, and everything 
 texts in several frames, what is not allowed) goes through the parser, frame by frame.
 """
 
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -15,9 +17,12 @@ from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
 from lmcli.errors import CannotConnect, escaped
+from lmcli.wire.pieces import Text
 
 TEXT_BYTES: Final = 256 * 1024 * 1024
 """The longest text that is received. The longest of a real server are the tokens of a prompt, seven bytes each."""
+FRAME_BYTES: Final = 1 << 20
+"""The longest frame that is sent: it is masked in a copy. RFC 6455, 5.4: a text may be sent in several frames."""
 IDLE_FRAMES: Final = 100_000
 """How many frames in a row may come without a text, such as pings: one a second for a day, or the pieces of a long text
 of a few KiB each."""
@@ -41,9 +46,11 @@ class WebSocket:
         self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES)
         self._protocol.send_request(self._protocol.connect())
         self._partial: list[bytes] = []
+        self._partial_bytes = 0
         self._uncut = bytearray()
         self._frame_bytes = 0
         self._idle_frames = 0
+        self._outgoing: deque[Iterator[Literal[True]]] = deque()
 
     @property
     def is_open(self) -> bool:
@@ -55,6 +62,11 @@ class WebSocket:
         """Whether the handshake goes on."""
         is_undecided = self._protocol.state is State.CONNECTING and self._protocol.handshake_exc is None
         return is_undecided and self.lost is None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the handshake succeeded, whatever came after it."""
+        return self._protocol.state is not State.CONNECTING and self._protocol.handshake_exc is None
 
     @property
     def refusal(self) -> CannotConnect | None:
@@ -71,9 +83,9 @@ class WebSocket:
         error = self._protocol.handshake_exc
         return error.response.status_code if isinstance(error, InvalidStatus) else None
 
-    def send_text(self, text: bytes) -> None:
-        """Send one text."""
-        self._protocol.send_text(text)
+    def send_text(self, text: Text) -> None:
+        """Send one text; its frames are made when `frames_to_send` is called."""
+        self._outgoing.append(self._framed(text))
 
     def send_ping(self) -> None:
         """Ask for a sign of life."""
@@ -83,9 +95,33 @@ class WebSocket:
         """Say that this is the end."""
         self._protocol.send_close()
 
-    def data_to_send(self) -> bytes:
-        """What is to be sent now: requests, pongs, close frames."""
-        return b"".join(self._protocol.data_to_send())
+    def data_to_send(self) -> list[bytes]:
+        """What is to be sent before any text: the handshake, pongs, close frames."""
+        return [data for data in self._protocol.data_to_send() if data]
+
+    def frames_to_send(self) -> bytes:
+        """The next frames of texts, short ones together; empty if that was all."""
+        frames, size = list[bytes](), 0
+        while self._outgoing and size < FRAME_BYTES and self.is_open:
+            if next(self._outgoing[0], False):
+                frames += self._protocol.data_to_send()
+                size += len(frames[-1])
+            else:
+                self._outgoing.popleft()
+        return b"".join(frames)
+
+    def _framed(self, text: Text) -> Iterator[Literal[True]]:
+        """Make the frames of a text, one at a time: one in all, unless the text is long."""
+        send: Callable[..., None] = self._protocol.send_text
+        rest = memoryview(b"")
+        for piece in (text,) if isinstance(text, bytes) else text:
+            rest = memoryview(bytes(rest) + piece)
+            while len(rest) > FRAME_BYTES:
+                send(bytes(rest[:FRAME_BYTES]), fin=False)
+                send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
+                yield True
+        send(bytes(rest), fin=True)
+        yield True
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take in what has arrived; the texts that are complete with it. Without data the stream has ended."""
@@ -127,8 +163,8 @@ class WebSocket:
             stop = start + length
             if start > end:
                 break
-            if length > TEXT_BYTES:
-                self.lost = f"it sent a message of {length} bytes"
+            if length + self._partial_bytes > TEXT_BYTES:
+                self.lost = f"it broke the WebSocket protocol, a message of more than {TEXT_BYTES} bytes"
                 break
             if stop > end:
                 self._frame_bytes = stop - position
@@ -162,9 +198,10 @@ class WebSocket:
                 texts.append(bytes(frame.data))
                 return
             self._partial.append(bytes(frame.data))
+            self._partial_bytes += len(frame.data)
             if frame.fin:
                 texts.append(b"".join(self._partial))
-                self._partial = []
+                self._partial, self._partial_bytes = [], 0
                 self._idle_frames = 0
         elif frame.opcode is Opcode.CLOSE:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""

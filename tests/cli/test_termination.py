@@ -783,7 +783,7 @@ def test_a_signal_in_a_flood(frames: bytes, number: signal.Signals, tmp_path: Pa
     with flooding(frames) as server:
         variables = environment(tmp_path, server.port, PYTHONPATH=str(tmp_path))
         unbounded = (
-            "import lmcli.client.transport as t, lmcli.wire.multiplexer as m\nt.IDLE_FRAMES = m.IGNORED = 1e18\n"
+            "import lmcli.client.websocket as w, lmcli.wire.multiplexer as m\nw.IDLE_FRAMES = m.IGNORED = 1e18\n"
         )
         (tmp_path / "sitecustomize.py").write_text(unbounded)
         line = ["lm", "respond", "-v", "--stats-file", "stats", "hi"]

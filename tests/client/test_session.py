@@ -321,7 +321,7 @@ def flood(request: pytest.FixtureRequest) -> Iterator[ScriptedServer]:
 @pytest.fixture
 def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much means nothing, it does not end the connection."""
-    monkeypatch.setattr("lmcli.client.transport.IDLE_FRAMES", sys.maxsize)
+    monkeypatch.setattr("lmcli.client.websocket.IDLE_FRAMES", sys.maxsize)
     monkeypatch.setattr("lmcli.wire.multiplexer.IGNORED", sys.maxsize)
 
 
@@ -355,7 +355,7 @@ def test_a_flood_that_means_nothing_ends_the_connection(
     flood: ScriptedServer, open_session: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a timeout, too: what a server may send without an answer in it is bounded."""
-    monkeypatch.setattr("lmcli.client.transport.IDLE_FRAMES", 10_000)
+    monkeypatch.setattr("lmcli.client.websocket.IDLE_FRAMES", 10_000)
     monkeypatch.setattr("lmcli.wire.multiplexer.IGNORED", 1_000)
     session = open_session(flood)
     prediction = session.predict(asking())

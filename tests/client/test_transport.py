@@ -33,8 +33,9 @@ from faults import (
 from websockets.frames import Frame, Opcode
 
 from lmcli.client.address import Address
-from lmcli.client.transport import FRAME_BYTES, Transport
+from lmcli.client.transport import Transport
 from lmcli.client.waiting import Interrupt, Woken, is_broken, wait
+from lmcli.client.websocket import FRAME_BYTES
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.server.background import Running
 from lmcli.wire.pieces import in_pieces, joined
@@ -808,7 +809,7 @@ def test_an_answer_to_the_handshake_without_an_end(dial: Dial, data: bytes, then
 @pytest.mark.timeout(30)
 def test_a_text_that_is_too_long(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one frame, it is refused before it is received; in pieces, as soon as they are too many."""
-    monkeypatch.setattr("lmcli.client.transport.TEXT_BYTES", 100_000)
+    monkeypatch.setattr("lmcli.client.websocket.TEXT_BYTES", 100_000)
     for frame in (b"\x81\x7f" + (1 << 62).to_bytes(8), b"\x01\x7e\xff\xff" + b"x" * 65535 + b"\0\x7e\xff\xff"):
         with ScriptedServer(saying(1)) as behind, Proxy(behind.port, after_texts(1, frame)) as server:
             transport = dial(server.port)
