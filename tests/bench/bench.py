@@ -6,53 +6,10 @@ medians do. Nothing here is asserted.
 """
 
 import argparse
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from statistics import median
-from typing import NamedTuple
+from collections.abc import Callable
 
-HERE = Path(__file__).parent
-
-
-class Run(NamedTuple):
-    """What one process took: wall seconds, and its largest resident memory in KiB."""
-
-    seconds: float
-    peak_kib: int
-
-
-def environment() -> dict[str, str]:
-    """The caller's, but with byte code cached, as an installed package has it."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-
-
-@contextmanager
-def fast_server() -> Iterator[int]:
-    """The server; gives its port."""
-    command = [sys.executable, str(HERE / "fast_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.kill()
-
-
-def measure(command: list[str]) -> Run:
-    """Run one process to its end."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment())
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    return Run(seconds, usage.ru_maxrss)
+from measuring import HERE, Run, fast_server, measure, seconds
 
 
 def contenders(port: int) -> dict[str, Callable[[str], list[str]]]:
@@ -70,11 +27,6 @@ def in_turn(port: int, prompt: str, runs: int) -> dict[str, list[Run]]:
     commands = contenders(port)
     rounds = [{name: measure(command(prompt)) for name, command in commands.items()} for _ in range(runs + 1)]
     return {name: [one[name] for one in rounds[1:]] for name in commands}
-
-
-def seconds(runs: list[Run]) -> float:
-    """The median."""
-    return median(run.seconds for run in runs)
 
 
 def main() -> None:

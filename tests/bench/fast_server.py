@@ -1,15 +1,17 @@
 """A server that is never the bottleneck: canned frames, as many fragments as the prompt says.
 
-`python fast_server.py` prints its port. A prompt such as "n=1000" gets that many fragments, any other gets one.
+`python fast_server.py` prints its port. A prompt such as "n=1000" gets that many fragments, any other gets one; "slow"
+gets it when its connection has been silent for a while, so that it comes after all others that were sent.
 It speaks just enough of the protocol for the clients that are measured: our own, a bare loop, the official SDK.
 """
 
-import json
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -34,11 +36,13 @@ MODEL = {
     "contextLength": 4096,
 }
 BLOCK = 1000
+SILENCE = 0.2
+"""Seconds after which those who were put off are answered."""
 
 
 def frame(value: Any) -> bytes:
     """One text frame."""
-    return Frame(Opcode.TEXT, json.dumps(value, separators=(",", ":")).encode()).serialize(mask=False)
+    return Frame(Opcode.TEXT, orjson.dumps(value)).serialize(mask=False)
 
 
 def packet(channel_id: int, message: dict[str, Any]) -> bytes:
@@ -61,9 +65,10 @@ def fragment(channel_id: int) -> bytes:
 def predict(connection: socket.socket, channel_id: int, count: int) -> None:
     """Send `count` fragments and the end."""
     one = fragment(channel_id)
-    block = one * BLOCK
-    for _ in range(count // BLOCK):
-        connection.sendall(block)
+    if count >= BLOCK:
+        block = one * BLOCK
+        for _ in range(count // BLOCK):
+            connection.sendall(block)
     stats = {"stopReason": "eosFound", "promptTokensCount": 1, "predictedTokensCount": count}
     config: dict[str, Any] = {"fields": []}
     end = {"stats": stats, "modelInfo": MODEL, "loadModelConfig": config, "predictionConfig": config}
@@ -71,9 +76,9 @@ def predict(connection: socket.socket, channel_id: int, count: int) -> None:
     connection.sendall(one * (count % BLOCK) + last)
 
 
-def answer(connection: socket.socket, request: dict[str, Any]) -> None:
-    """Answer one envelope."""
-    match request:
+def answer(connection: socket.socket, text: bytes, put_off: list[int]) -> None:
+    """Answer one envelope, or put it off."""
+    match orjson.loads(text):
         case {"authVersion": _}:
             connection.sendall(frame({"success": True}))
         case {"type": "rpcCall", "callId": call_id, "endpoint": "listLoaded"}:
@@ -82,15 +87,35 @@ def answer(connection: socket.socket, request: dict[str, Any]) -> None:
             info = packet(channel_id, {"type": "alreadyLoaded", "info": MODEL})
             connection.sendall(info + frame({"type": "channelClose", "channelId": channel_id}))
         case {"type": "channelCreate", "channelId": channel_id}:
-            asked = re.search(r"n=(\d+)", json.dumps(request))
-            predict(connection, channel_id, int(asked[1]) if asked else 1)
+            if b'"slow"' in text:
+                put_off.append(channel_id)
+            else:
+                asked = re.search(rb"n=(\d+)", text)
+                predict(connection, channel_id, int(asked[1]) if asked else 1)
+
+
+def received(connection: socket.socket, put_off: list[int]) -> Iterator[bytes]:
+    """What comes, block by block; in a silence those who were put off are answered."""
+    while True:
+        connection.settimeout(SILENCE if put_off else None)
+        try:
+            data = connection.recv(1 << 20)
+        except TimeoutError:
+            for channel_id in put_off:
+                predict(connection, channel_id, 1)
+            put_off.clear()
+            continue
+        if not data:
+            return
+        yield data
 
 
 def serve(connection: socket.socket) -> None:
     """Serve one connection until it ends."""
     protocol = ServerProtocol(max_size=None)
+    put_off: list[int] = []
     with connection:
-        while data := connection.recv(1 << 20):
+        for data in received(connection, put_off):
             protocol.receive_data(data)
             for event in protocol.events_received():
                 if isinstance(event, Request):
@@ -100,7 +125,7 @@ def serve(connection: socket.socket) -> None:
                     protocol.send_response(protocol.accept(event))
                 elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                     connection.sendall(b"".join(protocol.data_to_send()))
-                    answer(connection, json.loads(bytes(event.data)))
+                    answer(connection, bytes(event.data), put_off)
             connection.sendall(b"".join(protocol.data_to_send()))
 
 
