@@ -15,6 +15,9 @@ from lmcli.errors import ExitCode, LmError, UsageError
 
 _TyperUsageError: Final[Any] = typer.BadParameter.__base__  # the base of all usage errors has no public name
 _MAX_LENGTH: Final = 300
+_RECURSION_LIMIT: Final = 10_000
+"""Several calls for each of the levels that `json_text` accepts; a thread's stack has room for them."""
+
 _BUG_REPORT: Final = "this is a bug in lm; please report it with the lines above"
 
 
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     env = Environment.of_process()
     sys.stdout = UnbufferedStdout(env.stdout)
     messages = Messages(env)

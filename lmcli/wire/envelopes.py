@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import distinct
 
 
@@ -77,6 +77,7 @@ KINDS: Mapping[str, Kind] = {
     "communicationWarning": Kind(),
 }
 _UNKNOWN: Final = Kind()
+_LARGEST: Final = 2.0**63
 
 
 def decode(data: bytes | str) -> Envelope:
@@ -99,13 +100,19 @@ def loads(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         pass  # most often garbage, sometimes a lone surrogate: orjson refuses it, the standard library does not
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data, parse_constant=_refuse, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(data, limit=60)}") from error
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> float:
+    """An integer, as orjson reads it: a float if it has more than 64 bits, and infinite if that is too small."""
+    number = float(digits)
+    return int(digits) if abs(number) < _LARGEST else number
 
 
 def from_object(value: object) -> Envelope:
@@ -129,7 +136,11 @@ def from_object(value: object) -> Envelope:
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Write one envelope as JSON text; an ABSENT body leaves its key out."""
+    """Write one envelope as JSON text; an ABSENT body leaves its key out.
+
+    Raises:
+        BadInput: the body is nested too deeply.
+    """
     kind = KINDS[envelope.type]
     value: dict[str, Any] = {"type": envelope.type}
     if kind.has_endpoint:
@@ -144,5 +155,8 @@ def encode(envelope: Envelope) -> bytes:
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
-        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
-        return json.dumps(finite).encode()
+        try:
+            finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
+            return json.dumps(finite).encode()
+        except RecursionError as error:
+            raise BadInput("the request is nested too deeply") from error

@@ -271,7 +271,7 @@ def _history(text: str, form: InputForm) -> Document | None:
         return _require_history(parse_json(text, "stdin"))
     try:
         value = load_json(text)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, RecursionError):
         return None
     return recognize(value)
 
