@@ -11,7 +11,7 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import UnbufferedStdout
 from lmcli.cli.signals import die_of_broken_pipe
-from lmcli.errors import ExitCode, LmError, UsageError
+from lmcli.errors import ExitCode, LmError, UsageError, shortened
 
 _TyperUsageError: Final[Any] = typer.BadParameter.__base__  # the base of all usage errors has no public name
 _MAX_LENGTH: Final = 300
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     except _TyperUsageError as error:
         messages.error(_usage_error(error, arguments))
         return ExitCode.USAGE
+    except MemoryError:
+        messages.error(LmError("out of memory"))
+        return ExitCode.TRY_AGAIN
     except BrokenPipeError:
         die_of_broken_pipe()
     except Exception:  # noqa: BLE001  the only place: any other exception is a bug in lm
@@ -67,5 +70,5 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> LmError:
     context = getattr(error, "ctx", None)
     first = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     name = first if context is None else context.command_path.removeprefix("lm").strip()
-    shown = message if len(message) <= _MAX_LENGTH else f"{message[:_MAX_LENGTH]}…"  # it may contain a whole prompt
+    shown = shortened(message, _MAX_LENGTH)  # it may contain a whole prompt
     return UsageError(shown[:1].lower() + shown[1:], *suggestions(error, arguments), hint_for(name))

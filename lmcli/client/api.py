@@ -16,6 +16,7 @@ from lmcli.client.catalog import list_downloaded, list_loaded, unload
 from lmcli.client.connection import Connection
 from lmcli.client.discovery import credentials, find_server, find_token
 from lmcli.client.images import Uploads, upload
+from lmcli.client.local_files import read_bytes
 from lmcli.client.session import Session
 from lmcli.client.streams import Callbacks, PredictionStream
 from lmcli.client.waiting import is_duration
@@ -337,7 +338,7 @@ def _contents(src: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
         return src, str(uuid.uuid4())
     if isinstance(src, str | Path):
         try:
-            return Path(src).read_bytes(), Path(src).name
+            return read_bytes(Path(src)), Path(src).name
         except OSError as error:
             raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
     return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name

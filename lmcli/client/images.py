@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
+from lmcli.client.local_files import read_bytes
 from lmcli.client.session import Session
 from lmcli.errors import BadInput, NoInput, quoted, reason
 from lmcli.wire import payloads
@@ -74,7 +75,7 @@ def read_image(source: str) -> tuple[bytes, str]:
         data = _data_of(source)
     else:
         try:
-            data = Path(source).read_bytes()
+            data = read_bytes(Path(source))
         except OSError as error:
             raise NoInput(f"cannot read {quoted(source)}: {reason(error)}") from error
         except ValueError as error:  # a null byte

@@ -16,6 +16,7 @@ from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.client.images import data_url, is_image
+from lmcli.client.local_files import read_bytes, refuse_device, require_memory
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
 from lmcli.values import JsonObject
@@ -131,7 +132,7 @@ def _content(path: Path, env: Environment, messages: Messages) -> bytes:
         url = str(path).replace("/", "//", 1)  # a path keeps only one of two slashes
         hint = "curl -sL URL | lm respond -f - attaches what it fetches"
         raise NoInput(f"cannot read {quoted(url)}: URLs are not fetched", hint)
-    return read_bytes(path)
+    return _file_bytes(path)
 
 
 def _is_stdin(path: Path) -> bool:
@@ -141,13 +142,14 @@ def _is_stdin(path: Path) -> bool:
 def _source(path: Path, data: bytes) -> str:
     """The source of an image in a history: its path, or a data URL if the path cannot be read again.
 
-    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8.
+    The latter are a pipe, an open file named by its descriptor, a path that is not UTF-8, and one in a folder that was
+    deleted.
     """
-    source = path.absolute()
-    is_transient = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
     try:
+        source = path.absolute()
+        is_transient = _is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
         return data_url(data) if is_transient else os.fsencode(source).decode()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OSError):
         return data_url(data)
 
 
@@ -186,11 +188,14 @@ def _stdin_bytes(env: Environment) -> bytes:
     """
     blocks: list[bytes] = []
     try:
+        refuse_device(env.stdin)
         while block := _read_block(env.stdin):
             blocks.append(block)
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n skips it") from error
-    return b"".join(blocks)
+    data = b"".join(blocks)
+    require_memory(len(data))
+    return data
 
 
 def _read_block(descriptor: int) -> bytes:
@@ -249,17 +254,12 @@ def read_file(path: Path) -> str:
         NoInput: it cannot be read.
         BadInput: it is not UTF-8.
     """
-    return decoded(read_bytes(path), quoted(path))
+    return decoded(_file_bytes(path), quoted(path))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        NoInput: it cannot be read.
-    """
+def _file_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
 

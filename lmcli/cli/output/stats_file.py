@@ -52,8 +52,9 @@ def append_line(path: Path, record: JsonObject) -> None:
     """
     line = dump_json({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record})
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
         try:
+            os.set_blocking(descriptor, True)  # only the opening of a pipe that nobody reads must not block
             _append(descriptor, line)
         finally:
             os.close(descriptor)
