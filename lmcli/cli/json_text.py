@@ -19,7 +19,7 @@ _UNSAFE: Final = rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xad\xae]"
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON; integers of any length are preserved, and halves of surrogate pairs, which are valid in JSON.
+    """Parse JSON; integers of any length are preserved, and halves of surrogate pairs, which JavaScript writes.
 
     Raises:
         orjson.JSONDecodeError: the text is not valid JSON.
@@ -77,14 +77,16 @@ def parse_json(text: str, name: str) -> Any:
 def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
     r"""Write a value as JSON with a newline at the end: on one line, or indented.
 
-    Characters that could control a terminal are written as \uXXXX.
+    Characters that could control a terminal are written as \uXXXX. Half a surrogate pair, which jq and others refuse,
+    becomes U+FFFD, and an infinite number null.
     """
     try:
         text = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_indented else 0))
     except orjson.JSONEncodeError:  # a number beyond 64 bits, half a surrogate pair, deep nesting
         layout: dict[str, Any] = {"indent": 2} if is_indented else {"separators": (",", ":")}
         finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
-        text = json.dumps(finite, **layout).encode() + b"\n"
+        characters = json.dumps(finite, ensure_ascii=False, **layout)
+        text = characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
     if b"\x7f" in text or b"\xc2" in text or b"\xe2\x80" in text:  # a tenth of the time of the expression
         return re.sub(_UNSAFE, lambda match: b"\\u%04x" % ord(match[0].decode()), text)
     return text

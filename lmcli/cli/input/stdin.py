@@ -229,8 +229,13 @@ def join_words(words: Sequence[str]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"the prompt is not UTF-8: {quoted(text, limit=60)}") from error
+        raise not_utf8(text) from error
     return text
+
+
+def not_utf8(text: str) -> BadInput:
+    """The error for a prompt with bytes that are not UTF-8, as surrogates."""
+    return BadInput(f"the prompt is not UTF-8: {quoted(text, limit=60)}")
 
 
 def system_prompt(options: SystemOptions) -> str | None:
