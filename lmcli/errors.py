@@ -59,7 +59,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
-    ExitCode.TRY_AGAIN: "try again: --timeout has expired, or --results FILE is in use",
+    ExitCode.TRY_AGAIN: "try again: --timeout expired, --results FILE in use, or out of memory",
     ExitCode.NOT_ALLOWED: "API token missing, refused, or not to be sent unencrypted",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
@@ -208,8 +208,12 @@ def quoted(value: object, *, limit: int = 200) -> str:
         text = str(value)
     except RecursionError:  # JSON may be nested deeper than Python shows it
         text = "…"
-    shown = text if len(text) <= limit else text[:limit] + "…"
-    return "'" + escaped(shown) + "'"
+    return "'" + escaped(shortened(text, limit)) + "'"
+
+
+def shortened(text: str, limit: int = 200) -> str:
+    """A text for a message, cut after `limit` characters."""
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def reason(error: OSError) -> str:

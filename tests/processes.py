@@ -9,7 +9,7 @@ import sysconfig
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -198,13 +198,20 @@ class StubServer:
 
     Args:
         handle: called with each envelope that is neither authentication nor call, and the connection that it came on.
+        models: the result of each call.
 
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, handle: "Callable[[StubConnection, Packet], None] | None" = None) -> None:
+    def __init__(
+        self,
+        handle: "Callable[[StubConnection, Packet], None] | None" = None,
+        *,
+        models: Sequence[Packet] = (INSTANCE,),
+    ) -> None:
         self._handle = handle
+        self._models = models
         self._envelopes: queue.Queue[Packet] = queue.Queue()
         self._server = serve(self._attend, "127.0.0.1", 0, compression=None, max_size=None, close_timeout=0)
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -237,7 +244,7 @@ class StubServer:
         if "authVersion" in envelope:
             connection.send({"success": True})
         elif envelope["type"] == "rpcCall":
-            connection.send({"type": "rpcResult", "callId": envelope["callId"], "result": [INSTANCE]})
+            connection.send({"type": "rpcResult", "callId": envelope["callId"], "result": list(self._models)})
         else:
             if self._handle is not None:
                 self._handle(connection, envelope)

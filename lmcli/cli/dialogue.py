@@ -66,6 +66,8 @@ class _Dialogue:
             try:
                 entry = editor.read()
                 self.attempt(self.ask if entry.is_block else self._handle_line, entry.text)
+            except LmError as error:
+                self.messages.error(error)
             except Cancelled:
                 self.messages.raw("\n")
             except EOFError:
@@ -90,14 +92,15 @@ class _Dialogue:
                 raise UsageError(
                     f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
                 )
-            command.run(self, argument.strip())
+            argument = argument.strip()
+            command.run(self, argument if command.argument == _FILE else join_words([argument]))
         else:
             self.ask(text.strip())
 
     def ask(self, text: str) -> None:
         """Send a question, unless it is empty."""
         if text.strip():
-            self.conversation.ask(text)
+            self.conversation.ask(join_words([text]))
 
 
 def _help(dialogue: _Dialogue, _: str) -> None:
@@ -162,13 +165,16 @@ class _Command(NamedTuple):
     help: str
 
 
+_FILE: Final = "FILE"
+"""The argument of commands that take the name of a file, which need not be UTF-8."""
+
 _COMMANDS: Final[dict[str, _Command]] = {
     "/help": _Command(_help, "", "list these commands"),
     "/system": _Command(_system, "[TEXT]", "show or set the system prompt"),
     "/model": _Command(_model, "[KEY]", "show or set the model"),
     "/retry": _Command(_retry, "", "answer the last question again"),
     "/undo": _Command(_undo, "", "remove the last question and its answer"),
-    "/save": _Command(_save, "FILE", "write the conversation to a file"),
+    "/save": _Command(_save, _FILE, "write the conversation to a file"),
     "/stats": _Command(_stats, "", "show the statistics of the last answer"),
     "/edit": _Command(_edit, "[TEXT]", "write the next question in an editor"),
     "/exit": _Command(_exit, "", "exit"),

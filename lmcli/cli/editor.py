@@ -6,12 +6,14 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lmcli.cli.environment import Environment
-from lmcli.errors import NoInput, UsageError, quoted, reason
+from lmcli.cli.input.incoming import decoded
+from lmcli.cli.input.stdin import not_utf8
+from lmcli.errors import KEPT_IN_TEXT, NoInput, UsageError, escaped, quoted, reason
 
 _FENCE: Final = '"""'
 _PROMPT: Final = "> "
@@ -59,6 +61,7 @@ class LineEditor:
         r'''One message: a line, or the lines between """ and """. A block is recalled as a whole.
 
         Raises:
+            BadInput: a line is not UTF-8.
             EOFError: the input has ended (Ctrl-D).
             Cancelled: Ctrl-C was pressed.
         '''
@@ -75,11 +78,10 @@ class LineEditor:
         return Entry(message, is_block=True)
 
     def _add(self, text: str) -> None:
-        """Add a text to the history, unless it repeats the last one."""
-        if text and text != self._last:
+        """Add a text to the history, unless it repeats the last one, or recalling it would control the terminal."""
+        if text and text != self._last and escaped(text, keep=KEPT_IN_TEXT) == text:
             self._last = text
-            with suppress(ValueError):  # readline cannot represent it, such as a NUL
-                self._add_to_history(text)
+            self._add_to_history(text)
 
 
 def _input_of(message: str) -> str:
@@ -93,7 +95,7 @@ def edit_text(text: str, env: Environment) -> str:
 
     Raises:
         UsageError: the editor cannot be run.
-        NoInput: the edited text cannot be read.
+        NoInput, BadInput: the edited text cannot be read.
     """
     command = env.setting("VISUAL") or env.setting("EDITOR") or "vi"
     descriptor, name = tempfile.mkstemp(prefix="lm-", suffix=".md")
@@ -102,7 +104,7 @@ def edit_text(text: str, env: Environment) -> str:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         subprocess.run([*shlex.split(command), name], check=True)  # noqa: S603  the user's choice
-        return path.read_text(encoding="utf-8").strip("\n")
+        return "".join(decoded([path.read_bytes()], "the edited text")).strip("\n")
     except (FileNotFoundError, PermissionError, subprocess.CalledProcessError, ValueError) as error:
         raise UsageError(f"the editor {quoted(command)} failed", "set VISUAL or EDITOR to another editor") from error
     except OSError as error:
@@ -113,7 +115,10 @@ def edit_text(text: str, env: Environment) -> str:
 
 def _line(prompt: str) -> str:
     with interruptible():
-        return input(prompt)
+        try:
+            return input(prompt)
+        except UnicodeDecodeError as error:  # where the locale is not that of the keyboard
+            raise not_utf8(error.object.decode(errors="surrogateescape")) from error
 
 
 @contextmanager

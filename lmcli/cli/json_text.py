@@ -1,9 +1,10 @@
-"""JSON as text: parsed with the position of an error, written whatever values it contains."""
+"""JSON as text: parsed with the position of an error, written whatever values it contains, and read back by `lm`."""
 
 import json
 import re
-import sys
 from collections.abc import Iterator
+from itertools import chain
+from math import isinf
 from typing import Any, Final
 
 import orjson
@@ -11,40 +12,62 @@ import orjson
 from lmcli.errors import BadInput
 from lmcli.wire.pieces import in_pieces
 
-_RECURSION_LIMIT: Final = 10_000  # several calls for each of the 1024 levels that can be parsed
+MAX_DEPTH: Final = 1000
+"""The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
 _LARGE: Final = 1 << 24
 """Above so many characters, the standard library parses: it takes longer, but orjson works on a copy of the text."""
 _LONG_NUMBER: Final = re.compile(r"\d{19}")
 _UNSAFE: Final = rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xad\xae]"
-"""DEL, C1 controls, U+202D and U+202E in UTF-8: valid in JSON, but they control or deceive a terminal."""
+"""In UTF-8 the characters that `errors.escaped` escapes in a whole text and JSON does not: DEL, C1, U+202D, U+202E."""
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON; integers of any length are preserved, and halves of surrogate pairs, which are valid in JSON.
+    """Parse JSON; integers of any length are preserved, and halves of surrogate pairs, which JavaScript writes.
 
     Raises:
         orjson.JSONDecodeError: the text is not valid JSON.
         RecursionError: it is nested too deeply.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse) if len(text) > _LARGE else orjson.loads(text)
+        is_large = len(text) > _LARGE
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite) if is_large else orjson.loads(text)
+        if not is_large and _LONG_NUMBER.search(text):  # orjson makes floats of what exceeds 64 bits
+            value = json.loads(text)
     except orjson.JSONDecodeError as refusal:
         try:
-            return json.loads(text, parse_constant=_refuse)
+            value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         except ValueError:
             raise refusal from None  # it names the position
-    return json.loads(text) if _LONG_NUMBER.search(text) else value  # orjson makes floats of what exceeds 64 bits
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(value):
+        raise RecursionError
+    return value
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError(text)
+    return number
+
+
+def is_too_deep(value: Any) -> bool:
+    """Whether a JSON value is nested more deeply than `lm` accepts."""
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        inner = chain.from_iterable(outer.values() if type(outer) is dict else outer for outer in level)
+        level = [item for item in inner if type(item) is dict or type(item) is list]
+    return bool(level)
+
+
 def parse_json(text: str, name: str) -> Any:
     """Parse JSON that a message calls `name`.
 
     Raises:
-        BadInput: the text is not valid JSON; with line and column.
+        BadInput: the text is not valid JSON, with line and column; or it is nested too deeply.
     """
     try:
         return load_json(text)
@@ -52,20 +75,22 @@ def parse_json(text: str, name: str) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadInput(f"{name} is not valid JSON: {where}: {error.msg.partition(':')[0]}") from error
     except RecursionError as error:
-        raise BadInput(f"{name} is nested too deeply") from error
+        raise BadInput(f"{name} is nested too deeply: more than {MAX_DEPTH} levels") from error
 
 
 def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
     r"""Write a value as JSON with a newline at the end: on one line, or indented.
 
-    Characters that could control a terminal are written as \uXXXX.
+    Characters that could control a terminal are written as \uXXXX. Half a surrogate pair, which jq and others refuse,
+    becomes U+FFFD, and an infinite number null.
     """
     try:
         text = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_indented else 0))
-    except orjson.JSONEncodeError:  # a number beyond 64 bits, a lone surrogate, deep nesting
-        sys.setrecursionlimit(_RECURSION_LIMIT)
+    except orjson.JSONEncodeError:  # a number beyond 64 bits, half a surrogate pair, deep nesting
         layout: dict[str, Any] = {"indent": 2} if is_indented else {"separators": (",", ":")}
-        text = json.dumps(value, **layout).encode() + b"\n"
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
+        characters = json.dumps(finite, ensure_ascii=False, **layout)
+        text = characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
     return _safe(text)
 
 

@@ -11,10 +11,13 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
 from lmcli.cli.output.stdout import UnbufferedStdout
 from lmcli.cli.signals import die_of_broken_pipe
-from lmcli.errors import ExitCode, LmError, UsageError
+from lmcli.errors import ExitCode, LmError, UsageError, shortened
 
 _TyperUsageError: Final[Any] = typer.BadParameter.__base__  # the base of all usage errors has no public name
 _MAX_LENGTH: Final = 300
+_RECURSION_LIMIT: Final = 10_000
+"""Several calls for each of the levels that `json_text` accepts; a thread's stack has room for them."""
+
 _BUG_REPORT: Final = "this is a bug in lm; please report it with the lines above"
 
 
@@ -24,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     env = Environment.of_process()
     sys.stdout = UnbufferedStdout(env.stdout)
     messages = Messages(env)
@@ -35,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     except _TyperUsageError as error:
         messages.error(_usage_error(error, arguments))
         return ExitCode.USAGE
+    except MemoryError:
+        messages.error(LmError("out of memory"))
+        return ExitCode.TRY_AGAIN
     except BrokenPipeError:
         die_of_broken_pipe()
     except Exception:  # noqa: BLE001  the only place: any other exception is a bug in lm
@@ -63,5 +70,5 @@ def _usage_error(error: Any, arguments: Sequence[str]) -> LmError:
     context = getattr(error, "ctx", None)
     first = arguments[0] if arguments and arguments[0] in COMMANDS else ""
     name = first if context is None else context.command_path.removeprefix("lm").strip()
-    shown = message if len(message) <= _MAX_LENGTH else f"{message[:_MAX_LENGTH]}…"  # it may contain a whole prompt
+    shown = shortened(message, _MAX_LENGTH)  # it may contain a whole prompt
     return UsageError(shown[:1].lower() + shown[1:], *suggestions(error, arguments), hint_for(name))

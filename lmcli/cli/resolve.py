@@ -7,9 +7,10 @@ import orjson
 
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
+from lmcli.cli.json_text import is_too_deep
 from lmcli.cli.options import AskOptions, LoadOptions
 from lmcli.client.waiting import is_duration
-from lmcli.errors import UsageError, quoted
+from lmcli.errors import UsageError, quoted, shortened
 from lmcli.values import JsonObject, LoadConfig
 from lmcli.wire import requests
 from lmcli.wire.config import PREDICTION_PREFIX, prediction_stack
@@ -86,11 +87,15 @@ class Reasoning(NamedTuple):
             if word in _REASONING_WORDS:
                 reasoning = reasoning._replace(**_REASONING_WORDS[word])
             elif word.isascii() and word.isdigit():
-                reasoning = reasoning._replace(budget=int(word))
+                reasoning = reasoning._replace(budget=int(word[:_DIGITS]))  # too large for the option in any case
             else:
                 raise UsageError(f"--reasoning takes show, hide, on, off or a number of tokens, not {quoted(word)}")
         return reasoning
 
+
+_MAX_HINT: Final = 200
+_DIGITS: Final = 1000
+"""The number of digits that are converted: Python refuses more than 4300."""
 
 _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
     "show": {"is_shown": True},
@@ -180,10 +185,10 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise UsageError(
-            f"the value of --set {key} is not valid JSON: {quoted(text)}",
-            f"a text needs quotes: --set '{key}=\"{text}\"'",
-        ) from error
+        hints = (f"a text needs quotes: --set '{key}=\"{text}\"'",) if len(assignment) <= _MAX_HINT else ()
+        raise UsageError(f"the value of --set {shortened(key)} is not valid JSON: {quoted(text)}", *hints) from error
+    if is_too_deep(value):
+        raise UsageError(f"the value of --set {shortened(key)} is nested too deeply")
     return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
 
 

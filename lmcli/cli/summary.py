@@ -16,6 +16,7 @@ from lmcli.cli.options import StatsOptions
 from lmcli.cli.output.drawing import bars, has_blocks, histogram, sparkline
 from lmcli.cli.output.tables import Cell, Table, report
 from lmcli.cli.series import percentiles
+from lmcli.client.local_files import refuse_device
 from lmcli.errors import BadInput, ExitCode, LmError, NoInput, quoted, reason
 from lmcli.values import JsonObject
 
@@ -124,6 +125,7 @@ def _key_of(by: Grouping, file: str) -> Callable[[PredictionRecord], str]:
 def _opened(name: str, env: Environment) -> Iterator[BinaryIO]:
     try:
         with open(env.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
+            refuse_device(file.fileno())
             yield file
     except OSError as error:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error

@@ -14,6 +14,7 @@ from typing import Final
 import orjson
 
 from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
+from lmcli.client.local_files import read_bytes
 from lmcli.errors import BadSetting, CannotConnect, NoInput, quoted, reason
 from lmcli.wire.protocol import GUEST_PREFIX, Credentials
 
@@ -139,7 +140,7 @@ def find_token(token_file: Path | None = None, environment: Mapping[str, str] = 
     """
     if token_file is not None:
         try:
-            return token_file.read_text(encoding="utf-8").strip()
+            return read_bytes(token_file).decode().strip()
         except UnicodeDecodeError as error:
             raise BadSetting(f"the token file {quoted(token_file)} is not text") from error
         except OSError as error:

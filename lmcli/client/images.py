@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 from urllib.parse import unquote_to_bytes
 
 from lmcli.chat import FilePart, ImagePart, Message, Part
+from lmcli.client.local_files import read_bytes
 from lmcli.client.session import Session
 from lmcli.errors import BadInput, NoInput, quoted, reason
 from lmcli.wire import queries
@@ -87,7 +88,7 @@ def read_image(source: str) -> tuple[bytes, str]:
         data = _data_of(source)
     else:
         try:
-            data = Path(source).read_bytes()
+            data = read_bytes(Path(source))
         except OSError as error:
             raise NoInput(f"cannot read {quoted(source)}: {reason(error)}") from error
         except ValueError as error:  # a null byte
@@ -107,7 +108,7 @@ def contents(src: ImageSource) -> tuple[bytes, str]:
         return src, str(uuid.uuid4())
     if isinstance(src, str | Path):
         try:
-            return Path(src).read_bytes(), Path(src).name
+            return read_bytes(Path(src)), Path(src).name
         except OSError as error:
             raise NoInput(f"cannot read {quoted(src)}: {reason(error)}") from error
     return src.read(), Path(str(getattr(src, "name", uuid.uuid4()))).name

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import distinct
 from lmcli.wire.pieces import Text, base64_text, in_pieces, joined
 
@@ -78,6 +78,7 @@ KINDS: Mapping[str, Kind] = {
     "communicationWarning": Kind(),
 }
 _UNKNOWN: Final = Kind()
+_LARGEST: Final = 2.0**63
 
 
 def decode(data: bytes | str) -> Envelope:
@@ -100,7 +101,7 @@ def loads(data: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         pass  # most often garbage, sometimes a lone surrogate: orjson refuses it, the standard library does not
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(data, parse_constant=_refuse, parse_int=_integer)
     except (ValueError, RecursionError) as error:
         text = data if isinstance(data, str) else data.decode(errors="replace")
         raise RemoteProtocolError(f"the server sent something that is not JSON: {quoted(text, limit=60)}") from error
@@ -108,6 +109,12 @@ def loads(data: bytes | str) -> Any:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> float:
+    """An integer, as orjson reads it: a float if it has more than 64 bits, and infinite if that is too small."""
+    number = float(digits)
+    return int(digits) if abs(number) < _LARGEST else number
 
 
 def from_object(value: object) -> Envelope:
@@ -131,12 +138,16 @@ def from_object(value: object) -> Envelope:
 
 
 def encode(envelope: Envelope) -> bytes:
-    """Write one envelope as JSON text; an ABSENT body leaves its key out, bytes are written as base64."""
+    """Write one envelope as JSON text; an ABSENT body leaves its key out, bytes are written as base64.
+
+    Raises:
+        BadInput: the body is nested too deeply.
+    """
     return joined(encode_in_pieces(envelope))
 
 
 def encode_in_pieces(envelope: Envelope) -> Text:
-    """Write one envelope as JSON text, in pieces if it contains long strings."""
+    """Write one envelope as JSON text, in pieces if it contains long strings; raises as `encode` does."""
     kind = KINDS[envelope.type]
     value: dict[str, Any] = {"type": envelope.type}
     if kind.has_endpoint:
@@ -151,6 +162,9 @@ def encode_in_pieces(envelope: Envelope) -> Text:
     try:
         return in_pieces(value)
     except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
-        text = json.dumps(value, default=base64_text)
-        finite = json.loads(text, parse_constant=lambda _: None)  # null for infinity, as orjson has it
-        return json.dumps(finite).encode()
+        try:
+            text = json.dumps(value, default=base64_text)
+            finite = json.loads(text, parse_constant=lambda _: None)  # null for infinity, as orjson has it
+            return json.dumps(finite).encode()
+        except RecursionError as error:
+            raise BadInput("the request is nested too deeply") from error

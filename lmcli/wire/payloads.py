@@ -4,6 +4,7 @@ Unknown keys are ignored and optional ones may be missing, so that newer and old
 a required key that is missing or of another type is a `RemoteProtocolError`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -166,6 +167,10 @@ def _present(value: JsonObject) -> JsonObject:
     return {key: item for key, item in value.items() if item is not None}
 
 
+# A figure that no double can hold, such as 1e400, is infinite. JSON has no such number: it is unknown, as null is.
+_UNKNOWN = (None, math.inf, -math.inf)
+_LARGEST = 2.0**63
+
 # Null is a value, not an absence, for these keys: the JavaScript SDK drops a model info without them.
 _NULLABLE = frozenset({"device_identifier", "ttl_ms", "last_used_time"})
 
@@ -180,7 +185,7 @@ def read(cls: type[AnyRecord], body: Any) -> AnyRecord:
     found: JsonObject = {}
     for name, key, convert, required in _LAYOUTS[cls]:
         value = source.get(key)
-        if value is None:
+        if value in _UNKNOWN:
             if required:
                 raise RemoteProtocolError(f"the server left out {key}")
         elif (converted := convert(value)) is None:
@@ -221,12 +226,9 @@ def _type_name(annotation: Any) -> str:
 
 
 def _whole(value: Any) -> int | None:
-    """A whole number, also where JavaScript wrote it as 7.0."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) else None
+    """A whole number of 64 bits, also where JavaScript wrote it as 7.0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and abs(value) <= _LARGEST and value == int(value) else None
 
 
 def _number(value: Any) -> float | None:

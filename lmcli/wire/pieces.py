@@ -1,7 +1,6 @@
 """JSON texts in pieces: long strings are converted while a text is written, so that memory holds no copy of them."""
 
 import base64
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -72,5 +71,5 @@ def _converted(piece: str | bytes) -> bytes:
         return base64.b64encode(piece)
     try:
         return orjson.dumps(piece)[1:-1]
-    except orjson.JSONEncodeError:  # half of a surrogate pair
-        return json.dumps(piece).encode()[1:-1]
+    except orjson.JSONEncodeError:  # half a surrogate pair, which becomes U+FFFD
+        return orjson.dumps(piece.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))[1:-1]

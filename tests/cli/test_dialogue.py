@@ -28,6 +28,8 @@ from lmcli.values import ModelInfo
 
 CTRL_C, CTRL_D, CTRL_U, UP, ENTER = "\x03", "\x04", "\x15", "\x1b[A", "\r"
 PROMPT = "> "
+UNTYPED = ["nul\0\nx", "csi\x9b31m", "escape\x1b[31m", "override\u202e"]
+"""What would control the terminal, if it was recalled."""
 TAKE_THE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -46,11 +48,15 @@ class Dialogue:
 
     def __init__(self, process: "subprocess.Popen[bytes]", terminal: int) -> None:
         self.process = process
-        self.terminal = fdspawn(terminal, timeout=PATIENCE, encoding="utf-8")
+        self.terminal = fdspawn(terminal, timeout=PATIENCE, encoding="utf-8", codec_errors="replace")
 
     def type(self, text: str, *, end: str = ENTER) -> None:
         """Press keys."""
         self.terminal.send(text + end)
+
+    def type_bytes(self, keys: bytes) -> None:
+        """Press keys of a keyboard that has another encoding."""
+        os.write(self.terminal.child_fd, keys)
 
     def see(self, *texts: str) -> None:
         """Wait until each of some texts is on the screen, in this order."""
@@ -260,7 +266,9 @@ def test_a_block_is_recalled_whole(talk: OpenDialogue, parrot: ParrotEngine, opt
 
 
 @pytest.mark.parametrize(
-    "text", ["one\n\ntwo\nthree", "/exit", '"""\nquoted', 'x = """\ny\n"""', " both ends ", "/x\n/y", "nul\0\nx"]
+    "text",
+    ["one\n\ntwo\nthree", "/exit", '"""\nquoted', 'x = """\ny\n"""', " both ends ", "/x\n/y", *UNTYPED],
+    ids=ascii,
 )
 def test_what_a_chat_file_holds_is_recalled_whole(
     talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path, text: str
@@ -273,7 +281,32 @@ def test_what_a_chat_file_holds_is_recalled_whole(
     dialogue.see_prompt()
     dialogue.ask(UP)
     dialogue.leave()
-    assert parrot.asked == ["earlier" if "\0" in text else text]
+    assert parrot.asked == ["earlier" if text in UNTYPED else text]
+
+
+@pytest.mark.parametrize("variables", [{}, {"PYTHONIOENCODING": "utf-8:strict"}], ids=["C", "UTF-8"])
+def test_what_is_typed_in_another_encoding(
+    talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """Bytes that are not UTF-8 are refused before anything is sent, so that the chat file can be read again."""
+    dialogue = talk("--history", "talk.json", **variables)
+    dialogue.see_prompt()
+    dialogue.ask("fine")
+    dialogue.type_bytes(b"/system caf\xe9\r")  # in the first of such lines readline itself passes over the byte
+    dialogue.see_prompt()
+    for typed in (b"/system caf\xe9", b"/model caf\xe9", b"/edit caf\xe9", b"say caf\xe9"):
+        dialogue.type_bytes(typed + b"\r")
+        dialogue.see("the prompt is not UTF-8: '", "caf\\udce9'")
+        dialogue.see_prompt()
+    if not variables:
+        dialogue.type_bytes(b"/save caf\xe9\r")
+        dialogue.see("saved to 'caf\\udce9'")
+        dialogue.see_prompt()
+        assert said(tmp_path / "caf\udce9")[-2:] == ["fine", "You say: fine!"]
+    dialogue.ask("again")
+    dialogue.leave()
+    assert parrot.asked == ["fine", "again"]
+    assert said(tmp_path / "talk.json")[-2:] == ["again", "You say: again!"]
 
 
 def test_what_was_recalled_can_be_changed(talk: OpenDialogue, parrot: ParrotEngine) -> None:
@@ -477,6 +510,15 @@ def test_edit(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path) -> None:
     dialogue.ask("")
     assert parrot.asked == ["one\n\ntwo"]
     dialogue.leave()
+
+
+def test_an_editor_of_another_encoding(talk: OpenDialogue, parrot: ParrotEngine) -> None:
+    """What it wrote is named as what it is, and is not asked."""
+    dialogue = talk(EDITOR="sh -c 'printf caf\\\\351 > \"$0\"'")
+    dialogue.see_prompt()
+    assert "the edited text is not UTF-8: byte 3 is 0xe9" in dialogue.ask("/edit")
+    dialogue.leave()
+    assert parrot.asked == []
 
 
 def test_an_editor_that_fails(talk: OpenDialogue) -> None:

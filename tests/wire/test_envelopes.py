@@ -108,7 +108,7 @@ def test_an_unknown_kind_is_carried() -> None:
         ('{"type":"channelCreate","channelId":1,"endpoint":3}', "the server sent channelCreate without an endpoint"),
         (b"[" * 100_000, "the server sent something that is not JSON"),
         (b"[" * 1020 + b"]" * 1020, "the server sent something that is not an envelope"),
-        (b"1" * 5000, "the server sent something that is not JSON"),
+        (b"1" * 5000, "the server sent something that is not an envelope"),
     ],
     ids=lambda value: repr(value)[:30],
 )

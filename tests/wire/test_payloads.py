@@ -1,5 +1,6 @@
 """Values and what envelopes carry: packets, parameters, results."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallRequest, 
 from lmcli.errors import BadInput, RemoteProtocolError
 from lmcli.record import Record
 from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import (
     camel,
     file_part,
@@ -160,11 +162,22 @@ def test_whole_numbers(value: Any, read_as: int) -> None:
     assert (count, type(count)) == (read_as, int)
 
 
-@pytest.mark.parametrize("value", [7.5, True, "7", float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [7.5, True, "7", 1e19, 2**64, -1e300, 10**400, float("nan")])
 def test_no_whole_numbers(value: Any) -> None:
-    """A count is neither a half, nor a truth, nor endless."""
+    """A count is neither a half, nor a truth, nor beyond 64 bits."""
     with pytest.raises(RemoteProtocolError, match="promptTokensCount"):
         read(Stats, STATS | {"promptTokensCount": value})
+
+
+@pytest.mark.parametrize("figure", ["1e400", "-1e400", "1" + "0" * 400, "9" * 5000], ids=lambda text: text[:4])
+def test_a_figure_that_no_double_holds_is_unknown(figure: str) -> None:
+    """An answer is not lost for it; where the figure is needed, it is missing."""
+    text = json.dumps(STATS | {"promptTokensCount": "?", "totalTimeSec": "?"}).replace('"?"', figure)
+    stats = read(Stats, loads(text))
+    assert (stats.prompt_tokens_count, stats.total_time_sec) == (None, None)
+    info = json.dumps(INSTANCE | {"sizeBytes": "?"}).replace('"?"', figure)
+    with pytest.raises(RemoteProtocolError, match="the server left out sizeBytes"):
+        read(ModelInstance, loads(info))
 
 
 def test_an_unknown_stop_reason_is_kept() -> None:

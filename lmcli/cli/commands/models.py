@@ -11,7 +11,7 @@ from lmcli.cli.model_cache import remember
 from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions
 from lmcli.cli.output.selection import progress_sink
 from lmcli.cli.output.stdout import print_bytes
-from lmcli.cli.output.tables import Cell, Table, render_table
+from lmcli.cli.output.tables import Cell, Table, names, render_table
 from lmcli.cli.resolve import load_request
 from lmcli.cli.runner import Runner
 from lmcli.cli.target import connect
@@ -41,7 +41,7 @@ def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Me
     elif env.stdout_is_terminal:
         shown = render_table(_table(models, loaded), env).encode()
     else:
-        shown = "".join(f"{_name(model)}\n" for model in models).encode(errors="replace")
+        shown = names(map(_name, models), env)
     print_bytes(shown, env.stdout)
     return ExitCode.OK
 
@@ -108,7 +108,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
 
         def load_and_print() -> None:
             instance = load.load(request)
-            runner.output.write(f"{instance.identifier}\n".encode())
+            runner.output.write(names([instance.identifier], env))
             if _has_load_options(options) and not load.channel.is_new:
                 messages.warning(f"{words[0]} was loaded already and is unchanged (--identifier NAME loads another)")
 

@@ -19,6 +19,7 @@ from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
 from lmcli.client.address import LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
+from lmcli.client.local_files import read_bytes
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadSetting, ExitCode, NoInput, Unavailable, UsageError, quoted, reason
 from lmcli.server.access import read_origin
@@ -72,7 +73,7 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
         BadSetting: a line is not an API token, or there is none.
     """
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_bytes(file).split(b"\n")
     except OSError as error:
         raise NoInput(f"cannot read the token file {quoted(file)}: {reason(error)}") from error
     if is_readable_by_others(file):

@@ -37,13 +37,13 @@ class ChatFile:
         path: the path with symbolic links resolved.
 
     Raises:
-        BadInput: the path is not a regular file, but a folder or a device, for example.
-        OutputFailed: its folder does not exist.
+        BadInput: the path is not that of a regular file, but of a folder or a device, for example.
+        OutputFailed: its folder does not exist, or cannot be searched.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = quoted(path)
-        self.path = Path(os.path.realpath(path))
+        self.path = self._resolved(path)
         try:
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise BadInput(f"{self._name} is not a regular file")
@@ -52,6 +52,14 @@ class ChatFile:
                 self._require_folder(folder)
         except OSError as error:
             raise output_failure(self._name, error) from error
+
+    def _resolved(self, path: Path) -> Path:
+        try:
+            return Path(os.path.realpath(path))
+        except OSError as error:  # the current folder was deleted
+            raise output_failure(self._name, error) from error
+        except ValueError as error:  # a null byte
+            raise BadInput(f"{self._name} cannot be the name of a file") from error
 
     def _require_folder(self, folder: Path) -> None:
         if not folder.exists():

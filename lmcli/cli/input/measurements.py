@@ -8,6 +8,8 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
+from lmcli.cli.json_text import load_json
+
 UNKNOWN: Final = "unknown"
 _EMPTY: Final[Mapping[str, Any]] = {}
 _MAX_VALUE: Final = 1 << 40
@@ -72,6 +74,10 @@ def _parsed(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
+        pass  # most often not JSON, sometimes half a surrogate pair or a number that is too large
+    try:
+        return load_json(text.decode())
+    except (UnicodeDecodeError, orjson.JSONDecodeError, RecursionError):
         return None
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from lmcli.cli.input.stdin import read_file
 from lmcli.cli.json_text import load_json, parse_json
-from lmcli.errors import BadInput, LmError, Unusable, quoted
+from lmcli.errors import BadInput, LmError, Unusable, quoted, shortened
 from lmcli.values import JsonObject
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _explain() -> None:
 
 
 def _violation(error: "ValidationError") -> str:
-    return f"{_truncated(_path(error.instance_path))}: {_truncated(error.message)}"
+    return f"{shortened(_path(error.instance_path))}: {shortened(error.message)}"
 
 
 def _path(steps: Iterable[str | int]) -> str:
@@ -138,11 +138,7 @@ def _path(steps: Iterable[str | int]) -> str:
 def _first_sentence(text: str) -> str:
     """The first sentence, for use inside another one."""
     first = text.partition(". ")[0]
-    return _truncated(first[:1].lower() + first[1:])
-
-
-def _truncated(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else text[:limit] + "…"
+    return shortened(first[:1].lower() + first[1:])
 
 
 def _objects(text: str) -> Iterator[str]:

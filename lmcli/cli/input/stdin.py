@@ -19,6 +19,7 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
 from lmcli.cli.text_buffer import TextBuffer
 from lmcli.client.images import data_url, is_image
+from lmcli.client.local_files import read_bytes, refuse_device, require_memory
 from lmcli.client.waiting import Woken, wait
 from lmcli.errors import BadInput, NoInput, UsageError, quoted, reason
 from lmcli.values import JsonObject
@@ -178,7 +179,7 @@ def _content(path: Path, env: Environment, messages: Messages) -> bytes:
         url = str(path).replace("/", "//", 1)  # a path keeps only one of two slashes
         hint = "curl -sL URL | lm respond -f - attaches what it fetches"
         raise NoInput(f"cannot read {quoted(url)}: URLs are not fetched", hint)
-    return read_bytes(path)
+    return _file_bytes(path)
 
 
 def is_stdin(path: Path) -> bool:
@@ -189,15 +190,15 @@ def is_stdin(path: Path) -> bool:
 def _source(path: Path, data: bytes, *, is_passed_on: bool) -> str:
     """The source of an image in a history: its path, or a data URL if the path cannot be read again.
 
-    The latter are a pipe, an open file named by its descriptor, and a path that is not UTF-8; and for another process,
-    a path that it would refuse, see `image_access`.
+    The latter are a pipe, an open file named by its descriptor, a path that is not UTF-8, and one in a folder that was
+    deleted; and for another process, a path that it would refuse, see `image_access`.
     """
-    source = path.absolute()
-    is_transient = is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
-    is_refused = is_passed_on and not is_below_working_directory(source)
     try:
+        source = path.absolute()
+        is_transient = is_stdin(path) or not source.is_file() or any(map(source.match, _DESCRIPTOR_PATHS))
+        is_refused = is_passed_on and not is_below_working_directory(source)
         return data_url(data) if is_transient or is_refused else os.fsencode(source).decode()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OSError):
         return data_url(data)
 
 
@@ -230,11 +231,15 @@ def _stdin_blocks(env: Environment) -> Iterator[bytes]:
     Raises:
         NoInput: it cannot be read.
     """
+    size = 0
     try:
+        refuse_device(env.stdin)
         while block := _read_block(env.stdin):
+            size += len(block)
             yield block
     except OSError as error:
         raise NoInput(f"cannot read stdin: {reason(error)}", "-n skips it") from error
+    require_memory(size)
 
 
 def _read_block(descriptor: int) -> bytes:
@@ -255,8 +260,13 @@ def join_words(words: Sequence[str]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BadInput(f"the prompt is not UTF-8: {quoted(text, limit=60)}") from error
+        raise not_utf8(text) from error
     return text
+
+
+def not_utf8(text: str) -> BadInput:
+    """The error for a prompt with bytes that are not UTF-8, as surrogates."""
+    return BadInput(f"the prompt is not UTF-8: {quoted(text, limit=60)}")
 
 
 def system_prompt(options: SystemOptions) -> str | None:
@@ -280,17 +290,12 @@ def read_file(path: Path) -> str:
         NoInput: it cannot be read.
         BadInput: it is not UTF-8.
     """
-    return "".join(decoded([read_bytes(path)], quoted(path)))
+    return "".join(decoded([_file_bytes(path)], quoted(path)))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-        NoInput: it cannot be read.
-    """
+def _file_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise NoInput(f"cannot read {quoted(path)}: {reason(error)}") from error
 

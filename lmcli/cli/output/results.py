@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 
+from lmcli.cli.json_text import load_json
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.text_buffer import TextBuffer
 from lmcli.errors import LmError
@@ -65,8 +66,8 @@ def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool)
 
 def _parsed(text: str) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return load_json(text)
+    except (orjson.JSONDecodeError, RecursionError):
         return None
 
 
