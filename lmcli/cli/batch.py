@@ -141,15 +141,16 @@ class _Batch:
     def _show(self) -> None:
         tally = self._output.tally
         if self._total is None and self._reader.is_at_end:
-            self._total = tally.done + self._run.unfinished_count
+            self._total = self._reader.count
         self._display.update(Counts(tally.done, tally.failed, tally.kept, tally.tokens_count, self._total))
 
     def _report_stop(self) -> None:
         """Say how far the batch came, and what to type to go on."""
         unread = count_records(self._env.stdin, self._each)
         is_all_known = unread is not None or self._reader.is_at_end
-        left = f"{self._run.unfinished_count + (unread or 0)}{'' if is_all_known else ' or more'}"
-        self._messages.report(f"stopped: {self._output.tally.done} done, {left} left")
+        done = self._output.tally.done
+        left = f"{self._reader.count + (unread or 0) - done}{'' if is_all_known else ' or more'}"
+        self._messages.report(f"stopped: {done} done, {left} left")
         if self._options.results is None:
             self._messages.hint("--results FILE makes a batch that can be continued")
         else:

@@ -135,11 +135,6 @@ class BatchRun:
         self._awaits_input = False
         runner.more_interrupts = lambda: (Interrupt(stdin),) if self._awaits_input else ()
 
-    @property
-    def unfinished_count(self) -> int:
-        """How many records were read and have no result."""
-        return len(self._running) + len(self._again) + self._reader.waiting_count
-
     def answer_all(self) -> None:
         """Answer all records.
 

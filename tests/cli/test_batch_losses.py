@@ -34,6 +34,18 @@ def test_a_lost_connection_is_replaced(
     assert sorted(kept) == list(range(20))
 
 
+def test_an_image_is_uploaded_once_for_each_connection(tmp_path: Path, start_server: StartServer) -> None:
+    """All records share it; a server that has lost the connection has forgotten it, and gets it again."""
+    (tmp_path / "dot.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    server = start_server()
+    line = "lm respond --each line -v -f dot.png"
+    ran = run(line, tmp_path, environment(tmp_path, server.port), stdin=TEXT)
+    assert (ran.status, ran.stdout, ran.stderr.count('"uploadFileBase64"')) == (0, TEXT, 1)
+    with Proxy(server.port, once(after_texts(30, End.RESET))) as proxy:
+        ran = run(line, tmp_path, environment(tmp_path, proxy.port), stdin=TEXT)
+    assert (ran.status, ran.stdout, ran.stderr.count('"uploadFileBase64"')) == (0, TEXT, 2)
+
+
 def test_an_answer_goes_on_where_it_was_lost(tmp_path: Path) -> None:
     """What was streamed before the loss is not written again: stdout has the answer once."""
     predictions = Predictions()

@@ -181,6 +181,17 @@ def test_a_full_disk_below_stdout_ends_a_batch(tmp_path: Path, start_server: Sta
     assert len(records(tmp_path / "done")) == 100
 
 
+def test_a_full_disk_below_the_stats_ends_a_batch(tmp_path: Path, start_server: StartServer) -> None:
+    """The record whose stats could not be written is done, the next one is not."""
+    variables = environment(tmp_path, start_server().port)
+    (tmp_path / "lines").write_bytes(LINES)
+    ran = run("lm respond --each line -j 1 --stats-file /dev/full < lines", tmp_path, variables)
+    assert (ran.status, ran.stdout) == (74, b"0\n")
+    error, message, _ = ran.stderr.splitlines()
+    assert error == "lm: error: cannot write to '/dev/full': no space left on device"
+    assert message == "lm: stopped: 1 done, 9 left"
+
+
 @pytest.mark.parametrize("form", ["text", "jsonl"])
 def test_a_full_disk_below_the_results_ends_a_batch(form: str, tmp_path: Path, start_server: StartServer) -> None:
     """The file ends with a whole line, no answer counts as done that it lacks, and a run with more room goes on."""

@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncGenerator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,20 @@ from faults import Listener
 from processes import environment, run
 
 from lmcli.cli.app import COMMANDS
+from lmcli.cli.batch_output import Tally
+from lmcli.cli.output.sinks import Outcome
 from lmcli.client.discovery import candidate_ports, greetings
-from lmcli.errors import ExitCode
+from lmcli.errors import (
+    BadInput,
+    ExitCode,
+    Incomplete,
+    LmError,
+    NotAllowed,
+    PredictionFailed,
+    TimedOut,
+    Unavailable,
+    Unusable,
+)
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import LoadedModel
 from lmcli.server.request_errors import RequestFailed
@@ -220,3 +233,28 @@ def test_a_user_without_a_home(tmp_path: Path) -> None:
         ran = run(f"{unknown_user} lm {command}", tmp_path, variables)
         assert (ran.status, ran.stdout) == (69, b"")
         assert ran.stderr.startswith("lm: error: no LM Studio on this machine: nothing answers at 127.0.0.1 on port ")
+
+
+WORST_FIRST = [3, 69, 75, 77, 1, 4, 65]
+
+
+@pytest.mark.parametrize(("worse", "better"), list(combinations(WORST_FIRST, 2)))
+def test_a_batch_ends_with_the_status_of_its_worst_failure(worse: int, better: int) -> None:
+    """Whichever came first, and however often; what has not failed counts for nothing."""
+    for statuses in ([worse, better], [better, worse, better], [0, better, worse, 0]):
+        tally = Tally()
+        for status in statuses:
+            tally.add(Outcome(error=FAILURES[status]("…") if status else None))
+        assert tally.status == worse
+        assert (tally.done, tally.failed) == (len(statuses), len([status for status in statuses if status]))
+
+
+FAILURES: Mapping[int, type[LmError]] = {
+    3: Incomplete,
+    69: Unavailable,
+    75: TimedOut,
+    77: NotAllowed,
+    1: PredictionFailed,
+    4: Unusable,
+    65: BadInput,
+}

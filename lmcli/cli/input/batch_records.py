@@ -100,6 +100,11 @@ class RecordReader:
         self._count = 0
 
     @property
+    def count(self) -> int:
+        """How many records were read, taken or not."""
+        return self._count + len(self._unparsed)
+
+    @property
     def waiting_count(self) -> int:
         """How many records were read and not taken."""
         return len(self._unparsed)
