@@ -143,9 +143,7 @@ class BatchRun:
             LmError: it cannot go on.
         """
         while self._has_next():
-            self._awaits_input = (
-                False  # set where a connection was lost during a wait; connecting must not be interrupted
-            )
+            self._awaits_input = False  # a connection that was lost while waiting left it set
             try:
                 with self._runner.connected():
                     identifier = self._model.obtain(self._runner)
@@ -246,6 +244,7 @@ class BatchRun:
                 return None
             else:
                 self._output.write()
+                self._on_round()
                 self._runner.signals.check()
                 self._reader.read()
         return None

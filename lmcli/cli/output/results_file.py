@@ -18,7 +18,7 @@ from typing import Final, get_args
 import orjson
 
 from lmcli.cli.input.batch_records import BatchRecord, RecordId
-from lmcli.cli.json_text import dump_json
+from lmcli.cli.json_text import dump_json, load_json
 from lmcli.cli.output.stdout import output_failure
 from lmcli.closing import Closing
 from lmcli.errors import BadInput, InUse, LmError, OutputFailed, quoted
@@ -28,6 +28,7 @@ LATEST_SYNC: Final = 0.1
 """How many seconds a line may wait to be made durable together with others."""
 
 _INPUT: Final = "input"
+_NOT_PARSED: Final = b'"parsed":null,'
 _ID_TYPES: Final = (NoneType, *get_args(RecordId))
 _FIRST_KEY: Final = b'{"index":'
 _BLOCK_BYTES: Final = 1 << 18
@@ -83,7 +84,9 @@ class ResultsFile(Closing):
         place = self._places.get(_key(record.position, record.id))
         if place < 0:
             return None
-        result: JsonObject = orjson.loads(self._line_at(place))
+        line = self._line_at(place)
+        # Only JSON of a model may hold integers beyond 64 bits; everywhere else the fast parser is as exact.
+        result: JsonObject = orjson.loads(line) if _NOT_PARSED in line else load_json(line.decode())
         is_same = result.pop(_INPUT) == digest and result.get("id") == record.id
         return result | {"index": record.position} if is_same else None
 
