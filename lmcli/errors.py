@@ -57,7 +57,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",
     ExitCode.BUG: "a bug in lm",
     ExitCode.OUTPUT_FAILED: "the answer, or a record of it, could not be written",
-    ExitCode.TRY_AGAIN: "the server was silent for longer than --timeout, or memory ran out: try again",
+    ExitCode.TRY_AGAIN: "the server was silent past --timeout, or memory ran out: try again",
     ExitCode.NOT_ALLOWED: "API token missing or refused",
     ExitCode.BAD_SETTING: "bad value in the environment or in a token file",
     129: "died of SIGHUP",
