@@ -78,7 +78,6 @@ KINDS: Mapping[str, Kind] = {
     "communicationWarning": Kind(),
 }
 _UNKNOWN: Final = Kind()
-_LARGEST: Final = 2.0**63
 
 
 def decode(data: bytes | str) -> Envelope:
@@ -114,7 +113,7 @@ def _refuse(constant: str) -> None:
 def _integer(digits: str) -> float:
     """An integer, as orjson reads it: a float if it has more than 64 bits, and infinite if that is too small."""
     number = float(digits)
-    return int(digits) if abs(number) < _LARGEST else number
+    return int(digits) if abs(number) <= 2.0**64 and -(2**63) <= int(digits) < 2**64 else number
 
 
 def from_object(value: object) -> Envelope:
