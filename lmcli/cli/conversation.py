@@ -129,13 +129,13 @@ class Conversation:
         invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
         model = None if self.model else loaded_model(self._runner.connection, self._messages)
         text = TextCollector()
-        with self._runner.watched():
+        with self._runner.watched():  # also while the answer is stored
             outcome = predict(invocation, self._runner, model, [text])
-        self.last_end = outcome.end or self.last_end
-        entry = assistant_entry(text, outcome)
-        if entry is not None:
-            self._attached, self._unanswered = Attachments(), None
-            self._store(document.with_entry(entry))
+            self.last_end = outcome.end or self.last_end
+            entry = assistant_entry(text, outcome)
+            if entry is not None:
+                self._attached, self._unanswered = Attachments(), None
+                self._store(document.with_entry(entry))
         if self._runner.signum != SIGINT:
             self._runner.end()
 

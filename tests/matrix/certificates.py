@@ -14,10 +14,8 @@ _IDENTITIES: Final = (NAME, "127.0.0.1")
 _OVER: Final = datetime(2002, 1, 1, tzinfo=UTC)
 
 
-@cache
-def authority() -> trustme.CA:
-    """The authority that clients trust."""
-    return trustme.CA()
+AUTHORITY: Final = trustme.CA()
+"""The authority that clients trust."""
 
 
 @cache
@@ -26,7 +24,7 @@ def authority_file() -> Path:
     folder = tempfile.TemporaryDirectory()
     _FOLDERS.append(folder)
     path = Path(folder.name) / "authority.pem"
-    authority().cert_pem.write_to_path(path)
+    AUTHORITY.cert_pem.write_to_path(path)
     return path
 
 
@@ -36,7 +34,7 @@ _FOLDERS: Final[list[Any]] = []
 @cache
 def certificate(kind: str = "good") -> ssl.SSLContext:
     """What a server encrypts with: a certificate that is good, expired, untrusted, or of a server elsewhere."""
-    issuer = trustme.CA() if kind == "untrusted" else authority()
+    issuer = trustme.CA() if kind == "untrusted" else AUTHORITY
     identities = ("elsewhere.example",) if kind == "elsewhere" else _IDENTITIES
     end = _OVER if kind == "expired" else None
     leaf = issuer.issue_cert(*identities, not_before=end and end - timedelta(days=365), not_after=end)

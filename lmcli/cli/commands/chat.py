@@ -41,19 +41,29 @@ def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, mess
         invocation = Invocation("chat", request, options, options.output, env, messages)
         if options.dry_run:
             return show_request(invocation)
-        text, runner = TextCollector(), Runner(options, env, messages)
-        outcome = connect_and_predict(invocation, runner, [text])
-        entry = assistant_entry(text, outcome)
-        if file is not None and entry is not None:
-            _save(file, document.with_entry(entry), outcome, messages)
+        runner = Runner(options, env, messages)
+        connect_and_predict(invocation, runner, [] if file is None else [TurnSink(file, document, messages)])
     return runner.end()
 
 
-def _save(file: ChatFile, document: Document, outcome: Outcome, messages: Messages) -> None:
-    """Write the chat file; if the turn has failed, that failure determines the exit status."""
-    try:
-        file.write(document)
-    except LmError as error:
-        if outcome.error is None and outcome.signum is None:
-            raise
-        messages.error(error)
+class TurnSink(TextCollector):
+    """Stores a turn in a chat file at its end, while signals are still watched."""
+
+    def __init__(self, file: ChatFile, document: Document, messages: Messages) -> None:
+        super().__init__()
+        self._file = file
+        self._document = document
+        self._messages = messages
+
+    def finish(self, outcome: Outcome) -> None:
+        """Write the chat file; if the turn has failed, that failure determines the exit status."""
+        super().finish(outcome)
+        entry = assistant_entry(self, outcome)
+        if entry is None:
+            return
+        try:
+            self._file.write(self._document.with_entry(entry))
+        except LmError as error:
+            if outcome.error is None and outcome.signum is None:
+                raise
+            self._messages.error(error)

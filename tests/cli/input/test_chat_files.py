@@ -223,6 +223,30 @@ def test_an_interrupted_answer_is_kept_and_marked(tmp_path: Path, signum: signal
     assert names(tmp_path) == {"talk.json"}
 
 
+SLOW_DISK = """
+import os, pathlib, sys, time
+sync = os.fsync
+def fsync(descriptor):
+    print("syncing", file=sys.stderr, flush=True)
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    sync(descriptor)
+os.fsync = fsync
+"""
+
+
+def test_a_signal_while_a_turn_is_stored(tmp_path: Path, server: Running) -> None:
+    """The answer is complete, so the turn is stored; then the process dies of the signal."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_DISK)
+    variables = environment(tmp_path, server.port, PYTHONPATH=str(tmp_path))
+    with start("lm", "chat", "-n", "--history", "talk.json", "hi", folder=tmp_path, variables=variables) as child:
+        child.wait_for(b"syncing", "stderr")
+        child.process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert child.end() == -signal.SIGTERM
+    assert said(tmp_path / "talk.json") == [("user", "hi"), ("assistant", "hi")]
+
+
 def test_a_lost_connection_keeps_what_had_come(tmp_path: Path) -> None:
     """The server goes away in mid-answer: status 3, and what had come is in the file, marked."""
 
