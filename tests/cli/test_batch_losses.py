@@ -205,7 +205,7 @@ def test_a_model_that_is_unloaded_before_the_first_answer(
     tmp_path: Path, start_server: StartServer, connect: Connect
 ) -> None:
     """Nobody named it, and no answer has: the batch ends, and says how to name one."""
-    server = start_server(tokens_per_second=40)
+    server = start_server(tokens_per_second=0.3)
     (tmp_path / "lines").write_bytes(TEXT)
     with (tmp_path / "lines").open() as stdin:
         variables, command = environment(tmp_path, server.port), ("lm", "respond", "--each", "line")

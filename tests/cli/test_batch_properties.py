@@ -48,14 +48,14 @@ class Scenario(NamedTuple):
 
 @st.composite
 def scenarios(draw: st.DrawFn) -> Scenario:
-    """Up to a dozen records; not more losses than a test has time for, because each is followed by a wait."""
+    """Up to a dozen records; two losses, because each is followed by a wait, and after three a record has failed."""
     words = draw(st.lists(st.text('ab \u00e9\U0001f989"\\', max_size=8), min_size=1, max_size=12))
     values: list[Any] = []
     for number, word in enumerate(words):
         text = f"{number} {word}."
         values.append(draw(st.sampled_from([text, {"prompt": text}, {"prompt": text, "id": f"r{number}"}])))
     harmless = st.sampled_from([Fate.ANSWER, Fate.BEGIN, Fate.FAIL])
-    fates = draw(st.lists(harmless, max_size=12)) + draw(st.lists(st.sampled_from([Fate.DROP, Fate.KILL]), max_size=3))
+    fates = draw(st.lists(harmless, max_size=12)) + draw(st.lists(st.sampled_from([Fate.DROP, Fate.KILL]), max_size=2))
     fates = draw(st.permutations(fates))
     which = draw(st.lists(st.integers(0, 3), min_size=len(fates), max_size=len(fates)))
     jobs = draw(st.integers(1, 4))
@@ -133,19 +133,19 @@ def run_to_the_end(scenario: Scenario, folder: Path, *, file: str | None) -> Ite
                     yield status, child["stdout"]
 
 
-TROUBLE = [Fate.BEGIN, Fate.KILL, Fate.BEGIN, Fate.FAIL, Fate.ANSWER, Fate.DROP, Fate.ANSWER, Fate.KILL, Fate.ANSWER]
+TROUBLE = [Fate.BEGIN, Fate.KILL, Fate.FAIL, Fate.BEGIN, Fate.DROP, Fate.ANSWER]
 
 
 @BOUNDED
 @given(scenarios())
-@example(Scenario(['"one"', '"two"', '"three"', '"four"'], ["-o", "text"], 2, [(fate, 1) for fate in TROUBLE]))
+@example(Scenario(['"one"', '"two"', '"three"', '"four"'], ["-o", "text"], 2, [(fate, 0) for fate in TROUBLE]))
 def test_each_record_is_answered_once_and_in_order(scenario: Scenario) -> None:
     """Stdout of the run that ends it is byte for byte that of a run without trouble; FILE answers each record once."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         ((_, expected),) = run_to_the_end(scenario._replace(fates=[]), folder, file=None)
         runs = list(run_to_the_end(scenario, folder, file="done"))
-        assert all(status in (-9, 1, 3) for status, _ in runs[:-1])
+        assert all(status in (-9, 1) for status, _ in runs[:-1])
         assert runs[-1] == (0, expected)
         results = [json.loads(line) for line in (folder / "done").read_bytes().splitlines()]
         answers = [result for result in results if "error" not in result]
