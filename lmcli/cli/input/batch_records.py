@@ -46,7 +46,8 @@ class BatchRecord(NamedTuple):
     @property
     def name(self) -> str:
         """The record in a message: its number, counted from 1, and its id."""
-        return f"record {self.position + 1}" + ("" if self.id is None else f" (id {quoted(self.id, limit=60)})")
+        shown = quoted(self.id, limit=60) if isinstance(self.id, str) else self.id
+        return f"record {self.position + 1}" + ("" if self.id is None else f" (id {shown})")
 
 
 class Splitter:

@@ -107,7 +107,7 @@ class ChatFile:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
@@ -203,8 +203,8 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     return True
 
 
-def _sync_folder(path: Path) -> None:
-    """Make a rename durable, if the system can open folders."""
+def sync_folder(path: Path) -> None:
+    """Make a new or renamed file in a folder durable, if the system can open folders."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

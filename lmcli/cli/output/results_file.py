@@ -18,6 +18,7 @@ from typing import Final, get_args
 import orjson
 
 from lmcli.cli.input.batch_records import BatchRecord, RecordId
+from lmcli.cli.input.chat_file import sync_folder
 from lmcli.cli.json_text import dump_json, load_json
 from lmcli.cli.output.stdout import output_failure
 from lmcli.closing import Closing
@@ -63,6 +64,8 @@ class ResultsFile(Closing):
             self._lock(stdout)
             self._size = self._read_lines()
             os.ftruncate(self._descriptor, self._size)
+            if not self._size:
+                sync_folder(path.absolute().parent)  # a new file is durable with the folder that lists it
         except OSError as error:
             self.close()
             raise output_failure(self._name, error) from error
