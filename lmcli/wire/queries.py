@@ -5,6 +5,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lmcli.chat import FilePart, Message
 from lmcli.errors import RemoteProtocolError, quoted
+from lmcli.record import distinct
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import ABSENT
@@ -13,6 +14,7 @@ from lmcli.wire.requests import specifier
 Answer = TypeVar("Answer")
 
 
+@distinct
 class Query(NamedTuple, Generic[Answer]):
     """One call: an endpoint, its parameter, and what reads the result; that raises RemoteProtocolError."""
 

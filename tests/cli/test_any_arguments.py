@@ -45,7 +45,7 @@ WITHOUT_PRIVILEGES: Final = ("setpriv", "--bounding-set=-dac_override,-dac_read_
 """Lets the owner of a file be refused even if it is root."""
 SECONDS: Final = 20
 MEMORY: Final = 1 << 30
-LARGE: Final = 1 << 26
+LARGE: Final = 30_000_000
 
 VALUES: Final = {
     "empty": "",
@@ -203,14 +203,15 @@ def test_any_file(flag: str, folder: Path, attempt: Try) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         needed = ["--port", str(busy.getsockname()[1])] if command == "serve" else []
         for name in FILES[:-1] if command == "serve" else FILES:
-            with fed(folder / "pipe") if name == "pipe" and flag in READ else nullcontext():
+            with attended(folder / "pipe", flag) if name == "pipe" else nullcontext():
                 check(attempt(*line_of(command, flag, name, *needed), is_deleted=name == "deleted"), command)
 
 
 @contextmanager
-def fed(pipe: Path) -> Iterator[None]:
-    """Let a process write a line to a pipe, once somebody reads it."""
-    with subprocess.Popen(["sh", "-c", 'echo line > "$0"', str(pipe)]) as process:
+def attended(pipe: Path, flag: str) -> Iterator[None]:
+    """Let a process write a line to a pipe that is read, and another read one that is written to."""
+    other = 'echo line > "$0"' if flag in READ else 'cat "$0" > /dev/null'
+    with subprocess.Popen(["sh", "-c", other, str(pipe)]) as process:
         yield
         process.kill()
 
