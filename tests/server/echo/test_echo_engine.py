@@ -213,7 +213,11 @@ def test_structured_answer_is_a_minimal_instance(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(
-    "structured", [{"type": "gbnf", "gbnfGrammar": "root ::= x"}, {"type": "json", "jsonSchema": {"not": {}}}]
+    "structured",
+    [
+        {"type": "gbnf", "gbnfGrammar": "root ::= x"},
+        {"type": "json", "jsonSchema": {"properties": {"a": False}, "required": ["a"]}},
+    ],
 )
 def test_unsupported_structure_is_rejected(wire: Wire, structured: Packet) -> None:
     """A grammar, or a schema without an instance, is not supported."""
