@@ -36,7 +36,9 @@ LIMIT: Final = 25.0
 """Seconds after which a process hangs: no wait of `lm` without an end by itself is longer, and most end at once."""
 PROMPTLY: Final = 10.0
 """Seconds after which a process has not obeyed a signal, which leaves it one second for its goodbye."""
-_TIMEOUT: Final = "0.5"
+_TIMEOUTS: Final = ("0.5", "5")
+"""Seconds of silence that end a client; the second, if a busy machine did not come to the fault within the first."""
+_UNREACHED_FAULT: Final = "the fault was not reached"
 _TICK: Final = 0.01
 
 
@@ -136,6 +138,13 @@ def sample(cells: Sequence[Cell], share: float, seed: int) -> list[Cell]:
 
 def run(cell: Cell) -> Verdict:
     """Run one cell."""
+    quick, patient = _TIMEOUTS
+    verdict = _run(cell, quick)
+    is_early = _UNREACHED_FAULT in verdict.problems and verdict.status == TRY_AGAIN
+    return _run(cell, patient) if is_early else verdict
+
+
+def _run(cell: Cell, timeout: str) -> Verdict:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name, data in cell.form.files.items():
@@ -146,7 +155,7 @@ def run(cell: Cell) -> Verdict:
         place = _place(cell, server, folder, stack, is_secure=is_secure)
         variables = environment(folder, place.host, **place.variables)
         if cell.stop is Stop.TIMEOUT:
-            variables["LM_TIMEOUT"] = _TIMEOUT
+            variables["LM_TIMEOUT"] = timeout
         process = _Process(cell.form, folder, variables)
         status = process.wait(place, cell.stop)
         left = Left(status, process.stdout(), process.stderr(), folder, server, cell.form.is_program and status < 0)
@@ -216,12 +225,12 @@ class _Process:
         until = self._began + LIMIT
         while (status := self._poll()) is None:
             if stop in _SIGNALS and not self.is_stopped and place.holds():
-                self._process.send_signal(stop.value)
+                os.kill(self._process.pid, stop.value)  # Popen would look first whether it has ended, and reap it
                 self.is_stopped, self._stopped = True, time.monotonic()
                 until = min(until, self._stopped + PROMPTLY)
             if time.monotonic() > until:
                 self.problems.append("it did not obey the signal" if self.is_stopped else "it hangs")
-                self._process.kill()
+                os.kill(self._process.pid, signal.SIGKILL)
                 until = time.monotonic() + LIMIT
             time.sleep(_TICK)
         return status
@@ -281,7 +290,7 @@ def _statuses(cell: Cell, left: Left, *, is_stopped: bool) -> set[int]:
 def _judge(cell: Cell, left: Left, *, is_stopped: bool) -> Iterator[str]:
     """What is wrong with what a run has left behind."""
     if cell.damage.place is None and left.server.before is None:
-        yield "the fault was not reached"
+        yield _UNREACHED_FAULT
     if left.status not in (allowed := _statuses(cell, left, is_stopped=is_stopped)):
         yield f"status {left.status}, not {' or '.join(map(str, sorted(allowed)))}"
     if left.status == 0 and cell.form.last not in left.server.delivered:
