@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from lmcli.errors import BadInput
-from lmcli.wire.pieces import in_pieces
+from lmcli.wire.pieces import LongText, in_pieces
 
 MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
@@ -88,7 +88,8 @@ def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
         text = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_indented else 0))
     except orjson.JSONEncodeError:  # a number beyond 64 bits, half a surrogate pair, deep nesting
         layout: dict[str, Any] = {"indent": 2} if is_indented else {"separators": (",", ":")}
-        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # null for infinity, as orjson has it
+        whole = json.dumps(value, default=LongText.__str__)
+        finite = json.loads(whole, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         characters = json.dumps(finite, ensure_ascii=False, **layout)
         text = characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
     return _safe(text)

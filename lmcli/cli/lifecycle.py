@@ -159,9 +159,9 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         if self._request.schema is None or self._text is None:
             return None
         if not self._has_answer:
-            self._recovered = self._request.schema.recovered(self._text.reasoning)
+            self._recovered = self._request.schema.recovered(str(self._text.reasoning))
         if self._recovered is None:
-            return self._request.schema.violation(self._text.answer)
+            return self._request.schema.violation(str(self._text.answer))
         self._runner.messages.warning("the answer was inside the reasoning of the model")
         return None
 

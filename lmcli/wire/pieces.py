@@ -1,8 +1,8 @@
 """JSON texts in pieces: long strings are converted while a text is written, so that memory holds no copy of them."""
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, AnyStr, Final
 
 import orjson
 
@@ -14,18 +14,30 @@ _MAX_DEPTH: Final = 16
 """How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
 
 
+class LongText:
+    """A text that is not in memory: it yields its pieces, of at most `PIECE_LENGTH` characters, as often as needed."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "".join(self)
+
+
 class Pieces:
     """A JSON text whose long strings are not converted yet; made anew each time that it is iterated over."""
 
-    def __init__(self, parts: Sequence[bytes], long: Sequence[str | bytes]) -> None:
+    def __init__(self, parts: Sequence[bytes], long: Sequence[str | bytes | LongText]) -> None:
         self._parts = parts
         self._long = long
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._parts[0]
         for value, after in zip(self._long, self._parts[1:], strict=True):
-            for start in range(0, len(value), PIECE_LENGTH):
-                yield _converted(value[start : start + PIECE_LENGTH])
+            if isinstance(value, bytes):
+                yield from map(base64.b64encode, sliced(value))
+            else:
+                yield from map(_converted, _paired(value if isinstance(value, LongText) else sliced(value)))
             yield after
 
 
@@ -38,7 +50,7 @@ def in_pieces(value: Any, dumps: Callable[[Any], bytes] = orjson.dumps) -> Text:
     Raises:
         orjson.JSONEncodeError: a part of it other than a long string cannot be written.
     """
-    long: list[str | bytes] = []
+    long: list[str | bytes | LongText] = []
     text = dumps(_without_long(value, long, _MAX_DEPTH))
     return Pieces(text.split(b"\0"), long) if long else text
 
@@ -48,14 +60,19 @@ def joined(text: Text) -> bytes:
     return text if isinstance(text, bytes) else b"".join(text)
 
 
+def sliced(value: AnyStr) -> Iterator[AnyStr]:
+    """The pieces of a text or of bytes."""
+    return (value[start : start + PIECE_LENGTH] for start in range(0, len(value), PIECE_LENGTH))
+
+
 def base64_text(data: bytes) -> str:
     """What stands for bytes in a JSON text."""
     return base64.b64encode(data).decode()
 
 
-def _without_long(value: Any, long: list[str | bytes], depth: int) -> Any:
+def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) -> Any:
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
-    if isinstance(value, bytes) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
+    if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
         long.append(value)
         return _GAP
     short, count = value, len(long)
@@ -66,9 +83,17 @@ def _without_long(value: Any, long: list[str | bytes], depth: int) -> Any:
     return value if len(long) == count else short
 
 
-def _converted(piece: str | bytes) -> bytes:
-    if isinstance(piece, bytes):
-        return base64.b64encode(piece)
+def _paired(pieces: Iterable[str]) -> Iterator[str]:
+    """Pieces that do not end between the halves of a surrogate pair."""
+    half = ""
+    for piece in pieces:
+        text = half + piece
+        half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        yield text.removesuffix(half)
+    yield half
+
+
+def _converted(piece: str) -> bytes:
     try:
         return orjson.dumps(piece)[1:-1]
     except orjson.JSONEncodeError:  # half a surrogate pair, which becomes U+FFFD

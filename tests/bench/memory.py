@@ -174,6 +174,7 @@ CASES = {
     "answer, jsonl": Case("respond -n -o jsonl hi", is_answer=True),
     "answer, json": Case("respond -n -o json hi", is_answer=True),
     "answer, history": Case("respond -n -o history hi", is_answer=True),
+    "answer, chat file": Case("chat -n --history FILE hi", is_answer=True),
 }
 
 

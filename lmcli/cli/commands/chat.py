@@ -10,7 +10,7 @@ from lmcli.cli.input.stdin import read_turn, system_prompt
 from lmcli.cli.invocation import Invocation, connect_and_predict, show_request
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
-from lmcli.cli.output.results import TextCollector
+from lmcli.cli.output.results import StoredTextCollector
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.resolve import make_request
 from lmcli.cli.runner import Runner
@@ -46,7 +46,7 @@ def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, mess
     return runner.end()
 
 
-class TurnSink(TextCollector):
+class TurnSink(StoredTextCollector):
     """Stores a turn in a chat file at its end, while signals are still watched."""
 
     def __init__(self, file: ChatFile, document: Document, messages: Messages) -> None:

@@ -4,13 +4,13 @@ from typing import Any
 
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.json_text import dump_json, json_pieces
-from lmcli.cli.output.results import TextCollector, outcome_error, result_record
+from lmcli.cli.output.results import StoredTextCollector, outcome_error, result_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
 from lmcli.values import Fragment, JsonObject, LoadProgress, Value
 
 
-class JsonSink(TextCollector):
+class JsonSink(StoredTextCollector):
     """Writes one object when the prediction has ended: indented on a terminal, else on one line."""
 
     def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
@@ -28,7 +28,7 @@ class JsonSink(TextCollector):
         _write(self._output, record, is_indented=self._is_terminal)
 
 
-class JsonLinesSink(TextCollector):
+class JsonLinesSink(StoredTextCollector):
     """Writes a line for each value; one write for those that arrived together."""
 
     def __init__(self, output: Output, *, is_structured: bool) -> None:
@@ -57,7 +57,7 @@ def _event(value: Value) -> JsonObject:
     return {"type": kind, "progress": value.progress}
 
 
-class HistorySink(TextCollector):
+class HistorySink(StoredTextCollector):
     """Writes the updated history when the prediction has ended; nothing if no text arrived."""
 
     def __init__(self, output: Output, document: Document, *, is_terminal: bool) -> None:

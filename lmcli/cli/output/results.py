@@ -1,14 +1,15 @@
 """The records of a prediction for scripts: result, error, stats; their keys are a public interface."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 from lmcli.cli.json_text import load_json
 from lmcli.cli.output.sinks import Outcome
-from lmcli.cli.text_buffer import TextBuffer
+from lmcli.cli.text_buffer import StoredTextBuffer, TextBuffer
 from lmcli.errors import LmError
 from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, Value
+from lmcli.wire.pieces import LongText
 
 SIGNALLED = 128
 """Added to the number of a signal for the status of a process that died of it, as shells do."""
@@ -27,8 +28,10 @@ _REQUIRED_STATS = (
 class TextCollector:
     """A sink that collects the text of a prediction: the answer and, separately, the reasoning."""
 
+    _buffer: ClassVar[type[TextBuffer]] = TextBuffer
+
     def __init__(self) -> None:
-        self._buffers = {"none": TextBuffer(), "reasoning": TextBuffer()}
+        self._buffers = {"none": self._buffer(), "reasoning": self._buffer()}
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
@@ -42,14 +45,20 @@ class TextCollector:
             self._buffers["none"] = TextBuffer([outcome.recovered])
 
     @property
-    def answer(self) -> str:
+    def answer(self) -> str | LongText:
         """The text of the answer."""
-        return self._buffers["none"].text
+        return self._buffers["none"].contents
 
     @property
-    def reasoning(self) -> str:
+    def reasoning(self) -> str | LongText:
         """The text of the reasoning, without its tags."""
-        return self._buffers["reasoning"].text
+        return self._buffers["reasoning"].contents
+
+
+class StoredTextCollector(TextCollector):
+    """Collects what is written at the end, and not needed in memory until then."""
+
+    _buffer = StoredTextBuffer
 
 
 def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool) -> JsonObject:
@@ -58,7 +67,7 @@ def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool)
     return {
         "content": text.answer,
         "reasoning": text.reasoning or None,
-        "parsed": _parsed(text.answer) if is_structured else None,
+        "parsed": _parsed(str(text.answer)) if is_structured else None,
         "model": None if end is None else model_record(end.model_info),
         "stats": None if end is None else stats_record(end.stats),
     }
