@@ -218,7 +218,7 @@ def check(option: Option, name: str, value: Any) -> None:
         raise UsageError(f"{label} cannot be a number of more than 64 bits")
     if option.choices and value not in option.choices:
         raise UsageError(f"{label} must be one of {', '.join(option.choices)}, not {quoted(value)}")
-    if option.form is not None and not option.form.is_met(value):
+    if option.form is not None and isinstance(value, dict) and not option.form.is_met(value):
         raise UsageError(f"{label} must have {option.form.text}, not be {quoted(value, limit=80)}")
     low, high = option.range
     if low is not None and not value >= low:  # pyright: ignore[reportOperatorIssue]  only numbers have a range
