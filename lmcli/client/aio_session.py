@@ -195,9 +195,11 @@ class AioSession:
                 raise TimedOut(f"no answer to the authentication within {limit:g} s") from error
         if self._refusal is not None:
             raise self._refusal
+        if self._multiplexer.error is not None:
+            raise self._multiplexer.error
         if not self._multiplexer.is_authenticated:
             silence = RemoteProtocolError("the server did not answer the authentication")
-            raise self._multiplexer.error or (silence if self._transport.is_open else self._transport.loss)
+            raise silence if self._transport.is_open else self._transport.loss
 
     async def _expect_requests(self, endpoint: str) -> None:
         """Wait until a request can be sent; one that a server may ignore without a warning is refused."""

@@ -290,6 +290,22 @@ def test_no_answer_to_the_authentication(count: int, loop: str) -> None:
         run(loop, main())
 
 
+def test_garbage_right_behind_the_answer_to_the_authentication(loop: str) -> None:
+    """Who goes on like that is not LM Studio; the first request does not have to find out."""
+
+    def script(peer: Peer) -> None:
+        peer.receive()
+        peer.send({"success": True}, {"success": True})
+        peer.wait_until_left()
+
+    async def main() -> None:
+        with pytest.raises(CannotConnect, match=r"is not LM Studio: .* not an envelope"):
+            await opened(server.port)
+
+    with ScriptedServer(script) as server:
+        run(loop, main())
+
+
 def test_a_name_is_resolved_beside_the_loop(server: Running, monkeypatch: pytest.MonkeyPatch, loop: str) -> None:
     """While the resolver takes its time the loop runs on: here the resolver waits for the loop."""
     has_moved = threading.Event()
