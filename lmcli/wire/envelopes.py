@@ -5,14 +5,16 @@ Source of the kinds and their keys: lmstudio-js 6ec11db, lms-communication/src/T
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import distinct
-from lmcli.wire.pieces import Text, base64_text, in_pieces, joined
+from lmcli.wire.pieces import Text, base64_text, in_pieces
+
+AnyText = TypeVar("AnyText", bytes, Text)
 
 
 class _Absent:
@@ -142,11 +144,19 @@ def encode(envelope: Envelope) -> bytes:
     Raises:
         BadInput: the body is nested too deeply.
     """
-    return joined(encode_in_pieces(envelope))
+    return _written(envelope, _dumps)
 
 
 def encode_in_pieces(envelope: Envelope) -> Text:
     """Write one envelope as JSON text, in pieces if it contains long strings; raises as `encode` does."""
+    return _written(envelope, in_pieces)
+
+
+def _dumps(value: Any) -> bytes:
+    return orjson.dumps(value, default=base64_text)
+
+
+def _written(envelope: Envelope, write: Callable[[Any], AnyText]) -> AnyText | bytes:
     kind = KINDS[envelope.type]
     value: dict[str, Any] = {"type": envelope.type}
     if kind.has_endpoint:
@@ -159,7 +169,7 @@ def encode_in_pieces(envelope: Envelope) -> Text:
         else:
             value[kind.body_key] = envelope.body
     try:
-        return in_pieces(value)
+        return write(value)
     except orjson.JSONEncodeError:  # half a surrogate pair, or an integer of more than 64 bits
         try:
             text = json.dumps(value, default=base64_text)

@@ -776,16 +776,19 @@ def flooding(frames: bytes) -> Iterator[ScriptedServer]:
         yield server
 
 
+def unbounded(folder: Path, port: int) -> dict[str, str]:
+    """The environment of a command that accepts a flood for ever, so that nothing else ends it first."""
+    bounds = "import lmcli.client.websocket as w, lmcli.wire.multiplexer as m\nw.IDLE_FRAMES = m.IGNORED = 1e18\n"
+    (folder / "sitecustomize.py").write_text(bounds)
+    return environment(folder, port, PYTHONPATH=str(folder))
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("frames", FLOODS.values(), ids=FLOODS)
 def test_a_signal_in_a_flood(frames: bytes, number: signal.Signals, tmp_path: Path) -> None:
     """However much a server sends, meaning or none: the first signal ends the process, within about the grace."""
     with flooding(frames) as server:
-        variables = environment(tmp_path, server.port, PYTHONPATH=str(tmp_path))
-        unbounded = (
-            "import lmcli.client.websocket as w, lmcli.wire.multiplexer as m\nw.IDLE_FRAMES = m.IGNORED = 1e18\n"
-        )
-        (tmp_path / "sitecustomize.py").write_text(unbounded)
+        variables = unbounded(tmp_path, server.port)
         line = ["lm", "respond", "-v", "--stats-file", "stats", "hi"]
         with start(*line, folder=tmp_path, variables=variables, stdout=subprocess.DEVNULL) as child:
             child.wait_for(b'"endpoint":"predict"', "stderr")
@@ -798,7 +801,7 @@ def test_a_signal_in_a_flood(frames: bytes, number: signal.Signals, tmp_path: Pa
 def test_the_timeout_holds_in_a_flood(name: str, tmp_path: Path) -> None:
     """Signs of life are not an answer."""
     with flooding(FLOODS[name]) as server:
-        ran = run("lm respond --timeout 0.3 hi", tmp_path, environment(tmp_path, server.port))
+        ran = run("lm respond --timeout 0.3 hi", tmp_path, unbounded(tmp_path, server.port))
     assert (ran.status, ran.stdout) == (75, b"")
     assert ran.stderr.startswith("lm: error: the server was silent for 0.3 s\n")
 
