@@ -39,7 +39,7 @@ PROMPTLY: Final = 10.0
 _TIMEOUTS: Final = ("0.5", "5")
 """Seconds of silence that end a client; the second, if a busy machine did not come to the fault within the first."""
 _UNREACHED_FAULT: Final = "the fault was not reached"
-_TICK: Final = 0.01
+_TICK: Final = 0.02
 
 
 class Stop(Enum):

@@ -337,7 +337,7 @@ def _forms() -> Iterator[Form]:
     yield lm("complete", "complete", check_raw, stdin=b"once")
     yield lm("complete --echo", "complete --echo once", check_echo)
     yield lm("chat", "chat hello", check_text)
-    yield lm("chat --history", "chat --history talk.json And?", check_chat, is_main=True)
+    yield lm("chat --history", "chat --history talk.json And?", check_chat)
     yield lm("stats --runs 2", "stats --runs 2 -o json", check_stats, stdin=b"hello")
     yield lm("models", "models", check_keys, _LIST | _FIND, last=Stage.MODEL)
     yield lm("models --json", "models --json", check_listed, _LIST, last=Stage.MODEL, shows=frozenset({Stage.MODEL}))

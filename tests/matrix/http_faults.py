@@ -136,7 +136,7 @@ def _answers() -> Iterator[Damage]:
     for status in _STATUSES:
         yield Damage("HTTP", status, answers(f"HTTP/1.1 {status}", _PAGE), ERROR, _UPGRADE)
     for status in _REDIRECTS:
-        for target in ("/elsewhere", "http://127.0.0.1:1/llm", "file:///etc/passwd", "ws://user:secret@example.com/"):
+        for target in ("/elsewhere", "ws://user:secret@127.0.0.1:1/llm"):
             moved = answers(f"HTTP/1.1 {status}\nLocation: {target}")
             yield Damage("HTTP", f"{status}: {target}", moved, ERROR, _UPGRADE)
     for name, fault in _HEADS.items():

@@ -48,9 +48,9 @@ def half_then_silent(strike: Strike) -> None:
 
 def byte_by_byte(strike: Strike) -> None:
     """Send what was to come in many small segments."""
+    strike.count()
     for index in range(len(strike.data)):
         strike.raw(strike.data[index : index + 1])
-    strike.count()
 
 
 def late(strike: Strike) -> None:
@@ -101,18 +101,18 @@ def garbage(strike: Strike) -> None:
 
 def in_pieces(strike: Strike) -> None:
     """Send each text as continuation frames of one byte, with a ping inside."""
+    strike.count()
     for value in strike.values:
         text = as_text(value)
         strike.raw(framed(text[:1], fin=False) + framed(b"", Opcode.PING))
         strike.raw(b"".join(framed(text[i : i + 1], Opcode.CONT, fin=False) for i in range(1, len(text))))
         strike.raw(framed(b"", Opcode.CONT))
-    strike.count()
 
 
 def as_binary(strike: Strike) -> None:
     """Send each text as a binary frame."""
-    strike.raw(b"".join(framed(value, Opcode.BINARY) for value in strike.values))
     strike.count()
+    strike.raw(b"".join(framed(value, Opcode.BINARY) for value in strike.values))
 
 
 def masked(strike: Strike) -> None:

@@ -45,14 +45,14 @@ def trailing(strike: Strike) -> None:
 
 def with_bom(strike: Strike) -> None:
     """Send the texts with a byte order mark."""
-    strike.send(*(b"\xef\xbb\xbf" + as_text(value) for value in strike.values))
     strike.count()
+    strike.send(*(b"\xef\xbb\xbf" + as_text(value) for value in strike.values))
 
 
 def twice(strike: Strike) -> None:
-    """Send what was to come, and again."""
-    strike.go_on()
-    strike.raw(strike.data)
+    """Send what was to come twice, in one piece, so that the second is there when the first is read."""
+    strike.count()
+    strike.raw(strike.data * 2)
 
 
 def changed(change: Callable[[dict[str, Any]], None], strike: Strike) -> None:
@@ -120,11 +120,11 @@ def field(path: FieldPath, token: bytes, strike: Strike) -> None:
         strike.go_on()
         return
     marked = as_text(first | {body_key(first): "the body"}).replace(b'"the body"', changed_body)
-    strike.send(marked, *rest)
     if path == ("fragment", "content") and token.startswith(b'"'):
         strike.count_text(json.loads(token))
     elif path not in _MEANING:
         strike.count()
+    strike.send(marked, *rest)
 
 
 def fails_with(error: Any, strike: Strike) -> None:
@@ -156,8 +156,8 @@ def stops_for(reason: str, strike: Strike) -> None:
     def change(value: dict[str, Any]) -> None:
         value["message"]["stats"] = {**value["message"]["stats"], "stopReason": reason}
 
-    changed(change, strike)
     strike.count()
+    changed(change, strike)
 
 
 _TEXTS: Final[Mapping[str, tuple[bytes, Expect]]] = {
@@ -185,10 +185,7 @@ _TEXTS: Final[Mapping[str, tuple[bytes, Expect]]] = {
 _TYPES: Final[Mapping[str, Any]] = {
     "null": None,
     "true": True,
-    "-1": -1,
-    "1.5": 1.5,
     "2**70": 2**70,
-    "an empty text": "",
     "a text": "text",
     "an array": [],
     "an object": {},

@@ -134,11 +134,11 @@ class Strike:
 
     def go_on(self) -> None:
         """Send what is healthy."""
-        self.raw(self.data)
         self.count()
+        self.raw(self.data)
 
     def count(self) -> None:
-        """Note that the values of this stage were sent, in whatever form."""
+        """Note that the values of this stage are sent, in whatever form; before, because a client may be quick."""
         self._server.note(self.stage, self.values)
 
     def count_text(self, text: str) -> None:
@@ -282,8 +282,8 @@ class StageServer(Listener):
     def _emit(self, peer: Peer, stage: Stage, *values: Value) -> None:
         data = b"".join(map(framed, values))
         if not self.strike(stage, peer.socket, data, values):
-            peer.socket.sendall(data)
             self.note(stage, values)
+            peer.socket.sendall(data)
 
     def _answer_call(self, peer: Peer, envelope: dict[str, Any]) -> None:
         stage, result = RESULTS[envelope["endpoint"]]
@@ -303,8 +303,8 @@ class StageServer(Listener):
             if index in (0, _MIDDLE):
                 self._emit(peer, stage, value)
             else:
-                peer.send(value)
                 self.note(stage, [value])
+                peer.send(value)
         self._emit(peer, Stage.SUCCESS, sent(channel, success()))
         self._emit(peer, Stage.CLOSE, closed(channel))
 
