@@ -10,6 +10,7 @@ PIECE_LENGTH: Final = 3 << 18
 """Characters or bytes that are converted at once; a multiple of 3, so that the base64 of pieces can be joined."""
 
 _GAP: Final = orjson.Fragment(b'"\0"')  # JSON text contains no other null byte
+_SCALARS: Final = frozenset((int, float, bool, type(None)))
 _MAX_DEPTH: Final = 16
 """How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
 
@@ -77,10 +78,15 @@ def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) ->
         return _GAP
     short, count = value, len(long)
     if depth and isinstance(value, dict):
-        short = {key: _without_long(item, long, depth - 1) for key, item in value.items()}
+        short = {k: v if _is_short(v) else _without_long(v, long, depth - 1) for k, v in value.items()}
     elif depth and isinstance(value, list | tuple):
-        short = [_without_long(item, long, depth - 1) for item in value]
+        short = [v if _is_short(v) else _without_long(v, long, depth - 1) for v in value]
     return value if len(long) == count else short
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value is known to contain no long string: most do not, and are passed over at once."""
+    return type(value) in _SCALARS or (type(value) is str and len(value) <= PIECE_LENGTH)
 
 
 def _paired(pieces: Iterable[str]) -> Iterator[str]:
