@@ -50,6 +50,7 @@ class WebSocket:
         self._uncut = bytearray()
         self._frame_bytes = 0
         self._idle_frames = 0
+        self._is_answered = False
         self._outgoing: deque[Iterator[Literal[True]]] = deque()
 
     @property
@@ -70,9 +71,9 @@ class WebSocket:
 
     @property
     def refusal(self) -> CannotConnect | None:
-        """Why the handshake failed, if it did."""
+        """Why the handshake failed; None if it did not, or if the connection ended before anything came."""
         error = self._protocol.handshake_exc
-        if error is None:
+        if error is None or not self._is_answered:
             return None
         status = f"HTTP status {self.refused_status}" if self.refused_status else escaped(str(error))
         return CannotConnect(f"what answers at {self._address} is not LM Studio: {status}")
@@ -130,6 +131,7 @@ class WebSocket:
             self._protocol.receive_eof()
             self.lost = self.lost or "it closed the connection"
             return texts
+        self._is_answered = True
         if self._protocol.state is State.CONNECTING:
             data = self._shake_hands(bytes(data))
         if data:

@@ -115,3 +115,15 @@ def test_a_refused_handshake() -> None:
     websocket.receive(b"")
     assert not websocket.is_connecting
     assert "is not LM Studio: HTTP status 403" in str(websocket.refusal)
+
+
+@pytest.mark.parametrize(("answer", "is_refusal"), [(b"", False), (b"HTTP/1.1 1", True), (b"220 mail\r\n", True)])
+def test_an_end_during_the_handshake(answer: bytes, *, is_refusal: bool) -> None:
+    """Who says nothing before it closes is not reached; who says something else is another kind of server."""
+    websocket = WebSocket(Address("studio"), "llm")
+    if answer:
+        websocket.receive(answer)
+    websocket.receive(b"")
+    assert not websocket.is_connecting
+    assert (websocket.refusal is not None) is is_refusal
+    assert is_refusal or websocket.lost == "it closed the connection"
