@@ -28,6 +28,8 @@ from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import Engine
 from lmcli.wire.protocol import Credentials
 
+pytest_plugins = ["transports", "dialogues"]
+
 # A suite that runs in the background may have Ctrl-C ignored, which its children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
