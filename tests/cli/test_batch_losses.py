@@ -2,6 +2,8 @@
 
 import json
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -9,12 +11,24 @@ import pytest
 from conftest import Connect, StartServer
 from faults import End, Proxy, after_texts, once, text_frame
 from predictions import Predictions
-from processes import StubServer, environment, run, start
+from processes import Child, StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
 
 LINES = [f"{number} and some words more" for number in range(20)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
+
+
+@contextmanager
+def batch(folder: Path, port: int, lines: bytes, *options: str) -> Iterator[Child]:
+    """Answer the lines of a file, whose end is known."""
+    (folder / "lines").write_bytes(lines)
+    command = ("lm", "respond", "--each", "line", *options)
+    with (
+        (folder / "lines").open() as stdin,
+        start(*command, folder=folder, variables=environment(folder, port), stdin=stdin.fileno()) as child,
+    ):
+        yield child
 
 
 @pytest.mark.parametrize("count", [3, 9, 30, 150])
@@ -49,42 +63,35 @@ def test_an_image_is_uploaded_once_for_each_connection(tmp_path: Path, start_ser
 def test_an_answer_goes_on_where_it_was_lost(tmp_path: Path) -> None:
     """What was streamed before the loss is not written again: stdout has the answer once."""
     predictions = Predictions()
-    with StubServer(predictions) as stub:
-        command = ("lm", "respond", "--each", "line", "hi")
-        (tmp_path / "lines").write_text("one\n")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                asked = predictions.next()
-                asked.say("the ans")
-                child.wait_for(b"the ans")
-                asked.lose()
-                asked = predictions.next()
-                asked.say("the answer ")
-                asked.say("is 42")
-                asked.finish()
-                assert child.end() == 0
+    with StubServer(predictions) as stub, batch(tmp_path, stub.port, b"one\n", "hi") as child:
+        asked = predictions.next()
+        asked.say("the ans")
+        child.wait_for(b"the ans")
+        asked.lose()
+        asked = predictions.next()
+        asked.say("the answer ")
+        asked.say("is 42")
+        asked.finish()
+        assert child.end() == 0
     assert child["stdout"] == b"the answer is 42\n"
 
 
 def test_an_answer_that_begins_differently_has_failed(tmp_path: Path) -> None:
     """What was streamed cannot be taken back: it stands, the record fails with 3, and the next one is not touched."""
     predictions = Predictions()
-    with StubServer(predictions) as stub:
-        (tmp_path / "lines").write_text("one\ntwo\n")
-        command = ("lm", "respond", "--each", "line", "-j", "1", "--results", "done")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                asked = predictions.next()
-                asked.say("It is 4")
-                child.wait_for(b"It is 4")
-                asked.lose()
-                asked = predictions.next()
-                asked.say("The answer is 42")
-                asked.finish()
-                predictions.next().answer()
-                assert child.end() == 3
+    with (
+        StubServer(predictions) as stub,
+        batch(tmp_path, stub.port, b"one\ntwo\n", "-j", "1", "--results", "done") as child,
+    ):
+        asked = predictions.next()
+        asked.say("It is 4")
+        child.wait_for(b"It is 4")
+        asked.lose()
+        asked = predictions.next()
+        asked.say("The answer is 42")
+        asked.finish()
+        predictions.next().answer()
+        assert child.end() == 3
     assert child["stdout"] == b"It is 4\ntwo\n"
     assert b"record 1: after the connection was lost the answer began differently" in child["stderr"]
     first, second = map(json.loads, (tmp_path / "done").read_text().splitlines())
@@ -95,20 +102,18 @@ def test_an_answer_that_begins_differently_has_failed(tmp_path: Path) -> None:
 def test_a_record_that_loses_three_connections_has_failed(tmp_path: Path) -> None:
     """It is not sent a fourth time; the others are answered."""
     predictions, asked_for = Predictions(), []
-    with StubServer(predictions) as stub:
-        (tmp_path / "lines").write_text("one\nbad\nthree\n")
-        command = ("lm", "respond", "--each", "line", "-j", "1", "-o", "jsonl")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                for asked in predictions.take(5):
-                    asked_for.append(asked.text)
-                    if asked.text == "bad":
-                        asked.say("so far")
-                        asked.lose()
-                    else:
-                        asked.answer()
-                assert child.end() == 3
+    with (
+        StubServer(predictions) as stub,
+        batch(tmp_path, stub.port, b"one\nbad\nthree\n", "-j", "1", "-o", "jsonl") as child,
+    ):
+        for asked in predictions.take(5):
+            asked_for.append(asked.text)
+            if asked.text == "bad":
+                asked.say("so far")
+                asked.lose()
+            else:
+                asked.answer()
+        assert child.end() == 3
         assert predictions.is_all_taken
     assert asked_for == ["one", "bad", "bad", "bad", "three"]
     results = [json.loads(line) for line in child["stdout"].splitlines()]
@@ -120,21 +125,16 @@ def test_a_record_that_loses_three_connections_has_failed(tmp_path: Path) -> Non
 def test_only_what_was_running_has_lost_a_connection(tmp_path: Path) -> None:
     """Of four that run together three are answered on the second connection: none of them is asked for again."""
     predictions = Predictions()
-    with StubServer(predictions) as stub:
-        (tmp_path / "lines").write_text("1\n2\n3\n4\n5\n")
-        command = ("lm", "respond", "--each", "line")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                first = list(predictions.take(4))
-                first[2].answer()
-                predictions.next()
-                first[0].lose()
-                again = list(predictions.take(4))
-                assert [asked.text for asked in again] == ["1", "2", "4", "5"]
-                for asked in again:
-                    asked.answer()
-                assert child.end() == 0
+    with StubServer(predictions) as stub, batch(tmp_path, stub.port, b"1\n2\n3\n4\n5\n") as child:
+        first = list(predictions.take(4))
+        first[2].answer()
+        predictions.next()
+        first[0].lose()
+        again = list(predictions.take(4))
+        assert [asked.text for asked in again] == ["1", "2", "4", "5"]
+        for asked in again:
+            asked.answer()
+        assert child.end() == 0
     assert child["stdout"] == b"1\n2\n3\n4\n5\n"
 
 
@@ -149,16 +149,12 @@ def test_waits_between_connections() -> None:
 def test_a_server_that_is_restarted_in_the_middle(tmp_path: Path, start_server: StartServer) -> None:
     """It comes back at the same address, and the batch goes on with it."""
     server = start_server(tokens_per_second=40)
-    (tmp_path / "lines").write_bytes(TEXT)
-    command = ("lm", "respond", "--each", "line", "--results", "done")
-    with (tmp_path / "lines").open() as stdin:
-        variables = environment(tmp_path, server.port)
-        with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-            child.wait_for(LINES[4].encode() + b"\n")
-            server.close()
-            child.wait_for(b"connecting again in 0.5 s", "stderr")
-            start_server(options={"port": server.port})
-            assert child.end() == 0, child["stderr"]
+    with batch(tmp_path, server.port, TEXT, "--results", "done") as child:
+        child.wait_for(LINES[4].encode() + b"\n")
+        server.close()
+        child.wait_for(b"connecting again in 0.5 s", "stderr")
+        start_server(options={"port": server.port})
+        assert child.end() == 0, child["stderr"]
     assert child["stdout"] == TEXT
     assert len((tmp_path / "done").read_text().splitlines()) == len(LINES)
 
@@ -166,19 +162,14 @@ def test_a_server_that_is_restarted_in_the_middle(tmp_path: Path, start_server: 
 def test_a_signal_while_a_batch_waits_to_connect_again(tmp_path: Path) -> None:
     """The wait is over at once, and what is done is written."""
     predictions = Predictions()
-    with StubServer(predictions) as stub:
-        (tmp_path / "lines").write_text("one\ntwo\nthree\n")
-        command = ("lm", "respond", "--each", "line", "-j", "2")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                first, second = predictions.take(2)
-                second.answer()
-                predictions.next()
-                first.lose()
-                child.wait_for(b"connecting again", "stderr")
-                child.process.send_signal(signal.SIGINT)
-                assert child.end() == -signal.SIGINT
+    with StubServer(predictions) as stub, batch(tmp_path, stub.port, b"one\ntwo\nthree\n", "-j", "2") as child:
+        first, second = predictions.take(2)
+        second.answer()
+        predictions.next()
+        first.lose()
+        child.wait_for(b"connecting again", "stderr")
+        child.process.send_signal(signal.SIGINT)
+        assert child.end() == -signal.SIGINT
     assert child["stdout"].split() in ([], [b"two"])
     assert b"lm: stopped: 1 done, 2 left\n" in child["stderr"]
 
@@ -189,14 +180,10 @@ def test_a_model_that_is_unloaded_in_the_middle(
 ) -> None:
     """It is loaded again, by the key that was given or by its own, and the unanswered records go again."""
     server = start_server(tokens_per_second=40)
-    (tmp_path / "lines").write_bytes(TEXT)
-    command = ("lm", "respond", "--each", "line", *(("-m", key) if key else ()))
-    with (tmp_path / "lines").open() as stdin:
-        variables = environment(tmp_path, server.port)
-        with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-            child.wait_for(LINES[4].encode() + b"\n")
-            connect(server).call("unloadModel", {"identifier": key or "echo"})
-            assert child.end() == 0, child["stderr"]
+    with batch(tmp_path, server.port, TEXT, *(("-m", key) if key else ())) as child:
+        child.wait_for(LINES[4].encode() + b"\n")
+        connect(server).call("unloadModel", {"identifier": key or "echo"})
+        assert child.end() == 0, child["stderr"]
     assert child["stdout"] == TEXT
     assert child["stderr"] == b""
 
@@ -206,13 +193,10 @@ def test_a_model_that_is_unloaded_before_the_first_answer(
 ) -> None:
     """Nobody named it, and no answer has: the batch ends, and says how to name one."""
     server = start_server(tokens_per_second=0.3)
-    (tmp_path / "lines").write_bytes(TEXT)
-    with (tmp_path / "lines").open() as stdin:
-        variables, command = environment(tmp_path, server.port), ("lm", "respond", "--each", "line")
-        with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-            child.wait_for(b"0")
-            connect(server).call("unloadModel", {"identifier": "echo"})
-            assert child.end() == 69
+    with batch(tmp_path, server.port, TEXT) as child:
+        child.wait_for(b"0")
+        connect(server).call("unloadModel", {"identifier": "echo"})
+        assert child.end() == 69
     assert b"lm: error: the model echo is no longer loaded\nlm: hint: -m KEY loads one\n" in child["stderr"]
     assert b"lm: stopped: 0 done, 20 left\n" in child["stderr"]
 
@@ -220,16 +204,14 @@ def test_a_model_that_is_unloaded_before_the_first_answer(
 def test_a_server_that_falls_silent(tmp_path: Path) -> None:
     """`--timeout` ends a connection like a loss; after three of them the record has failed with 75."""
     predictions, count = Predictions(), 0
-    with StubServer(predictions) as stub:
-        (tmp_path / "lines").write_text("silent\nfine\n")
-        command = ("lm", "respond", "--each", "line", "-j", "1", "--timeout", "0.3")
-        with (tmp_path / "lines").open() as stdin:
-            variables = environment(tmp_path, stub.port)
-            with start(*command, folder=tmp_path, variables=variables, stdin=stdin.fileno()) as child:
-                while (asked := predictions.next()).text == "silent":
-                    count += 1
-                asked.answer()
-                assert child.end() == 75
+    with (
+        StubServer(predictions) as stub,
+        batch(tmp_path, stub.port, b"silent\nfine\n", "-j", "1", "--timeout", "0.3") as child,
+    ):
+        while (asked := predictions.next()).text == "silent":
+            count += 1
+        asked.answer()
+        assert child.end() == 75
     assert count == 3
     assert child["stdout"] == b"\nfine\n"
     assert b"lm: error: record 1: the server was silent for 0.3 s" in child["stderr"]
