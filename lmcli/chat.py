@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
 from lmcli.record import distinct
-from lmcli.values import JsonObject
+from lmcli.values import ToolCallRequest
 
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
@@ -38,15 +38,6 @@ class ImagePart(NamedTuple):
     """An image on this side, to be uploaded before the message is sent: the path of a file, or a data URL."""
 
     source: str
-
-
-@distinct
-class ToolCallRequest(NamedTuple):
-    """An assistant's request to call a function."""
-
-    name: str
-    arguments: JsonObject | None = None
-    id: str | None = None
 
 
 @distinct

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, messages
 
-from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
+from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallResult
 from lmcli.errors import BadInput
+from lmcli.values import ToolCallRequest
 from lmcli.wire.payloads import read_history, write_history
 
 CAT = FilePart("cat.png", "f-1", 5120, "image")
