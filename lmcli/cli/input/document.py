@@ -66,8 +66,8 @@ class Document(NamedTuple):
 def recognize(value: Any) -> Document | None:
     """A JSON value as a chat history; None if it is other JSON.
 
-    A history is a non-empty array of objects with a string `role` and a `content`, or an object whose `messages` is
-    such an array.
+    A history is a non-empty array of objects with a string `role` and a `content`, or `tool_calls`, or an object whose
+    `messages` is such an array.
 
     Raises:
         BadInput: some elements are messages and others are not; with the path of the first that is not.
@@ -110,4 +110,4 @@ def _violation(entry: Any) -> str | None:
         return ""
     if not isinstance(entry.get("role"), str):
         return ".role"
-    return None if "content" in entry else ".content"
+    return None if "content" in entry or isinstance(entry.get("tool_calls"), list) else ".content"
