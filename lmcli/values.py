@@ -97,7 +97,7 @@ class ToolCallFailure(NamedTuple):
 
 
 ToolCallValue = ToolCallFragment | ToolCallRequest | ToolCallFailure
-Value = Fragment | PromptProgress | LoadProgress
+Value = Fragment | PromptProgress | LoadProgress | ToolCallValue
 """What a channel delivers while it is open."""
 
 
