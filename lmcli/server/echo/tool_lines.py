@@ -23,7 +23,7 @@ class ToolCallLine:
     Attributes:
         id: the identifier of the call.
         name: the name of the tool.
-        arguments: what stands behind the name.
+        arguments: what stands behind the name, as text.
     """
 
     id: str
@@ -33,7 +33,7 @@ class ToolCallLine:
     def value(self) -> ToolCallRequest | ToolCallFailure:
         """The call that it makes, or why it is not valid."""
         try:
-            arguments = json.loads(self.arguments or "{}")
+            arguments = json.loads(self.arguments)
         except (ValueError, RecursionError):
             arguments = None
         if isinstance(arguments, dict):
@@ -57,7 +57,7 @@ def separated(text: str, messages: Sequence[Message], values: Mapping[str, Any])
     found = [match if (match := _LINE.fullmatch(line.strip())) and match[1] in names else None for line in lines]
     matches = [match for match in found if match is not None]
     first = 1 + sum(isinstance(part, ToolCallRequest) for message in messages for part in message.content)
-    calls = [ToolCallLine(f"call-{number}", match[1], match[2]) for number, match in enumerate(matches, first)]
+    calls = [ToolCallLine(f"call-{number}", match[1], match[2] or "{}") for number, match in enumerate(matches, first)]
     return "".join(line for line, match in zip(lines, found, strict=True) if match is None), calls
 
 
