@@ -3,12 +3,16 @@
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/llmBackendInterface.ts
 """
 
-from typing import Any
+from typing import Any, Final
 
 from lmcli.errors import PredictionFailed, RemoteProtocolError, quoted
 from lmcli.values import JsonObject, ToolCallFailure, ToolCallFragment, ToolCallRequest, ToolCallValue
 from lmcli.wire.payloads import present, write_tool_call_request
+from lmcli.wire.pieces import is_deeper
 from lmcli.wire.server_errors import failure
+
+_MAX_DEPTH: Final = 900
+"""Arguments that are nested more deeply could not be read again where they are part of other JSON."""
 
 
 class ToolCallReader:
@@ -61,6 +65,8 @@ class ToolCallReader:
         arguments = request.get("arguments")
         if arguments is not None and not isinstance(arguments, dict):
             return ToolCallFailure("its arguments are not an object", name, content)
+        if is_deeper(arguments, _MAX_DEPTH):
+            return ToolCallFailure("its arguments are nested too deeply", name, content)
         return ToolCallRequest(name, arguments, begun.id if call_id is None else call_id)
 
     def _close(self) -> ToolCallFragment:

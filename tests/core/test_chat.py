@@ -72,6 +72,10 @@ ACCEPTED: dict[str, tuple[Any, list[Message]]] = {
         [("assistant", ["", CALL_JSON])],
         [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"))],
     ),
+    "a tool call in snake_case": (
+        [("assistant", ["", {"type": "toolCallRequest", "tool_call_request": {"name": "now"}}])],
+        [said("assistant", "", ToolCallRequest("now"))],
+    ),
     "a bare tool call": (
         [("assistant", {"type": "toolCallRequest", "toolCallRequest": {"name": "now", "id": None}})],
         [said("assistant", ToolCallRequest("now"))],

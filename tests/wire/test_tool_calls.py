@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packets import INSTANCE
-from properties import QUICK, json_objects
+from properties import QUICK, json_objects, nested
 
 from lmcli.errors import RemoteProtocolError
 from lmcli.values import Fragment, ToolCallFailure, ToolCallFragment, ToolCallRequest, ToolCallValue, Value
@@ -71,6 +71,10 @@ def test_calls_among_text() -> None:
         ([ended()], ToolCallRequest("add")),
         ([ended(arguments="{}")], ToolCallFailure("its arguments are not an object", "add", "<call>")),
         ([ended(arguments=[1])], ToolCallFailure("its arguments are not an object", "add", "<call>")),
+        (
+            [ended(arguments={"a": nested(900)})],
+            ToolCallFailure("its arguments are nested too deeply", "add", "<call>"),
+        ),
         ([{"type": "toolCallGenerationFailed"}], ToolCallFailure("the server gave no reason")),
         ([START, FAILED | {"error": 5}], ToolCallFailure("the server gave no reason", None, "<call")),
         ([START, END, FAILED], ToolCallFailure("Bad JSON", None, "<call")),
