@@ -6,7 +6,7 @@ is loaded when it is first used, so the import itself costs nothing.
 
 TYPE_CHECKING = False  # as typing has it, without the 4 ms that typing takes
 if TYPE_CHECKING:
-    from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
+    from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallResult
     from lmcli.client.aio import AsyncClient, AsyncLLM
     from lmcli.client.aio_streams import AsyncPredictionStream
     from lmcli.client.api import LLM, Client
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         PromptProgress,
         Quantization,
         Stats,
+        ToolCallFailure,
+        ToolCallRequest,
     )
     from lmcli.wire.prediction_config import PredictionConfig
 
@@ -107,6 +109,7 @@ __all__ = [
     "TextPart",
     "TimedOut",
     "TokenExposed",
+    "ToolCallFailure",
     "ToolCallRequest",
     "ToolCallResult",
     "Unavailable",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
 from lmcli.record import distinct
-from lmcli.values import JsonObject
+from lmcli.values import ToolCallRequest
 
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
@@ -38,15 +38,6 @@ class ImagePart(NamedTuple):
     """An image on this side, to be uploaded before the message is sent: the path of a file, or a data URL."""
 
     source: str
-
-
-@distinct
-class ToolCallRequest(NamedTuple):
-    """An assistant's request to call a function."""
-
-    name: str
-    arguments: JsonObject | None = None
-    id: str | None = None
 
 
 @distinct
@@ -113,6 +104,7 @@ class Chat:
 
         Shapes: a string (one user message); {"messages": [entry, …]}; [entry, …]; a Chat (copied).
         An entry is {"role": str, "content": str | part | [str | part, …]} or a (role, content) pair.
+        OpenAI's `tool_calls` of an assistant message, and `tool_call_id` of a tool message, are read, too.
         Raises:
             BadInput: with the path of what is wrong, such as `messages[3].role`.
         """
@@ -149,9 +141,17 @@ class Chat:
         """Add a message of the user: text or parts first, then images that were uploaded."""
         return self._add("user", [*_listed(content), *images])
 
-    def add_assistant_response(self, response: object) -> Message:
-        """Add what the model answered: text, or the result of a prediction."""
-        return self._add("assistant", [str(response)])
+    def add_assistant_response(self, response: object, tool_call_requests: Iterable[Any] = ()) -> Message:
+        """Add what the model answered: text, or the result of a prediction, and the tool calls that it requested."""
+        return self._add("assistant", [str(response), *tool_call_requests])
+
+    def add_tool_result(self, result: Any) -> Message:
+        """Add the result of a tool call: a `ToolCallResult`, or an object with `content` and `toolCallId`."""
+        return self.add_tool_results([result])
+
+    def add_tool_results(self, results: Iterable[Any]) -> Message:
+        """Add the results of several tool calls, as one message."""
+        return self._add("tool", [*results])
 
     def _add(self, role: str, content: list[Any]) -> Message:
         self.append(Message(role, _parts(content, role, "content")))
@@ -176,6 +176,8 @@ def read_message(entry: object, at: str) -> Message:
             return entry
         case {"role": role, "content": content}:
             pass
+        case {"role": "assistant" as role, "tool_calls": list()}:
+            content = None
         case (role, content):
             pass
         case {"role": _}:
@@ -187,18 +189,59 @@ def read_message(entry: object, at: str) -> Message:
     name = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
     if name not in ROLES:
         raise BadInput(f"{at}.role: unknown role {quoted(role)}", f"roles are {', '.join(ROLES)}")
-    if content is None and name == "assistant":  # OpenAI's form of a message that only calls tools
+    keys = entry if isinstance(entry, Mapping) else {}
+    if name == "tool" and (isinstance(content, str) or "tool_call_id" in keys):
+        return Message(name, (_openai_result(content, keys, at),))
+    calls = _openai_calls(keys, name, f"{at}.tool_calls")
+    if name == "assistant" and (content is None or (calls and content == [])):
         content = ""
-    if name == "tool":
-        content = _tool_results(content, entry.get("tool_call_id") if isinstance(entry, Mapping) else None)
-    return Message(name, _parts(_listed(content), name, f"{at}.content"))
+    return Message(name, _parts(_listed(content), name, f"{at}.content") + calls)
 
 
-def _tool_results(content: object, call_id: object) -> object:
-    """Read OpenAI's form of a tool message, where the result is a bare string and its id a key of the message."""
-    if isinstance(content, str):
-        return {"type": "toolCallResult", "content": content, "toolCallId": call_id}
-    return content
+def _openai_result(content: object, message: Mapping[str, Any], at: str) -> ToolCallResult:
+    """Read OpenAI's form of a tool message: the result is a string or text parts, and its id a key of the message."""
+    if not isinstance(content, str):
+        parts = _parts(_listed(content), "user", f"{at}.content")
+        if not all(isinstance(part, TextPart) for part in parts):
+            raise BadInput(f"{at}.content: expected text, the result of the tool call")
+        content = Message("user", parts).text
+    return ToolCallResult(content, _optional_text(message, "tool_call_id", at), _optional_text(message, "name", at))
+
+
+def _openai_calls(message: Mapping[str, Any], role: str, at: str) -> tuple[ToolCallRequest, ...]:
+    """Read OpenAI's form of tool calls, a key of the message: [{"id": str, "function": {"name", "arguments"}}, …]."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return ()
+    if not isinstance(calls, list):
+        raise BadInput(f"{at}: expected an array of tool calls")
+    if role != "assistant":
+        raise BadInput(f"{at}: only assistant messages can hold tool calls")
+    return tuple(_openai_call(call, f"{at}[{index}]") for index, call in enumerate(calls))
+
+
+def _openai_call(call: object, at: str) -> ToolCallRequest:
+    if not isinstance(call, Mapping):
+        raise BadInput(f"{at}: expected an object")
+    function = call.get("function")
+    if not isinstance(function, Mapping):
+        raise BadInput(f"{at}.function: expected an object")
+    arguments = _openai_arguments(function.get("arguments"), f"{at}.function.arguments")
+    return ToolCallRequest(_text(function, "name", f"{at}.function"), arguments, _optional_text(call, "id", at))
+
+
+def _openai_arguments(value: object, at: str) -> dict[str, Any] | None:
+    """Read the arguments of a call: the text of a JSON object; some programs write the object itself, or no text."""
+    if isinstance(value, str):
+        import json  # noqa: PLC0415  needed by few
+
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{at}: not valid JSON: {quoted(value, limit=60)}") from error
+    if value is None or isinstance(value, dict):
+        return value
+    raise BadInput(f"{at}: expected a JSON object")
 
 
 def _listed(content: Any) -> list[Any]:
@@ -274,7 +317,7 @@ def _image_url_part(item: Mapping[str, Any], at: str) -> Part:
 
 def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:
     at += ".toolCallRequest"
-    request = item.get("toolCallRequest")
+    request = item.get("toolCallRequest", item.get("tool_call_request"))
     if not isinstance(request, Mapping):
         raise BadInput(f"{at}: expected an object")
     arguments = request.get("arguments")
@@ -284,8 +327,9 @@ def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:
 
 
 def _tool_call_result(item: Mapping[str, Any], at: str) -> Part:
+    call_id = "tool_call_id" if "tool_call_id" in item else "toolCallId"
     return ToolCallResult(
-        _text(item, "content", at), _optional_text(item, "toolCallId", at), _optional_text(item, "name", at)
+        _text(item, "content", at), _optional_text(item, call_id, at), _optional_text(item, "name", at)
     )
 
 

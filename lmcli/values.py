@@ -51,7 +51,53 @@ class PromptProgress(NamedTuple):
     progress: float
 
 
-Value = Fragment | PromptProgress | LoadProgress
+@distinct
+class ToolCallFragment(NamedTuple):
+    """A piece of a tool call that is being generated; what is not in this piece is None.
+
+    Attributes:
+        id: the identifier of the call, in the first piece, if the server sends one.
+        name: the name of the tool.
+        arguments: a piece of the arguments, as text that need not be valid JSON.
+    """
+
+    id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+
+
+@distinct
+class ToolCallRequest(NamedTuple):
+    """An assistant's request to call a function.
+
+    Attributes:
+        name: the name of the function.
+        arguments: its arguments by name; None for none.
+        id: what the result of the call refers to.
+    """
+
+    name: str
+    arguments: JsonObject | None = None
+    id: str | None = None
+
+
+@distinct
+class ToolCallFailure(NamedTuple):
+    """A tool call that the model began and that is not valid.
+
+    Attributes:
+        message: what is wrong with it.
+        name: the name of the tool, if it is known.
+        content: what the model generated, if the server sends it.
+    """
+
+    message: str
+    name: str | None = None
+    content: str | None = None
+
+
+ToolCallValue = ToolCallFragment | ToolCallRequest | ToolCallFailure
+Value = Fragment | PromptProgress | LoadProgress | ToolCallValue
 """What a channel delivers while it is open."""
 
 
@@ -196,6 +242,8 @@ class PredictionResult(NamedTuple):
         reasoning: the text inside the reasoning tags.
         answer: the text outside of them.
         parsed: the object, where structured output was asked for and the text is a JSON object; else `content`.
+        tool_calls: the tool calls that the model requests, in order.
+        tool_call_failures: those that are not valid.
     """
 
     content: str
@@ -206,6 +254,8 @@ class PredictionResult(NamedTuple):
     model_info: ModelInstance
     load_config: JsonObject
     prediction_config: JsonObject
+    tool_calls: tuple[ToolCallRequest, ...] = ()
+    tool_call_failures: tuple[ToolCallFailure, ...] = ()
 
     def __str__(self) -> str:
         return self.content

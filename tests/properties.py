@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult
-from lmcli.values import JsonObject
+from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallResult
+from lmcli.values import JsonObject, ToolCallRequest
 
 QUICK = settings(max_examples=60, deadline=None)
 """Enough to find what is findable in a suite that is run often."""

@@ -33,8 +33,15 @@ GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
 NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "pipx install", "lm serve qwen"]
 """How the blocks begin that need the network or a model; the gate runs the second."""
 
-STAND_INS = {"qwen2.5-7b-instruct": "echo-jit", "127.0.0.1:41234": "{address}", "-l 20 -H": "-l 20 -t 0 -H"}
+STAND_INS = {
+    "qwen2.5-7b-instruct": "echo-jit",
+    "127.0.0.1:41234": "{address}",
+    "-l 20 -H": "-l 20 -t 0 -H",
+    "'What is 2 + 3?'": """'call add {{"a": 2, "b": 3}}'""",
+}
 """What the documentation names, and what is there instead: random weights may sample the end as their first token."""
+
+TOOLS = re.search(r"<!-- tools\.json -->\n```json\n(.*?)```", README, re.DOTALL)
 
 TALK = {"messages": [{"role": "user", "content": "Good morning"}, {"role": "assistant", "content": "Good morning"}]}
 TEXTS = {
@@ -55,6 +62,7 @@ TEXTS = {
     "package.json": "{}\n",
     "city.json": json.dumps({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}),
     "talk.json": json.dumps(TALK),
+    "tools.json": TOOLS[1] if TOOLS else "",
 }
 TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
 """What is typed into the programs that ask: three dialogues, and what ends the README's loops."""
@@ -154,6 +162,15 @@ EXAMPLES = [(page, block) for page in PAGES for block in examples(prose_of(page,
 def test_every_shell_block_of_the_readme_runs(block: str, folder: Path, start_server: StartServer) -> None:
     """As it stands there, without an error or a warning."""
     run_block(block, folder, start_server().port)
+
+
+def test_the_loop_that_runs_tools_ends_with_the_answer(folder: Path, start_server: StartServer) -> None:
+    """The model calls the tool, the script adds, and the model answers with the sum; it takes at most twenty lines."""
+    (block,) = [block for block in RUN if "tool_calls" in block]
+    assert len(block.splitlines()) <= 20
+    assert run_block(block, folder, start_server().port) == "5\n"
+    roles = [message["role"] for message in json.loads((folder / "turn.json").read_text())["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
 
 
 @pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda value: first_words(value) if " " in value else value)

@@ -18,13 +18,18 @@ LIMITS = {
     "history of one message": 2.5,
     "chat file": 2.5,
     "one line for lm stats": 3.5,
+    "tool call, text": 3.5,
+    "tool call, history": 3.5,
     "answer, text": 0.0,
     "answer, jsonl": 0.0,
     "answer, json": 0.0,
     "answer, history": 0.0,
     "answer, chat file": 0.0,
 }
-"""By case, how often the size may be in memory: JSON that is parsed is there twice, as text and as values."""
+"""By case, how often the size may be in memory: JSON that is parsed is there twice, as text and as values.
+
+The arguments of a tool call come in pieces, which are not kept, and once more in one packet.
+"""
 
 GROWTH = 1.25
 """The peaks of two sizes differ by less: what the system rounds up differs from run to run."""

@@ -204,6 +204,43 @@ def test_structured_output(model: lms.LLM) -> None:
     assert model.complete("x", response_format=schema).parsed == {"n": 2}
 
 
+def test_act(model: lms.LLM) -> None:
+    """Several rounds: the model calls two tools, one of them with arguments, and answers with their results."""
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    def greet() -> str:
+        """Greet."""
+        return "hello"
+
+    seen: list[Any] = []
+    texts: list[str] = []
+    ended = model.act(
+        'call add {"a": 2, "b": 3}\ncall greet',
+        [add, greet],
+        on_message=lambda message: seen.append(message.to_dict()),
+        on_prediction_fragment=lambda fragment, _: texts.append(fragment.content),
+    )
+    assert ended.rounds == 2
+    assert [message["role"] for message in seen] == ["assistant", "tool", "assistant"]
+    assert [part["toolCallRequest"]["name"] for part in seen[0]["content"][1:]] == ["add", "greet"]
+    assert {part["toolCallId"]: part["content"] for part in seen[1]["content"]} == {"call-1": "5", "call-2": '"hello"'}
+    assert sorted("".join(texts).splitlines()) == ['"hello"', "5"]
+
+
+def test_act_with_a_call_that_is_not_valid(model: lms.LLM) -> None:
+    """A tool call that cannot be parsed is the SDK's own error."""
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    with pytest.raises(lms.LMStudioPredictionError, match="Failed to parse tool call request"):
+        model.act("call add {", [add])
+
+
 def test_presets(model: lms.LLM) -> None:
     """A preset is applied; an unknown one is the SDK's own error."""
     assert model.respond("word " * 20, preset="short").stats.predicted_tokens_count == 8

@@ -163,6 +163,8 @@ class BatchOutput:
             self._file.append(result, job.digest)
             self._unsynced.append((job.answer, whole))
         self.tally.add(outcome)
+        if outcome.tool_calls or outcome.tool_call_failures:
+            self._report_tool_calls(job.record, outcome)
         if outcome.error is not None:
             self._report(job.record, outcome.error)
 
@@ -200,6 +202,13 @@ class BatchOutput:
         for answer, whole in self._unsynced:
             self._ordered.finish(answer, whole)
         self._unsynced.clear()
+
+    def _report_tool_calls(self, record: BatchRecord, outcome: Outcome) -> None:
+        from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any
+
+        self._before_message()
+        shown_by = "jsonl" if self._writer.is_text else None
+        report_tool_calls(outcome, self._messages, shown_by=shown_by, record=record.name)
 
     def _report(self, record: BatchRecord, error: LmError) -> None:
         """Write the error of a record; a hint that was written before is left out."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lmcli.cli.choices import Each, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.batch_records import BatchRecord
-from lmcli.cli.input.document import Document
+from lmcli.cli.input.document import Document, openai_tool_calls
 from lmcli.cli.input.incoming import Incoming
 from lmcli.cli.input.stdin import Attachments, join_words, make_prompt, system_prompt, turn_about, turn_after
 from lmcli.cli.json_text import dump_json
@@ -152,12 +152,16 @@ class ResultWriter:
 
 
 def _history_line(result: JsonObject, request: Request | None) -> bytes:
-    """The history with the answer at its end; null if no text has arrived."""
-    if request is None or not isinstance(request.subject, Document) or not (result["content"] or result["reasoning"]):
+    """The history with the answer at its end; null if no text and no tool call has arrived."""
+    calls = result.get("tool_calls")
+    has_answer = result["content"] or result["reasoning"] or calls
+    if request is None or not isinstance(request.subject, Document) or not has_answer:
         return dump_json(None)
     entry = {"role": "assistant", "content": result["content"]}
     if result["reasoning"]:
         entry["reasoning"] = result["reasoning"]
+    if calls:
+        entry["tool_calls"] = openai_tool_calls(calls)
     if _is_partial(result):
         entry["partial"] = True
     if result["stats"] is not None:

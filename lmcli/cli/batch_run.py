@@ -169,7 +169,8 @@ class BatchRun:
                 self._running.remove(prediction)
                 self._finish(prediction.job, prediction.text, prediction.outcome)
             else:
-                cut.append((prediction.job, prediction.text, stopped))
+                outcome = prediction.outcome._replace(end=None, error=stopped.error, signum=stopped.signum)
+                cut.append((prediction.job, prediction.text, outcome))
         self._output.cut(cut)
         self._output.write(syncs_all=True)
 

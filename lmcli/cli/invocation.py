@@ -107,7 +107,12 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
     runner.attempt(load_and_predict)
     runner.error = runner.error or prediction.error
     prediction.finish()
-    return prediction.outcome
+    outcome = prediction.outcome
+    if outcome.signum is None and (outcome.tool_calls or outcome.tool_call_failures):
+        from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any
+
+        report_tool_calls(outcome, invocation.messages, shown_by="json" if invocation.form == OutputForm.TEXT else None)
+    return outcome
 
 
 class StatsSink:

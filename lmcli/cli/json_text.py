@@ -3,14 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
-from itertools import chain
 from math import isinf
 from typing import Any, Final
 
 import orjson
 
 from lmcli.errors import BadInput
-from lmcli.wire.pieces import LongText, in_pieces
+from lmcli.wire.pieces import LongText, in_pieces, is_deeper
 
 MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
@@ -56,11 +55,7 @@ def _finite(text: str) -> float:
 
 def is_too_deep(value: Any) -> bool:
     """Whether a JSON value is nested more deeply than `lm` accepts."""
-    level: list[Any] = [[value]]
-    for _ in range(MAX_DEPTH + 1):
-        inner = chain.from_iterable(outer.values() if type(outer) is dict else outer for outer in level)
-        level = [item for item in inner if type(item) is dict or type(item) is list]
-    return bool(level)
+    return is_deeper(value, MAX_DEPTH)
 
 
 def parse_json(text: str, name: str) -> Any:

@@ -13,7 +13,7 @@ from lmcli.cli.resolve import Request
 from lmcli.cli.runner import Runner
 from lmcli.client.session import Session
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import Fragment, ModelInstance, PredictionEnd, Value
+from lmcli.values import Fragment, ModelInstance, PredictionEnd, ToolCallFailure, ToolCallRequest, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.config import PREDICTION_PREFIX
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
@@ -91,7 +91,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         request: the request.
         runner: see `_Lifecycle`.
         sinks: see `_Lifecycle`.
-        may_be_empty: whether an answer without text is valid.
+        may_be_empty: whether an answer without text and tool calls is valid.
     """
 
     empty_hint: ClassVar[str] = "-o json shows the reasoning and why it stopped"
@@ -103,6 +103,8 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         self._text = TextCollector() if request.schema is not None else None
         self._end: PredictionEnd | None = None
         self._recovered: str | None = None
+        self._tool_calls: Sequence[ToolCallRequest] = ()
+        self._tool_call_failures: Sequence[ToolCallFailure] = ()
         super().__init__(runner, [*([self._text] if self._text else []), *sinks])
 
     def feed(self, values: list[Value]) -> None:
@@ -113,7 +115,8 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
     @property
     def outcome(self) -> Outcome:
         """The outcome so far."""
-        return Outcome(self._end, self._runner.error or self.error, self._runner.signum, self._recovered)
+        error, signum = self._runner.error or self.error, self._runner.signum
+        return Outcome(self._end, error, signum, self._recovered, self._tool_calls, self._tool_call_failures)
 
     def predict(self, model: str) -> None:
         """Start, and feed the sinks until the end; sets `error` if the answer is not complete.
@@ -141,6 +144,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         """
         request = self._request.channel_request(model, self._runner.uploads.resolve)
         self.channel = session.predict(request, self._request.fallback(model))
+        self._tool_calls, self._tool_call_failures = self.channel.tool_calls, self.channel.tool_call_failures
 
     def judge(self) -> None:
         """Set `error` if the prediction has ended and the answer is not complete."""
@@ -154,9 +158,10 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         error = _check_stop_reason(end, self._request.config)
         if error is not None:
             return error
-        if not (self._may_be_empty or self._has_answer):
+        is_only_called = bool(self._tool_calls) and not self._has_answer
+        if not (self._may_be_empty or self._has_answer or is_only_called):
             return Unusable("the answer is empty", self.empty_hint)
-        if self._request.schema is None or self._text is None:
+        if self._request.schema is None or self._text is None or is_only_called:
             return None
         if not self._has_answer:
             self._recovered = self._request.schema.recovered(str(self._text.reasoning))

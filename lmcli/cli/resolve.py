@@ -189,7 +189,15 @@ def _raw_field(assignment: str) -> tuple[str, Any]:
         raise UsageError(f"the value of --set {shortened(key)} is not valid JSON: {quoted(text)}", *hints) from error
     if is_too_deep(value):
         raise UsageError(f"the value of --set {shortened(key)} is nested too deeply")
-    return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
+    return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), _setting(key, value)
+
+
+def _setting(key: str, value: Any) -> Any:
+    """The value of a field; tools and the choice among them may have OpenAI's form."""
+    from lmcli.wire.tool_setting import SETTINGS  # noqa: PLC0415  only --set pays for it
+
+    read = SETTINGS.get(key.removeprefix(PREDICTION_PREFIX))
+    return value if read is None else read(value)
 
 
 def options_record(options: AskOptions) -> JsonObject:

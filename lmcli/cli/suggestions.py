@@ -83,6 +83,8 @@ OPTION_EQUIVALENTS: Final = {
     "--thinking": "--reasoning on",
     "--token": "--token-file FILE",
     "--tokens": "-l {value}",
+    "--tool-choice": "--set toolChoice='\"{value}\"'",
+    "--tools": '--set tools="$(cat {value})"',
     "--url": "-H {value}",
     "--version": "lm --version",
 }

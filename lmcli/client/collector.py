@@ -75,15 +75,15 @@ class Collector:
         """
         if prediction.end is None:
             raise Incomplete("the server ended the prediction without a result")
-        self._result = self._made(prediction.end)
+        self._result = self._made(prediction, prediction.end)
         if self._callbacks.on_message is not None:
-            self._callbacks.on_message(Message("assistant", (TextPart(self._result.content),)))
+            self._callbacks.on_message(Message("assistant", (TextPart(self._result.content), *self._result.tool_calls)))
 
     def leave(self, prediction: Prediction) -> None:
         """Drop what still arrives; what came so far is the result, if the end is known."""
         self.is_cancelled = True
         if prediction.end is not None and self._result is None:
-            self._result = self._made(prediction.end)
+            self._result = self._made(prediction, prediction.end)
 
     def result(self) -> PredictionResult:
         """The finished prediction.
@@ -112,7 +112,7 @@ class Collector:
         self._reported = progress
         report(progress)
 
-    def _made(self, end: PredictionEnd) -> PredictionResult:
+    def _made(self, prediction: Prediction, end: PredictionEnd) -> PredictionResult:
         content = "".join(f.content for f in self._fragments)
         is_parsed = self._is_structured and not self.is_cancelled
         return PredictionResult(
@@ -124,6 +124,8 @@ class Collector:
             model_info=end.model_info,
             load_config=end.load_config,
             prediction_config=end.prediction_config,
+            tool_calls=tuple(prediction.tool_calls),
+            tool_call_failures=tuple(prediction.tool_call_failures),
         )
 
 

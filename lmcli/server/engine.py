@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from lmcli.chat import Message
-from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
+from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats, ToolCallValue
 from lmcli.wire.prediction_config import PredictionConfig
 
 # From this size on, in characters, the processing of a text would delay other clients noticeably.
@@ -79,7 +79,7 @@ class PredictionRequest:
     cancelled: asyncio.Event
 
 
-PredictionEvent = PromptRead | Fragment | Stats
+PredictionEvent = PromptRead | Fragment | ToolCallValue | Stats
 
 
 class LoadedModel(Protocol):
@@ -105,6 +105,8 @@ class LoadedModel(Protocol):
 
         Yields:
             `PromptRead` and `Fragment` values, then one `Stats`; the server adds the times that it lacks.
+            A tool call is `ToolCallFragment` values, the first without name and arguments, then one `ToolCallRequest`
+            or `ToolCallFailure`.
             After `request.cancelled` is set: no more fragments, and stats with the stop reason `userStopped`.
             If the client disconnects, `request.cancelled` is set and the generator is closed.
 

@@ -34,6 +34,7 @@ from lmcli.server.request_errors import RequestFailed
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack
 from lmcli.wire.payloads import read_history, write_fragment, write_prediction_end
+from lmcli.wire.tool_calls import write_tool_call
 
 _log: Final = logging.getLogger(__name__)
 _PARSING_DISABLED: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}
@@ -117,15 +118,15 @@ async def _run(context: Context, channel: Channel, instance: Instance, request: 
         aclosing(instance.model.predict(request)) as events,
     ):
         async for event in events:
-            if isinstance(event, Fragment):
+            if isinstance(event, PromptRead):
+                packet = _prompt_progress(event)
+            elif isinstance(event, Stats):
+                packet = _end(instance, request, _timed(event, started, first_token))
+            else:
                 if first_token is None:
                     first_token = time.perf_counter()
                     prediction.phase = GENERATING
-                packet = write_fragment(event)
-            elif isinstance(event, PromptRead):
-                packet = _prompt_progress(event)
-            else:
-                packet = _end(instance, request, _timed(event, started, first_token))
+                packet = write_fragment(event) if isinstance(event, Fragment) else write_tool_call(event)
             await channel.send(packet)
 
 

@@ -6,14 +6,28 @@ ends a channel; the `channelClose` that follows adds nothing, so it is not waite
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
-from lmcli.values import Fragment, LoadProgress, ModelInstance, PredictionEnd, PromptProgress, Value
+from lmcli.values import (
+    Fragment,
+    JsonObject,
+    LoadProgress,
+    ModelInstance,
+    PredictionEnd,
+    PromptProgress,
+    ToolCallFailure,
+    ToolCallRequest,
+    ToolCallValue,
+    Value,
+)
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.protocol import Rejection
 from lmcli.wire.requests import ChannelRequest
+
+if TYPE_CHECKING:
+    from lmcli.wire.tool_calls import ToolCallReader
 
 _HIGH_SURROGATES: Final = ("\ud800", "\udbff")
 
@@ -172,18 +186,23 @@ class Channel:
 
 
 class Prediction(Channel):
-    """A run of the model: progress, then fragments.
+    """A run of the model: progress, then fragments and tool calls.
 
     Args:
         fallback: the same request for a server without the endpoint.
 
     Attributes:
         end: the stats and what else the server sends last; None until then.
+        tool_calls: the tool calls that are complete.
+        tool_call_failures: those that are not valid.
     """
 
     def __init__(self, fallback: ChannelRequest | None = None) -> None:
         super().__init__()
         self.end: PredictionEnd | None = None
+        self.tool_calls: list[ToolCallRequest] = []
+        self.tool_call_failures: list[ToolCallFailure] = []
+        self._tool_call_reader: ToolCallReader | None = None
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
 
@@ -208,13 +227,30 @@ class Prediction(Channel):
                 self.end = payloads.prediction_end(packet)
                 if rest := self._joiner.rest():
                     self._values.append(Fragment(rest, 0))
+                if self._tool_call_reader is not None and (unfinished := self._tool_call_reader.rest()) is not None:
+                    self._values.append(self._kept(unfinished))
                 self.close()
                 return None
             case {"type": "error", "error": error}:  # from servers of early 2025
                 raise as_error(error, self.failure_kind)
-            case {"type": str()}:
-                return None
+            case {"type": str(kind)}:
+                return self._tool_call(packet) if kind.startswith("toolCallGeneration") else None
         raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")
+
+    def _tool_call(self, packet: JsonObject) -> ToolCallValue | None:
+        if self._tool_call_reader is None:
+            from lmcli.wire.tool_calls import ToolCallReader  # noqa: PLC0415  few predictions have tools
+
+            self._tool_call_reader = ToolCallReader()
+        value = self._tool_call_reader.read(packet)
+        return None if value is None else self._kept(value)
+
+    def _kept(self, value: ToolCallValue) -> ToolCallValue:
+        if isinstance(value, ToolCallRequest):
+            self.tool_calls.append(value)
+        elif isinstance(value, ToolCallFailure):
+            self.tool_call_failures.append(value)
+        return value
 
     @property
     def _is_complete(self) -> bool:

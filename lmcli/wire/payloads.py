@@ -11,10 +11,19 @@ from typing import Any, TypeVar
 
 import orjson
 
-from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
+from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallResult, read_message
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
-from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.values import (
+    Fragment,
+    JsonObject,
+    ModelInfo,
+    ModelInstance,
+    PredictionEnd,
+    Quantization,
+    Stats,
+    ToolCallRequest,
+)
 from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -153,16 +162,21 @@ def _write_part(part: Part) -> JsonObject:
             return {"type": "text", "text": text}
         case FilePart(name, identifier, size, kind):
             return {"type": "file", "name": name, "identifier": identifier, "sizeBytes": size, "fileType": kind}
-        case ToolCallRequest(name, arguments, id_):
-            request = {"id": id_, "type": "function", "name": name, "arguments": arguments}
-            return {"type": "toolCallRequest", "toolCallRequest": _present(request)}
+        case ToolCallRequest():
+            return {"type": "toolCallRequest", "toolCallRequest": write_tool_call_request(part)}
         case ToolCallResult(content, call_id, name):
-            return _present({"type": "toolCallResult", "content": content, "toolCallId": call_id, "name": name})
+            return present({"type": "toolCallResult", "content": content, "toolCallId": call_id, "name": name})
         case ImagePart(source):
             raise TypeError(f"this image has to be uploaded first: {source[:60]}")
 
 
-def _present(value: JsonObject) -> JsonObject:
+def write_tool_call_request(request: ToolCallRequest) -> JsonObject:
+    """Write a tool call, as messages and packets have it."""
+    body = {"id": request.id, "type": "function", "name": request.name, "arguments": request.arguments}
+    return present(body)
+
+
+def present(value: JsonObject) -> JsonObject:
     """Leave out what is None: optional keys are absent on the wire, never null."""
     return {key: item for key, item in value.items() if item is not None}
 

@@ -1,7 +1,11 @@
-"""JSON texts in pieces: long strings are converted while a text is written, so that memory holds no copy of them."""
+"""JSON texts in pieces: long strings are converted while a text is written, so that memory holds no copy of them.
+
+How deep a value is nested is looked at here, too.
+"""
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, AnyStr, Final
 
 import orjson
@@ -59,6 +63,15 @@ def in_pieces(value: Any, dumps: Callable[[Any], bytes] = orjson.dumps) -> Text:
 def joined(text: Text) -> bytes:
     """The whole text."""
     return text if isinstance(text, bytes) else b"".join(text)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether a JSON value is nested more than so many levels deep."""
+    level: list[Any] = [[value]]
+    for _ in range(levels + 1):
+        inner = chain.from_iterable(outer.values() if type(outer) is dict else outer for outer in level)
+        level = [item for item in inner if type(item) is dict or type(item) is list]
+    return bool(level)
 
 
 def sliced(value: AnyStr) -> Iterator[AnyStr]:

@@ -33,10 +33,16 @@ print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
 
 
 class Sink:
-    """A server with one model, which keeps the beginning of each text only, and answers with so many bytes."""
+    """A server with one model, which keeps the beginning of each text only, and answers with so many bytes.
 
-    def __init__(self, answer_bytes: int = 1) -> None:
+    Args:
+        answer_bytes: the size of the answer.
+        calls_tool: the answer is a tool call: its arguments are of that size, in pieces, and once more at its end.
+    """
+
+    def __init__(self, answer_bytes: int = 1, *, calls_tool: bool = False) -> None:
         self._answer_bytes = answer_bytes
+        self._calls_tool = calls_tool
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -70,7 +76,11 @@ class Sink:
             text = _FRAGMENT[: self._answer_bytes - sent]
             sent += len(text)
             piece = {"content": text, "tokensCount": 1, "containsDrafted": False, "reasoningType": "none"}
-            connection.sendall(packet(channel, {"type": "fragment", "fragment": piece}))
+            part = {"type": "toolCallGenerationArgumentFragmentGenerated", "content": text}
+            connection.sendall(packet(channel, part if self._calls_tool else {"type": "fragment", "fragment": piece}))
+        if self._calls_tool:
+            call = {"type": "function", "name": "f", "arguments": {"a": "x" * self._answer_bytes}}
+            connection.sendall(packet(channel, {"type": "toolCallGenerationEnd", "toolCallRequest": call}))
         config: dict[str, Any] = {"fields": []}
         stats = {"stopReason": "eosFound", "promptTokensCount": 1, "predictedTokensCount": 1}
         end = {"stats": stats, "modelInfo": MODEL, "loadModelConfig": config, "predictionConfig": config}
@@ -123,12 +133,14 @@ class Case(NamedTuple):
         content: the content of the file, for a size.
         on_stdin: the file is stdin.
         is_answer: the size is that of the answer.
+        is_call: the size is that of the arguments of a tool call.
     """
 
     arguments: str
     content: Callable[[int], bytes] = lambda _: b""
     on_stdin: bool = False
     is_answer: bool = False
+    is_call: bool = False
 
 
 def prompt(size: int) -> bytes:
@@ -175,12 +187,16 @@ CASES = {
     "answer, json": Case("respond -n -o json hi", is_answer=True),
     "answer, history": Case("respond -n -o history hi", is_answer=True),
     "answer, chat file": Case("chat -n --history FILE hi", is_answer=True),
+    "tool call, text": Case("respond -n hi", is_call=True),
+    "tool call, jsonl": Case("respond -n -o jsonl hi", is_call=True),
+    "tool call, json": Case("respond -n -o json hi", is_call=True),
+    "tool call, history": Case("respond -n -o history hi", is_call=True),
 }
 
 
 def peak(case: Case, size: int, folder: Path) -> int:
     """The largest resident memory of `lm`, in bytes."""
-    sink = Sink(size if case.is_answer else 1)
+    sink = Sink(size if case.is_answer or case.is_call else 1, calls_tool=case.is_call)
     file = folder / "file"
     file.write_bytes(case.content(size))
     command = [str(file) if word == "FILE" else word for word in case.arguments.split()]

@@ -80,6 +80,8 @@ def test_a_command_is_answered_with_a_line_to_type(typed: str, meant: str) -> No
         ("respond --system-prompt 'Be terse.' hi", "-s 'Be terse.'"),
         ("respond --api-key secret hi", "--token-file FILE"),
         ("respond --port 1234 hi", "-H 127.0.0.1:1234"),
+        ("respond --tools 'my tools.json' hi", "--set tools=\"$(cat 'my tools.json')\""),
+        ("respond --tool-choice required hi", "--set toolChoice='\"required\"'"),
         ("respond -p 'hello world'", "lm respond 'hello world'"),
         ("respond -np 'hello world'", "lm respond PROMPT"),
         ("chat -m echo --prompt=hello -t 0", "lm chat -m echo hello -t 0"),

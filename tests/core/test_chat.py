@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, messages
 
-from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
+from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallResult
 from lmcli.errors import BadInput
+from lmcli.values import ToolCallRequest
 from lmcli.wire.payloads import read_history, write_history
 
 CAT = FilePart("cat.png", "f-1", 5120, "image")
@@ -21,6 +22,11 @@ CALL_JSON = {"type": "toolCallRequest", "toolCallRequest": {"id": "7", "name": "
 def said(role: str, *parts: Any) -> Message:
     """A message of texts and parts."""
     return Message(role, tuple(TextPart(part) if isinstance(part, str) else part for part in parts))
+
+
+def openai_call(**keys: Any) -> dict[str, Any]:
+    """A tool call as OpenAI has it."""
+    return {"id": "7", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}} | keys
 
 
 ACCEPTED: dict[str, tuple[Any, list[Message]]] = {
@@ -66,6 +72,10 @@ ACCEPTED: dict[str, tuple[Any, list[Message]]] = {
         [("assistant", ["", CALL_JSON])],
         [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"))],
     ),
+    "a tool call in snake_case": (
+        [("assistant", ["", {"type": "toolCallRequest", "tool_call_request": {"name": "now"}}])],
+        [said("assistant", "", ToolCallRequest("now"))],
+    ),
     "a bare tool call": (
         [("assistant", {"type": "toolCallRequest", "toolCallRequest": {"name": "now", "id": None}})],
         [said("assistant", ToolCallRequest("now"))],
@@ -81,6 +91,52 @@ ACCEPTED: dict[str, tuple[Any, list[Message]]] = {
     "a tool result as OpenAI has it": (
         [{"role": "tool", "tool_call_id": "7", "content": "3"}],
         [said("tool", ToolCallResult("3", "7"))],
+    ),
+    "a tool result as OpenAI has it, in parts": (
+        [
+            {
+                "role": "tool",
+                "tool_call_id": "7",
+                "content": [{"type": "text", "text": "3"}, {"type": "text", "text": "4"}],
+            }
+        ],
+        [said("tool", ToolCallResult("34", "7"))],
+    ),
+    "a tool result in snake_case": (
+        [("tool", {"tool_call_id": "7", "content": "3"})],
+        [said("tool", ToolCallResult("3", "7"))],
+    ),
+    "a tool call as OpenAI has it": (
+        [{"role": "assistant", "content": "one moment", "tool_calls": [openai_call()]}],
+        [said("assistant", "one moment", ToolCallRequest("add", {"a": 1}, "7"))],
+    ),
+    "tool calls without content": (
+        [{"role": "assistant", "tool_calls": [openai_call(), openai_call(id=None)]}],
+        [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"), ToolCallRequest("add", {"a": 1}))],
+    ),
+    "tool calls with null as content": (
+        [{"role": "assistant", "content": None, "tool_calls": [openai_call()]}],
+        [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"))],
+    ),
+    "tool calls with an empty array as content": (
+        [{"role": "assistant", "content": [], "tool_calls": [openai_call()]}],
+        [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"))],
+    ),
+    "a tool call whose arguments are an object": (
+        [{"role": "assistant", "tool_calls": [openai_call(function={"name": "add", "arguments": {"a": 1}})]}],
+        [said("assistant", "", ToolCallRequest("add", {"a": 1}, "7"))],
+    ),
+    "a tool call without arguments": (
+        [{"role": "assistant", "tool_calls": [openai_call(function={"name": "add"})]}],
+        [said("assistant", "", ToolCallRequest("add", None, "7"))],
+    ),
+    "a tool call with blank arguments": (
+        [{"role": "assistant", "tool_calls": [openai_call(function={"name": "add", "arguments": " "})]}],
+        [said("assistant", "", ToolCallRequest("add", {}, "7"))],
+    ),
+    "no tool calls": (
+        [{"role": "assistant", "content": "a", "tool_calls": None}, {"role": "user", "content": "b", "tool_calls": []}],
+        [said("assistant", "a"), said("user", "b")],
     ),
     "a tool result as a pair": ([("tool", "3")], [said("tool", ToolCallResult("3"))]),
     "every role": (
@@ -119,6 +175,16 @@ def fourth(entry: Any) -> list[Any]:
 def request(**keys: Any) -> Any:
     """A history whose first part is a tool call."""
     return [("assistant", [{"type": "toolCallRequest", "toolCallRequest": keys}])]
+
+
+def calling(calls: Any, role: str = "assistant") -> Any:
+    """A history whose third message has OpenAI's tool calls."""
+    return [("user", "a"), ("assistant", "b"), {"role": role, "content": "", "tool_calls": calls}]
+
+
+def called_with(arguments: Any) -> Any:
+    """A tool call as OpenAI has it, with arguments."""
+    return openai_call(function={"name": "add", "arguments": arguments})
 
 
 REFUSED: list[tuple[Any, str]] = [
@@ -178,8 +244,25 @@ REFUSED: list[tuple[Any, str]] = [
     ([("tool", {"content": "3", "name": 7})], "messages[0].content[0].name: expected a string"),
     (
         [{"role": "tool", "content": "3", "tool_call_id": 7}],
-        "messages[0].content[0].toolCallId: expected a string",
+        "messages[0].tool_call_id: expected a string",
     ),
+    (
+        [{"role": "tool", "content": [CAT_JSON], "tool_call_id": "7"}],
+        "messages[0].content: expected text, the result of the tool call",
+    ),
+    (calling("add"), "messages[2].tool_calls: expected an array of tool calls"),
+    (calling(["add"]), "messages[2].tool_calls[0]: expected an object"),
+    (calling([openai_call(), {"id": "8"}]), "messages[2].tool_calls[1].function: expected an object"),
+    (calling([openai_call(function={})]), "messages[2].tool_calls[0].function.name: expected a string"),
+    (calling([openai_call(id=7)]), "messages[2].tool_calls[0].id: expected a string"),
+    (calling([called_with("{")]), "messages[2].tool_calls[0].function.arguments: not valid JSON: '{'"),
+    (calling([called_with("[1]")]), "messages[2].tool_calls[0].function.arguments: expected a JSON object"),
+    (calling([called_with(5)]), "messages[2].tool_calls[0].function.arguments: expected a JSON object"),
+    (
+        calling([called_with("[" * 100_000)]),
+        f"messages[2].tool_calls[0].function.arguments: not valid JSON: '{'[' * 60}…'",
+    ),
+    (calling([openai_call()], role="user"), "messages[2].tool_calls: only assistant messages can hold tool calls"),
     ([("user", CALL_JSON)], "messages[0].content[0]: user messages cannot hold this kind of part"),
     ([("system", ["a", CALL_JSON])], "messages[0].content[1]: system messages cannot hold this kind of part"),
     (
@@ -215,6 +298,18 @@ BUILDING: dict[str, tuple[Callable[[Chat], object], Message]] = {
     "system": (lambda chat: chat.add_system_prompt("be terse"), said("system", "be terse")),
     "assistant": (lambda chat: chat.add_assistant_response("ho"), said("assistant", "ho")),
     "a result": (lambda chat: chat.add_assistant_response(TypeError("its text")), said("assistant", "its text")),
+    "assistant with tool calls": (
+        lambda chat: chat.add_assistant_response("ho", [ToolCallRequest("add", {"a": 1}, "7"), CALL_JSON]),
+        said("assistant", "ho", *[ToolCallRequest("add", {"a": 1}, "7")] * 2),
+    ),
+    "a tool result": (
+        lambda chat: chat.add_tool_result({"content": "3", "toolCallId": "7"}),
+        said("tool", ToolCallResult("3", "7")),
+    ),
+    "tool results": (
+        lambda chat: chat.add_tool_results([ToolCallResult("3", "7"), {"content": "4", "tool_call_id": "8"}]),
+        said("tool", ToolCallResult("3", "7"), ToolCallResult("4", "8")),
+    ),
     "append message": (lambda chat: chat.append(said("user", "hi")), said("user", "hi")),
     "append object": (lambda chat: chat.append({"role": "developer", "content": "d"}), said("system", "d")),
 }
@@ -301,6 +396,8 @@ ALL_PARTS = {
         {"role": "user", "content": ["a", {"type": "text", "text": "b"}, CAT_JSON]},
         {"role": "assistant", "content": [CALL_JSON]},
         {"role": "tool", "content": [{"type": "toolCallResult", "content": "3", "toolCallId": "7"}]},
+        {"role": "assistant", "content": "", "tool_calls": [openai_call()]},
+        {"role": "tool", "content": "3", "tool_call_id": "7", "name": "add"},
     ]
 }
 

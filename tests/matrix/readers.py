@@ -185,6 +185,8 @@ _TOOLS: Final = json.dumps(
             "content": [{"type": "toolCallRequest", "toolCallRequest": {"name": "f", "arguments": {}}}],
         },
         {"role": "tool", "tool_call_id": "1", "content": "5"},
+        {"role": "assistant", "tool_calls": [{"id": "2", "function": {"name": "f", "arguments": '{"a": [1]}'}}]},
+        {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "5"}]},
     ]
 ).encode()
 _SCHEMA: Final = (

@@ -1,7 +1,7 @@
 """A value of the wrong type in each field of each packet: the library gives values or an error of its own.
 
-The packets are the recorded ones of the official server-side packages, each field of each of them; the client is the
-module, over a real socket, in this process.
+The packets are the recorded ones of the official server-side packages, and those of tool calls, each field of each of
+them; the client is the module, over a real socket, in this process.
 """
 
 import base64
@@ -74,7 +74,10 @@ def _stream(stream: Any) -> str:
         SEEN.append(text)
         raise
     SEEN.append(text)
-    assert stream.result().content == text
+    result = stream.result()
+    assert result.content == text
+    assert all(isinstance(call.name, str) and isinstance(call.arguments, dict | None) for call in result.tool_calls)
+    assert all(failure.message and "\n" not in failure.message for failure in result.tool_call_failures)
     return text
 
 
@@ -95,7 +98,35 @@ ASK: Final[dict[str, Callable[[lms.Client], object]]] = {
 }
 """How each endpoint is reached from a program."""
 
-DIALOGUES = list(dialogues())
+
+def _sent(packet: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "channelSend", "channelId": 1, "message": packet}
+
+
+CALLED: Final[dict[str, dict[str, Any]]] = {
+    "toolCallGenerationStart": {"toolCallId": "7"},
+    "toolCallGenerationNameReceived": {"name": "add"},
+    "toolCallGenerationArgumentFragmentGenerated": {"content": "{"},
+    "toolCallGenerationEnd": {
+        "toolCallRequest": {"id": "7", "type": "function", "name": "add", "arguments": {"a": 1}},
+        "rawContent": "{",
+    },
+    "toolCallGenerationFailed": {"error": {"title": "t", "cause": "c", "suggestion": "s"}, "rawContent": "{"},
+}
+"""The packets of tool calls, which no recording holds. Source: lmstudio-js 6ec11db, llmBackendInterface.ts."""
+
+
+def with_calls(dialogue: Dialogue) -> Dialogue:
+    """A recorded prediction in which the model calls tools, too: after the text, before the end."""
+    index = [_kind(value)[1] for value in dialogue.values].index("success")
+    calls = [_sent({"type": kind, **keys}) for kind, keys in CALLED.items()]
+    return Dialogue(dialogue.endpoint, [*dialogue.values[:index], *calls, *dialogue.values[index:]])
+
+
+DIALOGUES = [
+    with_calls(dialogue) if dialogue.endpoint == "predict" and len(dialogue.values) > 1 else dialogue
+    for dialogue in dialogues()
+]
 
 
 class Answering:
@@ -167,4 +198,4 @@ def test_every_endpoint_that_answers_is_covered() -> None:
     """The recordings hold an answer to each request that the module makes, and packets of every kind."""
     assert {dialogue.endpoint for dialogue in DIALOGUES} == set(ASK)
     kinds = {_kind(value)[1] for dialogue in DIALOGUES for value in dialogue.values}
-    assert {"fragment", "promptProcessingProgress", "success", "loadProgress", "loadSuccess"} <= kinds
+    assert {"fragment", "promptProcessingProgress", "success", "loadProgress", "loadSuccess", *CALLED} <= kinds

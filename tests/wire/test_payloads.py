@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK, any_json, garbled, json_objects, nested
 
-from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
+from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallResult
 from lmcli.errors import BadInput, RemoteProtocolError
 from lmcli.record import Record
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats, ToolCallRequest
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import (
     camel,

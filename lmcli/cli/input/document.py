@@ -1,10 +1,11 @@
 """A chat history as a document: parsed as a conversation, and preserved with its structure and unknown keys."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lmcli.chat import Chat
-from lmcli.cli.output.results import TextCollector, model_record, stats_record
+from lmcli.cli.json_text import dump_json
+from lmcli.cli.output.results import TextCollector, model_record, stats_record, tool_call_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.errors import BadInput
 from lmcli.values import JsonObject
@@ -66,8 +67,8 @@ class Document(NamedTuple):
 def recognize(value: Any) -> Document | None:
     """A JSON value as a chat history; None if it is other JSON.
 
-    A history is a non-empty array of objects with a string `role` and a `content`, or an object whose `messages` is
-    such an array.
+    A history is a non-empty array of objects with a string `role` and a `content`, or `tool_calls`, or an object whose
+    `messages` is such an array.
 
     Raises:
         BadInput: some elements are messages and others are not; with the path of the first that is not.
@@ -88,20 +89,34 @@ def recognize(value: Any) -> Document | None:
 
 
 def assistant_entry(text: TextCollector, outcome: Outcome) -> JsonObject | None:
-    """An answer as a message: with its reasoning, model and stats, and `partial` if it was cut short.
+    """An answer as a message: with its reasoning, tool calls, model and stats, and `partial` if it was cut short.
 
-    None if no text has arrived.
+    None if no text and no tool call has arrived.
     """
-    if not text.answer and not text.reasoning:
+    if not text.answer and not text.reasoning and not outcome.tool_calls:
         return None
     entry: JsonObject = {"role": "assistant", "content": text.answer}
     if text.reasoning:
         entry["reasoning"] = text.reasoning
+    if outcome.tool_calls:
+        entry["tool_calls"] = openai_tool_calls([tool_call_record(call) for call in outcome.tool_calls])
     if outcome.is_partial:
         entry["partial"] = True
     if outcome.end is not None:
         entry |= {"model": model_record(outcome.end.model_info), "stats": stats_record(outcome.end.stats)}
     return entry
+
+
+def openai_tool_calls(calls: Sequence[JsonObject]) -> list[JsonObject]:
+    """The tool calls of a result as a message has them, in OpenAI's form: the arguments are JSON as text."""
+    return [
+        {**({} if call["id"] is None else {"id": call["id"]}), "type": "function", "function": _function(call)}
+        for call in calls
+    ]
+
+
+def _function(call: JsonObject) -> JsonObject:
+    return {"name": call["name"], "arguments": dump_json(call["arguments"]).decode().removesuffix("\n")}
 
 
 def _violation(entry: Any) -> str | None:
@@ -110,4 +125,4 @@ def _violation(entry: Any) -> str | None:
         return ""
     if not isinstance(entry.get("role"), str):
         return ".role"
-    return None if "content" in entry else ".content"
+    return None if "content" in entry or isinstance(entry.get("tool_calls"), list) else ".content"

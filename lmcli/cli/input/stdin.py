@@ -110,7 +110,10 @@ def turn_after(history: Document, question: str, attached: "Attachments", named:
     require_access(history, named)
     if question or attached.images:
         return Turn(history, attached.message(question))
-    if history.entries[-1].get("role") == "assistant":
+    last = history.entries[-1]
+    if last.get("role") == "assistant" and last.get("tool_calls"):
+        raise BadInput("the history ends with tool calls", "add a message with the role tool for the result of each")
+    if last.get("role") == "assistant":
         raise BadInput("the history ends with an answer", "give the next question as an argument")
     return Turn(history, None)
 

@@ -4,10 +4,25 @@ from typing import Any
 
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.json_text import dump_json, json_pieces
-from lmcli.cli.output.results import StoredTextCollector, outcome_error, result_record
+from lmcli.cli.output.results import (
+    StoredTextCollector,
+    outcome_error,
+    result_record,
+    tool_call_failure_record,
+    tool_call_record,
+)
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
-from lmcli.values import Fragment, JsonObject, LoadProgress, Value
+from lmcli.values import (
+    Fragment,
+    JsonObject,
+    LoadProgress,
+    PromptProgress,
+    ToolCallFailure,
+    ToolCallFragment,
+    ToolCallRequest,
+    Value,
+)
 
 
 class JsonSink(StoredTextCollector):
@@ -40,7 +55,8 @@ class JsonLinesSink(StoredTextCollector):
         """Write the values that arrived together."""
         super().burst(values)
         if values:
-            self._output.write(b"".join(dump_json(_event(value)) for value in values))
+            events = (_event(value) for value in values if type(value) is not ToolCallFragment)
+            self._output.write(b"".join(map(dump_json, events)))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""
@@ -51,14 +67,20 @@ class JsonLinesSink(StoredTextCollector):
 
 
 def _event(value: Value) -> JsonObject:
+    """The event of a value; a tool call is one when it is complete."""
     if isinstance(value, Fragment):
         return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
+    if isinstance(value, ToolCallRequest):
+        return {"type": "tool_call", **tool_call_record(value)}
+    if isinstance(value, ToolCallFailure):
+        return {"type": "tool_call_failure", **tool_call_failure_record(value)}
+    assert isinstance(value, LoadProgress | PromptProgress)  # noqa: S101  all others are above
     kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
     return {"type": kind, "progress": value.progress}
 
 
 class HistorySink(StoredTextCollector):
-    """Writes the updated history when the prediction has ended; nothing if no text arrived."""
+    """Writes the updated history when the prediction has ended; nothing if no text and no tool call arrived."""
 
     def __init__(self, output: Output, document: Document, *, is_terminal: bool) -> None:
         super().__init__()

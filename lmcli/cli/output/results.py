@@ -8,7 +8,7 @@ from lmcli.cli.json_text import load_json
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.text_buffer import StoredTextBuffer, TextBuffer
 from lmcli.errors import LmError
-from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, Value
+from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, ToolCallFailure, ToolCallRequest, Value
 from lmcli.wire.pieces import LongText
 
 SIGNALLED = 128
@@ -68,9 +68,29 @@ def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool)
         "content": text.answer,
         "reasoning": text.reasoning or None,
         "parsed": _parsed(str(text.answer)) if is_structured else None,
+        **_tool_call_records(outcome),
         "model": None if end is None else model_record(end.model_info),
         "stats": None if end is None else stats_record(end.stats),
     }
+
+
+def _tool_call_records(outcome: Outcome) -> JsonObject:
+    """The tool calls of an answer, if it has any."""
+    records = {
+        "tool_calls": [tool_call_record(call) for call in outcome.tool_calls],
+        "tool_call_failures": [tool_call_failure_record(failure) for failure in outcome.tool_call_failures],
+    }
+    return {name: listed for name, listed in records.items() if listed}
+
+
+def tool_call_record(call: ToolCallRequest) -> JsonObject:
+    """A tool call; without arguments it has an empty object."""
+    return {"id": call.id, "name": call.name, "arguments": call.arguments or {}}
+
+
+def tool_call_failure_record(failure: ToolCallFailure) -> JsonObject:
+    """A tool call that is not valid."""
+    return {"name": failure.name, "message": failure.message, "content": failure.content}
 
 
 def _parsed(text: str) -> Any:

@@ -1,10 +1,11 @@
 """Sinks: one for each form of output, all fed by the loop in `delivery`."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from lmcli.cli.output.stdout import Output
 from lmcli.errors import KEPT_IN_TEXT, Incomplete, LmError, PredictionFailed, escaped
-from lmcli.values import Fragment, PredictionEnd, Value
+from lmcli.values import Fragment, PredictionEnd, ToolCallFailure, ToolCallRequest, Value
 
 
 class Outcome(NamedTuple):
@@ -15,12 +16,16 @@ class Outcome(NamedTuple):
         error: why the answer is not complete, if it is not.
         signum: the signal that stopped it, if one did.
         recovered: an answer found in the reasoning, in place of an empty one.
+        tool_calls: the tool calls that are complete.
+        tool_call_failures: those that are not valid.
     """
 
     end: PredictionEnd | None = None
     error: LmError | None = None
     signum: int | None = None
     recovered: str | None = None
+    tool_calls: Sequence[ToolCallRequest] = ()
+    tool_call_failures: Sequence[ToolCallFailure] = ()
 
     @property
     def is_partial(self) -> bool:

@@ -15,11 +15,19 @@ from typing import Any, Final
 
 from lmcli.chat import Message
 from lmcli.server.echo.schema_example import NoExample, schema_example
+from lmcli.server.echo.tool_lines import ToolCallLine, results_at_end, separated
 from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import LoadProgress, ModelInfo, Stats
+from lmcli.values import (
+    LoadProgress,
+    ModelInfo,
+    Stats,
+    ToolCallFailure,
+    ToolCallFragment,
+    ToolCallValue,
+)
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PredictionConfig
 
@@ -68,6 +76,7 @@ def model_info(key: str, display_name: str) -> ModelInfo:
         params_string="0",
         architecture=NAME,
         vision=True,
+        trained_for_tool_use=True,
     )
 
 
@@ -130,7 +139,7 @@ class EchoModel:
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Report the prompt progress, then repeat the input."""
-        answer = _answer(request)
+        answer, calls = _answer(request)
         prompt = request.raw_prompt
         size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
         async for progress in self._read_prompt(size, request.cancelled):
@@ -152,6 +161,9 @@ class EchoModel:
             state.stop_reason = "userStopped" if request.cancelled.is_set() else "eosFound"
         for fragment in state.processor.flush():
             yield fragment
+        if state.stop_reason == "eosFound":
+            async for event in _tool_calls(calls, state, rate_limit, request.cancelled):
+                yield event
         yield state.stats(size)
 
     async def tokenize(self, text: str) -> Sequence[int]:
@@ -243,6 +255,24 @@ class _RateLimit:
         self._due += self._interval
 
 
+async def _tool_calls(
+    calls: Sequence[ToolCallLine], state: _PredictionState, rate_limit: _RateLimit, cancelled: asyncio.Event
+) -> AsyncGenerator[ToolCallValue, None]:
+    """Generate tool calls, their arguments word by word; one that cannot be completed fails, and is the last."""
+    for call in calls:
+        yield ToolCallFragment(id=call.id)
+        yield ToolCallFragment(name=call.name)
+        for token in tokens(call.arguments):
+            if rate_limit.is_exceeded:
+                await rate_limit.wait(cancelled)
+            if not state.count_token(cancelled=cancelled.is_set()):
+                yield ToolCallFailure("The tool call is not complete")
+                return
+            yield ToolCallFragment(arguments=token)
+            rate_limit.tick()
+        yield call.value()
+
+
 async def _pause(seconds: float, cancelled: asyncio.Event) -> None:
     """Sleep until the time is over or the event is set."""
     if seconds <= 0 or cancelled.is_set():
@@ -254,18 +284,22 @@ async def _pause(seconds: float, cancelled: asyncio.Event) -> None:
         pass
 
 
-def _answer(request: PredictionRequest) -> str:
+def _answer(request: PredictionRequest) -> tuple[str, Sequence[ToolCallLine]]:
+    """The text to generate, and the tools to call after it."""
     structured = request.options.structured or {}
     match structured.get("type", "none"):
         case "json":
-            return _structured(structured.get("jsonSchema"))
+            return _structured(structured.get("jsonSchema")), ()
         case "none":
             pass
         case kind:
             raise unsupported(f"structured output of the type {kind}", NAME, VERSION)
     if request.raw_prompt is not None:
-        return request.raw_prompt
-    return next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+        return request.raw_prompt, ()
+    if (results := results_at_end(request.messages)) is not None:
+        return results, ()
+    text = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+    return separated(text, request.messages, request.values)
 
 
 def _structured(schema: Any) -> str:

@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from lmcli.chat import FilePart, Message, ToolCallRequest, ToolCallResult
+from lmcli.chat import FilePart, Message, ToolCallResult
 from lmcli.server.engine import PredictionRequest
 from lmcli.server.llama.runtime import NAME, VERSION, Runtime, without_surrogates
 from lmcli.server.request_errors import unsupported
 from lmcli.server.text_processing import reasoning_tags
-from lmcli.values import JsonObject
+from lmcli.values import JsonObject, ToolCallRequest
 from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
 
 SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"

@@ -21,10 +21,16 @@ TYPES: Final[dict[str, tuple[type, ...]]] = {
     "whole number or null": (int, type(None)),
     "number or null": (int, float, type(None)),
     "object": (dict,),
+    "array": (list,),
     "object or null": (dict, type(None)),
     "any value or null": (object,),
     "true": (bool,),
 }
+
+
+CALLS: Final = {"tool_calls", "tool_call_failures"}
+CALLING: Final = """--set tools='[{"type": "function", "function": {"name": "f"}}]' 'call f
+call f {'"""
 
 
 def section(title: str) -> str:
@@ -55,11 +61,15 @@ def json_of(tmp_path: Path, start_server: StartServer) -> Any:
 def test_result(json_of: Any) -> None:
     """A result has the fields described, an error only where something went wrong."""
     (whole,) = json_of("lm respond -o json '<think>well</think>hi'")
-    check(whole, "Result", without={"error"})
+    check(whole, "Result", without={"error", *CALLS})
     check(whole["model"], "Model")
     (cut,) = json_of("lm respond -o json --preset short 1 2 3 4 5 6 7 8 9")
-    check(cut, "Result")
+    check(cut, "Result", without=CALLS)
     check(cut["error"], "Error")
+    (called,) = json_of(f"lm respond -o json {CALLING}")
+    check(called, "Result", without={"error"})
+    check(called["tool_calls"][0], "Tool calls")
+    check(called["tool_call_failures"][0], "Tool call failures")
     (formed,) = json_of('lm respond -o json --schema \'{"type": "object"}\' hi')
     assert formed["parsed"] == {}
 
@@ -80,11 +90,12 @@ def test_events(json_of: Any) -> None:
     text = section("Events")
     kinds = re.findall(r"^\.It Cm (\w+)\n(.*?)(?=^\.It|\Z)", text, re.MULTILINE | re.DOTALL)
     described = {kind: set(re.findall(r"^\.Cm (\w+)", rest, re.MULTILINE)) for kind, rest in kinds}
-    result = fields("Result").keys() - {"error"}
+    result = fields("Result").keys() - {"error", *CALLS}
     described["result"] |= result
     described["error"] |= result
     events = json_of("lm respond -o jsonl -m echo-jit '<think>well</think>hi'")
     events += json_of("lm complete -o jsonl --preset short 1 2 3 4 5 6 7 8 9")
+    events += [event for event in json_of(f"lm respond -o jsonl {CALLING}") if event["type"] != "result"]
     assert {event["type"] for event in events} == described.keys()
     for event in events:
         assert event.keys() == described[event["type"]] | {"type"}
@@ -96,6 +107,10 @@ def test_events(json_of: Any) -> None:
 def test_history(json_of: Any) -> None:
     """The message of an answer has the fields described."""
     (history,) = json_of("lm respond -o history '<think>well</think>hi'")
-    check(history["messages"][-1], "History", without={"partial"})
+    check(history["messages"][-1], "History", without={"partial", "tool_calls"})
     (cut,) = json_of("lm respond -o history --preset short 1 2 3 4 5 6 7 8 9")
-    check(cut["messages"][-1], "History", without={"reasoning"})
+    check(cut["messages"][-1], "History", without={"reasoning", "tool_calls"})
+    (called,) = json_of(f"lm respond -o history {CALLING}")
+    check(called["messages"][-1], "History", without={"reasoning", "partial"})
+    (call,) = called["messages"][-1]["tool_calls"]
+    assert [*call, *call["function"]] == re.findall(r"\b(id|type|function|name|arguments)\b", section("History"))

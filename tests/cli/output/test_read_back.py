@@ -19,13 +19,13 @@ from lmcli.cli.input.document import assistant_entry, recognize
 from lmcli.cli.input.measurements import PredictionRecord, read_records
 from lmcli.cli.json_text import MAX_DEPTH, dump_json, load_json
 from lmcli.cli.output.json_sinks import HistorySink, JsonLinesSink, JsonSink
-from lmcli.cli.output.results import TextCollector
+from lmcli.cli.output.results import TextCollector, result_record
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.output.stats_file import stats_line, stats_text
 from lmcli.cli.output.stdout import Output
 from lmcli.cli.signals import SignalWatcher
 from lmcli.errors import KEPT_IN_TEXT, RemoteProtocolError, escaped
-from lmcli.values import Fragment, PredictionEnd, Value
+from lmcli.values import Fragment, PredictionEnd, ToolCallRequest, Value
 from lmcli.wire.channels import SurrogateJoiner
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import prediction_end
@@ -156,6 +156,26 @@ def test_histories(top: Any, unknown: Any, question: str, answer: list[str], bod
         assert len(again.chat().messages) == 2
         records_of(shown)
     assert strict(dump_json(continued.raw)) == repaired(continued.raw)
+
+
+@QUICK
+@given(
+    st.lists(st.builds(ToolCallRequest, _names, st.none() | json_objects | _unknown, st.none() | _names), min_size=1)
+)
+def test_tool_calls(calls: list[ToolCallRequest]) -> None:
+    """The calls of a result are valid JSON, and those of a history are read back as they were."""
+    outcome = Outcome(END, tool_calls=calls)
+    result = dump_json(result_record(TextCollector(), outcome, is_structured=False))
+    assert [call["name"] for call in strict(result)["tool_calls"]] == [repaired(call.name) for call in calls]
+    entry = assistant_entry(TextCollector(), outcome)
+    assert entry is not None
+    again = recognize(load_json(dump_json({"messages": [entry]}).decode()))
+    assert again is not None
+    _, *parts = again.chat().messages[0].content
+    for part, call in zip(parts, calls, strict=True):
+        assert isinstance(part, ToolCallRequest)
+        assert (part.name, part.id) == (repaired(call.name), repaired(call.id))
+        assert part.arguments == repaired(call.arguments or {})
 
 
 @pytest.fixture
