@@ -136,9 +136,10 @@ def test_results_and_events(texts: list[str], body: Any) -> None:
 @given(json_objects | _unknown, _unknown, texts_with_halves, st.lists(texts_with_halves, max_size=3), _ends)
 def test_histories(top: Any, unknown: Any, question: str, answer: list[str], body: Any) -> None:
     """A history that is accepted can be continued and read again, by `-o history` and `--history` alike."""
-    source = {**top, "messages": [{**unknown, "role": "user", "content": question}]}
+    given_text = json.dumps({**top, "messages": [{**unknown, "role": "user", "content": question}]})
+    source = json.loads(given_text)  # halves of a surrogate pair side by side are one character there
     try:
-        document = recognize(load_json(json.dumps(source)))
+        document = recognize(load_json(given_text))
     except RecursionError:
         return  # refused before anything is sent
     assert document is not None
