@@ -44,6 +44,7 @@ class Session:
         self._silent_since = monotonic()
         self._mute_since = 0.0
         self._holds_requests = False
+        self._closes_when_idle = False
 
     @classmethod
     def open(
@@ -201,6 +202,7 @@ class Session:
         with suppress(LmError):
             for text in self._traced_texts():
                 self._transport.post(text)
+        self._close_if_done()
 
     def drain(self, channel: Channel, *, within: float = DRAIN_SECONDS) -> None:
         """Wait a little for the end of a channel that was abandoned; what it still sends is dropped."""
@@ -208,6 +210,11 @@ class Session:
         with suppress(LmError):
             while not channel.has_ended and self.ready([channel], within=deadline - monotonic()):
                 channel.read()
+
+    def close_when_idle(self) -> None:
+        """Close the socket as soon as nothing runs on it but what was abandoned."""
+        self._closes_when_idle = True
+        self._close_if_done()
 
     def close(self) -> None:
         """Close the socket; running channels are over."""
@@ -238,7 +245,12 @@ class Session:
             self._mute_since = monotonic()
         if self._multiplexer.error is None:
             self._send()
+            self._close_if_done()
         else:
+            self._transport.close()
+
+    def _close_if_done(self) -> None:
+        if self._closes_when_idle and all(channel.is_over for channel in self._multiplexer.running):
             self._transport.close()
 
     def _authenticate(self, credentials: Credentials) -> None:

@@ -12,6 +12,9 @@ from predictions import Predictions
 from processes import StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
+from lmcli.server import listener
+from lmcli.server.background import Running
+from lmcli.server.listener import NAMESPACES
 
 LINES = [f"{number} and some words more" for number in range(20)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -32,6 +35,22 @@ def test_a_lost_connection_is_replaced(
         assert len(ran.stderr.splitlines()) == 1
     kept = [json.loads(line)["index"] for line in (tmp_path / "done").read_text().splitlines()]
     assert sorted(kept) == list(range(20))
+
+
+@pytest.fixture
+def older_server(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A server from before `completeRawText`, which warns five times on a socket and is mute after that."""
+    llm = NAMESPACES["/llm"]
+    channels = {name: endpoint for name, endpoint in llm.channels.items() if name != "completeRawText"}
+    monkeypatch.setattr(listener, "NAMESPACES", {**NAMESPACES, "/llm": llm._replace(channels=channels)})
+    return start_server()
+
+
+@pytest.mark.parametrize("jobs", [1, 5, 9])
+def test_an_older_server_that_no_longer_warns(jobs: int, tmp_path: Path, older_server: Running) -> None:
+    """Of the completions that it does not know, those that it passes over in silence are sent again in its own form."""
+    ran = run(f"lm complete --each line -j {jobs}", tmp_path, environment(tmp_path, older_server.port), stdin=TEXT)
+    assert (ran.status, ran.stdout, ran.stderr) == (0, TEXT, "")
 
 
 def test_an_image_is_uploaded_once_for_each_connection(tmp_path: Path, start_server: StartServer) -> None:
