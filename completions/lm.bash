@@ -9,14 +9,14 @@ _lm_words() {
     done
 }
 
-# The model keys in the cache of lm, quoted; within an open quote, those that need no quoting.
-_lm_keys() {
-    local key quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/models
+# The names in a file of the cache of lm, quoted; within an open quote, those that need no quoting.
+_lm_names() {
+    local name quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/$1
     [[ -r $file ]] || return
-    while IFS= read -r key; do
-        [[ $key == *[[:cntrl:]]* ]] && continue
-        printf -v quoted %q "$key"
-        [[ $quoted == "$key" || $current != [\'\"]* ]] && _lm_words "$quoted"
+    while IFS= read -r name; do
+        [[ $name == *[[:cntrl:]]* ]] && continue
+        printf -v quoted %q "$name"
+        [[ $quoted == "$name" || $current != [\'\"]* ]] && _lm_words "$quoted"
     done < "$file"
 }
 
@@ -72,7 +72,7 @@ _lm_value() {
     'stats -o' | 'stats --output') _lm_words text json csv ;;
     *' --each') _lm_words line nul jsonl ;;
     *' --overflow') _lm_words stop middle rolling ;;
-    *' --draft-model' | *' -m' | *' --model') _lm_keys ;;
+    *' --draft-model' | *' -m' | *' --model') _lm_names models ;;
     *' --schema' | *' --history') _lm_files '*.json' ;;
     *' --reasoning') _lm_words show hide on off ;;
     *' --gpu') _lm_words max off ;;
@@ -89,8 +89,8 @@ _lm_argument() {
     '') _lm_words respond complete chat stats models serve help ;;
     'stats') _lm_files '*' ;;
     'models') _lm_words load unload ;;
-    'models load') _lm_keys ;;
-    'models unload') _lm_keys ;;
+    'models load') _lm_names models ;;
+    'models unload') _lm_names loaded ;;
     'serve') _lm_files '*.gguf' ;;
     'help') _lm_words respond complete chat stats models serve help ;;
     esac

@@ -37,7 +37,7 @@ VARIABLES: Final = (
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
     Variable("HOME", "where LM Studio's settings are", "-H"),
-    Variable("XDG_CACHE_HOME", "folder of lm/models, the completed keys; else ~/.cache", "-H"),
+    Variable("XDG_CACHE_HOME", "folder of lm/, names for completion; else ~/.cache", "-H"),
 )
 
 

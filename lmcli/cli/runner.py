@@ -8,7 +8,7 @@ from typing import Final
 from lmcli.cli.delivery import Consumer, deliver
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
-from lmcli.cli.model_cache import add
+from lmcli.cli.model_cache import KEYS, add
 from lmcli.cli.options import ServerOptions
 from lmcli.cli.output.stdout import Output, ReaderLeft
 from lmcli.cli.signals import BROKEN_PIPE, Interrupted, SignalWatcher, die_of
@@ -54,7 +54,7 @@ class Runner:
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
         self._connect = lambda: connect(options, env, messages, interrupts=self._interrupts)
-        self.cache_model_key: Callable[[str], None] = cache(lambda key: add(key, options, env))
+        self.cache_model_key: Callable[[str], None] = cache(lambda key: add(KEYS, key, options, env))
 
     @contextmanager
     def connected(self) -> Iterator[None]:

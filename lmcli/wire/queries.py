@@ -33,6 +33,11 @@ def list_downloaded() -> Query[list[ModelInfo]]:
     return _listing("listDownloadedModels", lambda entry: payloads.read(ModelInfo, entry))
 
 
+def with_source(query: Query[list[Answer]]) -> Query[list[tuple[Answer, JsonObject]]]:
+    """The same list, each entry with the object that it was read from."""
+    return Query(query.endpoint, query.parameter, lambda result: list(zip(query.read(result), result, strict=True)))
+
+
 def unload(identifier: str) -> Query[None]:
     """Drop a loaded model from memory; ModelNotFound where no loaded model has this identifier."""
     return Query("unloadModel", {"identifier": identifier}, lambda _: None)
