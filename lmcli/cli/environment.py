@@ -24,6 +24,7 @@ class Variable(NamedTuple):
 VARIABLES: Final = (
     Variable("LM_MODEL", "key of the model to use", "--model", is_value=True),
     Variable("LM_HOST", "address of the server", "-H", is_value=True),
+    Variable("LMS_API_SERVER_INFO_PATH", "JSON file with the server's port", "-H"),
     Variable("LM_API_TOKEN", "API token", "--token-file", is_value=True),
     Variable("LMSTUDIO_API_TOKEN", "API token, if LM_API_TOKEN is not set", "--token-file", is_value=True),
     Variable("SSL_CERT_FILE", "certificate authorities to trust, for https and wss", "-H"),
