@@ -72,6 +72,7 @@ complete -c lm -n '__lm_is respond' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is respond' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is respond' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is respond' -l dry-run -d 'Print the request as JSON and send nothing'
+complete -c lm -n '__lm_is respond' -l count -d 'Print how many tokens the request has, and predict nothing'
 complete -c lm -n '__lm_is respond' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is respond' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is respond' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
@@ -112,6 +113,7 @@ complete -c lm -n '__lm_is complete' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is complete' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is complete' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is complete' -l dry-run -d 'Print the request as JSON and send nothing'
+complete -c lm -n '__lm_is complete' -l count -d 'Print how many tokens the request has, and predict nothing'
 complete -c lm -n '__lm_is complete' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is complete' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is complete' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
@@ -152,6 +154,7 @@ complete -c lm -n '__lm_is chat' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is chat' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is chat' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is chat' -l dry-run -d 'Print the request as JSON and send nothing'
+complete -c lm -n '__lm_is chat' -l count -d 'Print how many tokens the request has, and predict nothing'
 complete -c lm -n '__lm_is chat' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is chat' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is chat' -l context-length -d 'Context in tokens, if this run loads the model' -r -f

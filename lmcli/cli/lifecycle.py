@@ -92,12 +92,17 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         runner: see `_Lifecycle`.
         sinks: see `_Lifecycle`.
         may_be_empty: whether an answer without text is valid.
+        must_fit: whether a prompt that is longer than the context is refused before it is sent, where the server is not
+            to shorten it.
     """
 
     empty_hint: ClassVar[str] = "-o json shows the reasoning and why it stopped"
 
-    def __init__(self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool) -> None:
+    def __init__(
+        self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool, must_fit: bool = True
+    ) -> None:
         self._request = request
+        self._must_fit = must_fit and request.must_fit
         self._may_be_empty = may_be_empty or request.schema is not None
         self._has_answer = False
         self._text = TextCollector() if request.schema is not None else None
@@ -115,11 +120,11 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         """The outcome so far."""
         return Outcome(self._end, self._runner.error or self.error, self._runner.signum, self._recovered)
 
-    def predict(self, model: str) -> None:
+    def predict(self, model: ModelInstance) -> None:
         """Start, and feed the sinks until the end; sets `error` if the answer is not complete.
 
         Args:
-            model: the identifier of a loaded model.
+            model: a loaded model.
 
         Raises:
             Interrupted, ReaderLeft: it was ended early.
@@ -133,14 +138,16 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
             self._end = self.channel.end
         self.judge()
 
-    def begin(self, session: Session, model: str) -> None:
+    def begin(self, session: Session, model: ModelInstance) -> None:
         """Send the request, and nothing more.
 
         Raises:
-            LmError: it could not be sent.
+            LmError: it could not be sent, or is too long.
         """
-        request = self._request.channel_request(model, self._runner.uploads.resolve)
-        self.channel = session.predict(request, self._request.fallback(model))
+        request = self._request.channel_request(model.identifier, self._runner.uploads.resolve)
+        if self._must_fit:
+            self._runner.length_check.check(session, request, model)
+        self.channel = session.predict(request, self._request.fallback(model.identifier))
 
     def judge(self) -> None:
         """Set `error` if the prediction has ended and the answer is not complete."""

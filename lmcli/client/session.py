@@ -107,7 +107,7 @@ class Session:
         """
         self._refuse_if_mute(endpoint)
         call = self._multiplexer.call(endpoint, parameter)
-        self._send()
+        self._send(is_awaited=True)
         if not self.ready([call]):
             raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
         return call.result()
@@ -273,8 +273,8 @@ class Session:
         if self._multiplexer.is_mute:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
-    def _send(self, *, within: float | None = None, traced: bool = True) -> None:
-        if self._holds_requests:
+    def _send(self, *, within: float | None = None, traced: bool = True, is_awaited: bool = False) -> None:
+        if self._holds_requests and not is_awaited:
             return
         texts = list(self._traced_texts() if traced else self._multiplexer.texts_to_send())
         if texts:

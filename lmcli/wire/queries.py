@@ -74,7 +74,13 @@ def apply_prompt_template(
         "predictionConfigStack": {"layers": []},
         "opts": dict(opts or {}),
     }
-    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", str)
+    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
+
+
+def prompt_of(identifier: str, prediction: JsonObject) -> Query[str]:
+    """The text that a model would be given for a prediction, whose creation parameter this is."""
+    parameter = {key: prediction[key] for key in ("history", "predictionConfigStack")} | {"opts": {}}
+    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
 
 
 def _of_model(
@@ -97,6 +103,12 @@ def _listing(endpoint: str, read: Callable[[Any], Answer]) -> Query[list[Answer]
         return [read(entry) for entry in result]
 
     return Query(endpoint, ABSENT, read_all)
+
+
+def _formatted(text: Any) -> str:
+    if not isinstance(text, str):
+        raise RemoteProtocolError(f"the server answered applyPromptTemplate with {quoted(text, limit=40)}")
+    return text
 
 
 def _token_numbers(numbers: Any) -> list[int]:
