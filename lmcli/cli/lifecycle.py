@@ -4,6 +4,7 @@ Start (model, uploads, request), feed (values to sinks), finish (check, output, 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
 from lmcli.cli.delivery import until_closed
@@ -11,8 +12,9 @@ from lmcli.cli.output.results import TextCollector
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.resolve import Request
 from lmcli.cli.runner import Runner
+from lmcli.client.catalog import list_downloaded
 from lmcli.client.session import Session
-from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
+from lmcli.errors import ContextFull, Incomplete, LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import Fragment, ModelInstance, PredictionEnd, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.config import PREDICTION_PREFIX
@@ -80,8 +82,21 @@ class LoadLifecycle(_Lifecycle[Loading]):
         """
         session = self._runner.session
         self.channel = session.load(request)
-        self._deliver(session)
+        try:
+            self._deliver(session)
+        except ModelNotFound as error:
+            name = request.parameter.get("identifier") or request.parameter.get("modelKey", "")
+            raise ModelNotFound(error.message, *self._suggestions(name), *error.hints) from error
         return self.channel.loaded()
+
+    def _suggestions(self, name: str) -> list[str]:
+        from lmcli.cli.suggestions import nearest_keys  # noqa: PLC0415  only for an unknown model
+
+        with suppress(LmError):
+            downloaded = list_downloaded(self._runner.connection.session("system"))
+            if keys := nearest_keys(name, [model.model_key for model in downloaded if model.type == "llm"]):
+                return [f"did you mean {' or '.join(keys)}?"]
+        return []
 
 
 class PredictionLifecycle(_Lifecycle[Prediction]):
