@@ -12,7 +12,8 @@ from lmcli.wire import queries
 from lmcli.wire.requests import ChannelRequest
 
 _NOT_TEXT: Final = ("role", "type")
-_CANNOT_COUNT: Final = (PredictionFailed, RemoteProtocolError, Unavailable, ModelUnloaded)
+_CANNOT_COUNT: Final = (PredictionFailed, RemoteProtocolError)
+_HAS_NO_MODEL: Final = (Unavailable, ModelUnloaded)
 
 
 class PromptLengthCheck:
@@ -32,6 +33,8 @@ class PromptLengthCheck:
             return
         try:
             count = count_tokens(session, request, model)
+        except _HAS_NO_MODEL:
+            return  # as the prediction will say
         except _CANNOT_COUNT:
             self._is_supported = False
             return
