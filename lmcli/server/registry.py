@@ -188,7 +188,7 @@ def _matches(instance: Instance, specifier: Mapping[str, Any], domain: str) -> b
 
 _PROPERTIES: Final[Mapping[str, Callable[[Instance, Any], bool]]] = {
     "domain": lambda instance, domain: instance.model_info.type == domain,
-    "deviceIdentifier": lambda _, device: device is None,
+    "deviceIdentifier": lambda instance, device: instance.model_info.device_identifier == device,
     "identifier": lambda instance, name: (
         instance.identifier.casefold() == name.casefold() or is_named(instance.model_info, name)
     ),
