@@ -1,20 +1,24 @@
 """A batch outlives its connection, its server and its model."""
 
 import json
+import os
 import signal
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from conftest import Connect, StartServer
-from faults import End, Proxy, after_texts, once, text_frame
+from faults import End, Peer, Proxy, ScriptedServer, after_texts, once, text_frame
+from packets import INSTANCE, piece, success, warning
 from predictions import Predictions
 from processes import StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
+from lmcli.cli.main import main
 from lmcli.server import listener
 from lmcli.server.background import Running
 from lmcli.server.listener import NAMESPACES
+from lmcli.wire.multiplexer import WARNINGS
 
 LINES = [f"{number} and some words more" for number in range(20)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -259,3 +263,37 @@ def test_an_input_that_falls_silent_is_not_a_server_that_does(tmp_path: Path, st
     variables = environment(tmp_path, start_server().port)
     ran = run("(echo one; sleep 1; echo two) | lm respond --each line --timeout 0.3", tmp_path, variables)
     assert (ran.status, ran.stdout, ran.stderr) == (0, b"one\ntwo\n", "")
+
+
+def test_a_record_that_waits_for_a_mute_server_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It fails after a while, those whose answers have begun go on, and the next ones go over a new socket."""
+    monkeypatch.setattr("lmcli.client.session.MUTE_SECONDS", 0.05)
+    sockets = iter(("mute", "new"))
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.send({"type": "rpcResult", "callId": peer.receive()["callId"], "result": [INSTANCE]})
+        is_mute = next(sockets) == "mute"
+        for number in (1, 2, 3) if is_mute else (1,):
+            assert peer.receive()["channelId"] == number
+        if is_mute:
+            peer.send(piece("one", 1), *[warning("?", kind="channelUnknown")] * WARNINGS, piece("three", 3))
+            peer.send(success(1), success(3))
+        else:
+            peer.send(piece("four"), success())
+        peer.wait_until_left()
+
+    (tmp_path / "lines").write_text("a\nb\nc\nd\n")
+    stdin = os.dup(0)
+    try:
+        with ScriptedServer(script) as server, (tmp_path / "lines").open() as lines:
+            os.dup2(lines.fileno(), 0)
+            status = main(["respond", "--each", "line", "-j", "3", "-q", "-H", f"127.0.0.1:{server.port}"])
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+    written = capfd.readouterr()
+    assert (status, written.out) == (1, "one\n\nthree\nfour\n")
+    assert written.err.startswith("lm: error: record 2: the server has used up its warnings")
