@@ -9,14 +9,14 @@ _lm_words() {
     done
 }
 
-# The model keys in the cache of lm, quoted; within an open quote, those that need no quoting.
-_lm_keys() {
-    local key quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/models
+# The names in a file of the cache of lm, quoted; within an open quote, those that need no quoting.
+_lm_names() {
+    local name quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/$1
     [[ -r $file ]] || return
-    while IFS= read -r key; do
-        [[ $key == *[[:cntrl:]]* ]] && continue
-        printf -v quoted %q "$key"
-        [[ $quoted == "$key" || $current != [\'\"]* ]] && _lm_words "$quoted"
+    while IFS= read -r name; do
+        [[ $name == *[[:cntrl:]]* ]] && continue
+        printf -v quoted %q "$name"
+        [[ $quoted == "$name" || $current != [\'\"]* ]] && _lm_words "$quoted"
     done < "$file"
 }
 
@@ -50,9 +50,9 @@ _lm_split() {
 _lm_options() {
     case $1 in
     '') _lm_words --version -h --help ;;
-    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'complete') _lm_words --echo -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'chat') _lm_words --history -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'complete') _lm_words --echo -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'chat') _lm_words --history -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'stats') _lm_words -m --model --runs --warmup --raw --echo --by -o --output -s --system -S --system-file -f --file -i --input -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'models') _lm_words --loaded --json -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose -h --help ;;
     'models load') _lm_words --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress --identifier -h --help ;;
@@ -72,7 +72,7 @@ _lm_value() {
     'stats -o' | 'stats --output') _lm_words text json csv ;;
     *' --each') _lm_words line nul jsonl ;;
     *' --overflow') _lm_words stop middle rolling ;;
-    *' --draft-model' | *' -m' | *' --model') _lm_keys ;;
+    *' --draft-model' | *' -m' | *' --model') _lm_names models ;;
     *' --schema' | *' --history') _lm_files '*.json' ;;
     *' --reasoning') _lm_words show hide on off ;;
     *' --gpu') _lm_words max off ;;
@@ -89,8 +89,8 @@ _lm_argument() {
     '') _lm_words respond complete chat stats models serve help ;;
     'stats') _lm_files '*' ;;
     'models') _lm_words load unload ;;
-    'models load') _lm_keys ;;
-    'models unload') _lm_keys ;;
+    'models load') _lm_names models ;;
+    'models unload') _lm_names loaded ;;
     'serve') _lm_files '*.gguf' ;;
     'help') _lm_words respond complete chat stats models serve help ;;
     esac

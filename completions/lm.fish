@@ -16,12 +16,12 @@ function __lm_is
     test "$command" = "$argv"
 end
 
-# The model keys in the cache of lm; complete quotes them.
-function __lm_keys
+# The names in a file of the cache of lm; complete quotes them.
+function __lm_names -a file
     set -l folder $HOME/.cache
     test -n "$XDG_CACHE_HOME"; and set folder $XDG_CACHE_HOME
-    test -r $folder/lm/models; or return
-    string match -rv '[[:cntrl:]]' <$folder/lm/models
+    test -r $folder/lm/$file; or return
+    string match -rv '[[:cntrl:]]' <$folder/lm/$file
 end
 
 # Files with an extension, and folders; the value may follow the equals sign of an option.
@@ -63,7 +63,7 @@ complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages re
 complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
-complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is respond' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is respond' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
@@ -72,7 +72,8 @@ complete -c lm -n '__lm_is respond' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is respond' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is respond' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is respond' -l dry-run -d 'Print the request as JSON and send nothing'
-complete -c lm -n '__lm_is respond' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is respond' -l count -d 'Print how many tokens the request has, and predict nothing'
+complete -c lm -n '__lm_is respond' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is respond' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is respond' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is respond' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
@@ -103,7 +104,7 @@ complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages r
 complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
-complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is complete' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is complete' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
@@ -112,7 +113,8 @@ complete -c lm -n '__lm_is complete' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is complete' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is complete' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is complete' -l dry-run -d 'Print the request as JSON and send nothing'
-complete -c lm -n '__lm_is complete' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is complete' -l count -d 'Print how many tokens the request has, and predict nothing'
+complete -c lm -n '__lm_is complete' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is complete' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is complete' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is complete' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
@@ -143,7 +145,7 @@ complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repet
 complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
-complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is chat' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is chat' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
@@ -152,7 +154,8 @@ complete -c lm -n '__lm_is chat' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is chat' -l stats -d 'Print statistics on stderr after the answer'
 complete -c lm -n '__lm_is chat' -l stats-file -d 'Append one JSON line for each prediction' -r -F
 complete -c lm -n '__lm_is chat' -l dry-run -d 'Print the request as JSON and send nothing'
-complete -c lm -n '__lm_is chat' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is chat' -l count -d 'Print how many tokens the request has, and predict nothing'
+complete -c lm -n '__lm_is chat' -s m -l model -d 'Model; loaded if it is not' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is chat' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is chat' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is chat' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
@@ -169,7 +172,7 @@ complete -c lm -n '__lm_is chat' -s h -l help -d 'Show this message and exit'
 
 # lm stats
 complete -c lm -n '__lm_is stats' -F
-complete -c lm -n '__lm_is stats' -s m -l model -d 'Model; loaded if it is not. May be repeated' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is stats' -s m -l model -d 'Model; loaded if it is not. May be repeated' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is stats' -l runs -d 'Predictions for each model' -r -f
 complete -c lm -n '__lm_is stats' -l warmup -d 'Predictions before, not counted' -r -f
 complete -c lm -n '__lm_is stats' -l raw -d 'Continue stdin as a text, without the chat template'
@@ -189,7 +192,7 @@ complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repe
 complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
-complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is stats' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is stats' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
@@ -224,7 +227,7 @@ complete -c lm -n '__lm_is models' -s v -l verbose -d 'Say what is sent, where, 
 complete -c lm -n '__lm_is models' -s h -l help -d 'Show this message and exit'
 
 # lm models load
-complete -c lm -n '__lm_is models load' -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is models load' -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is models load' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is models load' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is models load' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
@@ -241,7 +244,7 @@ complete -c lm -n '__lm_is models load' -l identifier -d 'Load another instance,
 complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and exit'
 
 # lm models unload
-complete -c lm -n '__lm_is models unload' -f -a '(__lm_keys)'
+complete -c lm -n '__lm_is models unload' -f -a '(__lm_names loaded)'
 complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models unload' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models unload' -l insecure-token -d 'Send the token unencrypted, even to another machine'

@@ -14,6 +14,8 @@ from lmcli.values import ToolCallRequest
 
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_ALIASES = {"developer": "system"}
+FILE_TYPES = ("image", "text/plain", "application/pdf", "application/word", "text/other", "unknown")
+"""Source: lmstudio-js 6ec11db, lms-shared-types/src/files/FileType.ts"""
 
 
 @distinct
@@ -256,6 +258,11 @@ def _parts(content: list[Any], role: str, at: str) -> tuple[Part, ...]:
     for index, part in enumerate(parts):
         if not isinstance(part, ALLOWED_PARTS[role]):
             raise BadInput(f"{at}[{index}]: {role} messages cannot hold this kind of part")
+        if isinstance(part, FilePart) and part.file_type not in FILE_TYPES:
+            raise BadInput(
+                f"{at}[{index}].fileType: unknown type of file {quoted(part.file_type, limit=80)}",
+                f"types of files are {', '.join(FILE_TYPES)}",
+            )
     return parts
 
 
@@ -320,6 +327,8 @@ def _tool_call_request(item: Mapping[str, Any], at: str) -> Part:
     request = item.get("toolCallRequest", item.get("tool_call_request"))
     if not isinstance(request, Mapping):
         raise BadInput(f"{at}: expected an object")
+    if (kind := request.get("type", "function")) != "function":
+        raise BadInput(f"{at}.type: unknown type of tool {quoted(kind, limit=80)}", "the only type is function")
     arguments = request.get("arguments")
     if arguments is not None and not isinstance(arguments, dict):
         raise BadInput(f"{at}.arguments: expected an object")

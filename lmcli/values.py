@@ -168,6 +168,8 @@ class ModelInfo(Record):
         params_string: the number of its parameters, such as `7B`.
         architecture: its architecture, such as `llama`.
         quantization: how its weights were rounded.
+        variants: the keys of its variants, where it has several.
+        selected_variant: the key of the variant that is loaded by the model's own key.
         vision: whether it accepts images.
         trained_for_tool_use: whether it was trained to call tools.
     Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelInfoBase.ts and llm/LLMModelInfo.ts
@@ -186,6 +188,8 @@ class ModelInfo(Record):
     params_string: str | None = None
     architecture: str | None = None
     quantization: Quantization | None = None
+    variants: tuple[str, ...] | None = None
+    selected_variant: str | None = None
     vision: bool = False
     trained_for_tool_use: bool = False
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from lmcli.chat import FilePart, Message, Part, TextPart, ToolCallResult
+from lmcli.chat import FILE_TYPES, FilePart, Message, Part, TextPart, ToolCallResult
 from lmcli.values import JsonObject, ToolCallRequest
 
 QUICK = settings(max_examples=60, deadline=None)
@@ -41,7 +41,7 @@ def garbled(draw: st.DrawFn, value: Any) -> Any:
 
 _short = st.text(max_size=6)
 _texts = st.builds(TextPart, _short)
-_files = st.builds(FilePart, _short, _short, st.integers(0, 2**40), _short)
+_files = st.builds(FilePart, _short, _short, st.integers(0, 2**40), st.sampled_from(FILE_TYPES))
 _calls = st.builds(ToolCallRequest, _short, st.none() | json_objects, st.none() | _short)
 _results = st.builds(ToolCallResult, _short, st.none() | _short, st.none() | _short)
 

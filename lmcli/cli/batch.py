@@ -46,6 +46,10 @@ def run_batch(
         return _show_requests(options, options.each, requests, env, messages)
     if env.stdin_is_terminal:
         messages.note("reading records from the terminal; Ctrl-D ends them")
+    if options.count:
+        from lmcli.cli.token_counts import count_each  # noqa: PLC0415  only --count pays for it
+
+        return count_each(options, options.each, requests, env, messages)
     with nullcontext() if options.results is None else ResultsFile(options.results, env.stdout) as file:
         return _Batch(command, options, options.each, requests, file, env=env, messages=messages).run()
 

@@ -11,7 +11,7 @@ from lmcli.cli.target import loaded_model
 from lmcli.client.catalog import list_loaded
 from lmcli.client.session import Session
 from lmcli.errors import NoModelLoaded
-from lmcli.values import PredictionEnd
+from lmcli.values import ModelInstance, PredictionEnd
 
 
 class BatchModel:
@@ -23,43 +23,44 @@ class BatchModel:
         sinks: show the progress of a load.
 
     Attributes:
-        identifier: its name among the loaded models; None before it was obtained.
+        instance: the loaded model; None before it was obtained.
     """
 
     def __init__(self, key: str | None, options: LoadOptions, sinks: Sequence[Sink]) -> None:
-        self.identifier: str | None = None
+        self.instance: ModelInstance | None = None
         self._key = key
         self._options = options
         self._sinks = sinks
         self._seen_key: str | None = None
 
-    def obtain(self, runner: Runner) -> str:
-        """Have it loaded, unless it is; return its identifier.
+    def obtain(self, runner: Runner) -> ModelInstance:
+        """Have it loaded, unless it is.
 
         Raises:
             LmError: it cannot be had.
         """
         if self._key is not None:
-            self.identifier = self._load(self._key, runner)
-        elif self.identifier is None:
-            self.identifier = loaded_model(runner.connection, runner.messages)
+            self.instance = self._load(self._key, runner)
+        elif self.instance is None:
+            self.instance = loaded_model(runner.connection, runner.messages)
         elif not self.is_loaded(runner.session):
             if self._seen_key is None:
-                raise NoModelLoaded(f"the model {self.identifier} is no longer loaded")
-            self.identifier = self._load(self._seen_key, runner)
-        return self.identifier
+                raise NoModelLoaded(f"the model {self.instance.identifier} is no longer loaded")
+            self.instance = self._load(self._seen_key, runner)
+        return self.instance
 
     def is_loaded(self, session: Session) -> bool:
         """Whether the server still has it."""
-        return any(instance.identifier == self.identifier for instance in list_loaded(session))
+        identifier = None if self.instance is None else self.instance.identifier
+        return any(instance.identifier == identifier for instance in list_loaded(session))
 
     def note(self, end: PredictionEnd) -> None:
         """Note the key of a model that was loaded before, to load it again."""
         self._seen_key = end.model_info.model_key
 
-    def _load(self, key: str, runner: Runner) -> str:
+    def _load(self, key: str, runner: Runner) -> ModelInstance:
         load = LoadLifecycle(runner, self._sinks)
         try:
-            return load.load(load_request(key, self._options)).identifier
+            return load.load(load_request(key, self._options))
         finally:
             load.finish()

@@ -26,7 +26,7 @@ from lmcli.errors import (
     RemoteProtocolError,
     TimedOut,
 )
-from lmcli.values import Fragment, Value
+from lmcli.values import Fragment, ModelInstance, Value
 
 _LOSSES: Final = (ConnectionLost, RemoteProtocolError, CannotConnect, TimedOut)
 """What ends a connection: the records that were running are predicted again on a new one."""
@@ -146,10 +146,10 @@ class BatchRun:
             self._awaits_input = False  # a connection that was lost while waiting left it set
             try:
                 with self._runner.connected():
-                    identifier = self._model.obtain(self._runner)
+                    model = self._model.obtain(self._runner)
                     self._is_model_lost = False
                     session = self._runner.session
-                    self._runner.deliver(session, self._rounds(session, identifier), tick=LATEST_SYNC)
+                    self._runner.deliver(session, self._rounds(session, model), tick=LATEST_SYNC)
             except _LOSSES as error:
                 self._runner.signals.check()  # a wait that a signal ends fails like this, too
                 self._reconnect_later(error)
@@ -190,7 +190,7 @@ class BatchRun:
                 self._runner.output.check()
         return True
 
-    def _rounds(self, session: Session, model: str) -> Iterator[Sequence[_RecordPrediction]]:
+    def _rounds(self, session: Session, model: ModelInstance) -> Iterator[Sequence[_RecordPrediction]]:
         """The predictions that run, turn by turn: those that have ended are replaced by the next."""
         while True:
             self._take_ended(session)
@@ -205,7 +205,7 @@ class BatchRun:
             yield self._running
             self._awaits_input = False
 
-    def _begin(self, session: Session, model: str) -> None:
+    def _begin(self, session: Session, model: ModelInstance) -> None:
         while len(self._running) < self._jobs and not self._is_model_lost and session.takes_requests:
             job = self._next_job()
             if job is None:
@@ -296,7 +296,7 @@ class BatchRun:
         self._output.write(syncs_all=True)
         if not self._again:
             return
-        delay = None if self._model.identifier is None else next(self._delays, None)
+        delay = None if self._model.instance is None else next(self._delays, None)
         if delay is None:
             raise error
         self._runner.messages.warning(f"{error.message}; connecting again in {delay:g} s")

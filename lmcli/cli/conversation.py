@@ -64,7 +64,7 @@ class Conversation:
     @property
     def model_in_use(self) -> str:
         """The model that answers the next question."""
-        return self.model or loaded_model(self._runner.connection, self._messages)
+        return self.model or loaded_model(self._runner.connection, self._messages).identifier
 
     def ask(self, text: str) -> None:
         """Send a question, and store the answer.

@@ -24,6 +24,7 @@ class Variable(NamedTuple):
 VARIABLES: Final = (
     Variable("LM_MODEL", "key of the model to use", "--model", is_value=True),
     Variable("LM_HOST", "address of the server", "-H", is_value=True),
+    Variable("LMS_API_SERVER_INFO_PATH", "JSON file with the server's port", "-H"),
     Variable("LM_API_TOKEN", "API token", "--token-file", is_value=True),
     Variable("LMSTUDIO_API_TOKEN", "API token, if LM_API_TOKEN is not set", "--token-file", is_value=True),
     Variable("SSL_CERT_FILE", "certificate authorities to trust, for https and wss", "-H"),
@@ -37,7 +38,7 @@ VARIABLES: Final = (
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
     Variable("HOME", "where LM Studio's settings are", "-H"),
-    Variable("XDG_CACHE_HOME", "folder of lm/models, the completed keys; else ~/.cache", "-H"),
+    Variable("XDG_CACHE_HOME", "folder of lm/, names for completion; else ~/.cache", "-H"),
 )
 
 

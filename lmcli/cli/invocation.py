@@ -18,7 +18,7 @@ from lmcli.cli.runner import Runner
 from lmcli.cli.target import loaded_model, model_key
 from lmcli.client.images import image_name
 from lmcli.errors import ExitCode
-from lmcli.values import JsonObject, Value
+from lmcli.values import JsonObject, ModelInstance, Value
 from lmcli.wire.requests import ChannelRequest
 
 
@@ -57,6 +57,8 @@ def run_prediction(invocation: Invocation) -> ExitCode:
     """
     if invocation.options.dry_run:
         return show_request(invocation)
+    if invocation.options.count:
+        return count_request(invocation)
     runner = Runner(invocation.options, invocation.env, invocation.messages)
     connect_and_predict(invocation, runner)
     return runner.end()
@@ -85,13 +87,15 @@ def connect_and_predict(invocation: Invocation, runner: Runner, extra_sinks: Seq
             _write_preface(invocation, runner)
 
 
-def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sinks: Sequence[Sink] = ()) -> Outcome:
+def predict(
+    invocation: Invocation, runner: Runner, model: ModelInstance | None, extra_sinks: Sequence[Sink] = ()
+) -> Outcome:
     """Run a prediction on an open connection, while signals are watched.
 
     Args:
         invocation: the prediction.
         runner: has the connection, and keeps the error.
-        model: the identifier of a loaded model; None loads the one that the invocation names.
+        model: a loaded model; None loads the one that the invocation names.
         extra_sinks: see `connect_and_predict`.
     """
     options, request, env = invocation.options, invocation.request, invocation.env
@@ -102,7 +106,7 @@ def predict(invocation: Invocation, runner: Runner, model: str | None, extra_sin
     prediction = PredictionLifecycle(request, runner, sinks, may_be_empty=request.is_raw)
 
     def load_and_predict() -> None:
-        prediction.predict(model or load.load(load_request(str(invocation.model_key), options)).identifier)
+        prediction.predict(model or load.load(load_request(str(invocation.model_key), options)))
 
     runner.attempt(load_and_predict)
     runner.error = runner.error or prediction.error
@@ -144,6 +148,17 @@ def _stats_sinks(invocation: Invocation, runner: Runner) -> list[Sink]:
     if not options.stats and options.stats_file is None:
         return []
     return [StatsSink(invocation.command, options, runner, invocation.model_key)]
+
+
+def count_request(invocation: Invocation) -> ExitCode:
+    """Print the number of tokens of the request.
+
+    Raises:
+        LmError: the server cannot count them.
+    """
+    from lmcli.cli.token_counts import count_one  # noqa: PLC0415  only --count pays for it
+
+    return count_one(invocation)
 
 
 def show_request(invocation: Invocation) -> ExitCode:

@@ -4,6 +4,7 @@ Start (model, uploads, request), feed (values to sinks), finish (check, output, 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar, Generic, TypeVar
 
 from lmcli.cli.delivery import until_closed
@@ -11,8 +12,9 @@ from lmcli.cli.output.results import TextCollector
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.resolve import Request
 from lmcli.cli.runner import Runner
+from lmcli.client.catalog import list_downloaded
 from lmcli.client.session import Session
-from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
+from lmcli.errors import ContextFull, Incomplete, LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import Fragment, ModelInstance, PredictionEnd, ToolCallFailure, ToolCallRequest, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.config import PREDICTION_PREFIX
@@ -80,8 +82,21 @@ class LoadLifecycle(_Lifecycle[Loading]):
         """
         session = self._runner.session
         self.channel = session.load(request)
-        self._deliver(session)
+        try:
+            self._deliver(session)
+        except ModelNotFound as error:
+            name = request.parameter.get("identifier") or request.parameter.get("modelKey", "")
+            raise ModelNotFound(error.message, *self._suggestions(name), *error.hints) from error
         return self.channel.loaded()
+
+    def _suggestions(self, name: str) -> list[str]:
+        from lmcli.cli.suggestions import nearest_keys  # noqa: PLC0415  only for an unknown model
+
+        with suppress(LmError):
+            downloaded = list_downloaded(self._runner.connection.session("system"))
+            if keys := nearest_keys(name, [model.model_key for model in downloaded if model.type == "llm"]):
+                return [f"did you mean {' or '.join(keys)}?"]
+        return []
 
 
 class PredictionLifecycle(_Lifecycle[Prediction]):
@@ -92,12 +107,17 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         runner: see `_Lifecycle`.
         sinks: see `_Lifecycle`.
         may_be_empty: whether an answer without text and tool calls is valid.
+        must_fit: whether a prompt that is longer than the context is refused before it is sent, where the server is not
+            to shorten it.
     """
 
     empty_hint: ClassVar[str] = "-o json shows the reasoning and why it stopped"
 
-    def __init__(self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool) -> None:
+    def __init__(
+        self, request: Request, runner: Runner, sinks: Sequence[Sink], *, may_be_empty: bool, must_fit: bool = True
+    ) -> None:
         self._request = request
+        self._must_fit = must_fit and request.must_fit
         self._may_be_empty = may_be_empty or request.schema is not None
         self._has_answer = False
         self._text = TextCollector() if request.schema is not None else None
@@ -118,11 +138,11 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         error, signum = self._runner.error or self.error, self._runner.signum
         return Outcome(self._end, error, signum, self._recovered, self._tool_calls, self._tool_call_failures)
 
-    def predict(self, model: str) -> None:
+    def predict(self, model: ModelInstance) -> None:
         """Start, and feed the sinks until the end; sets `error` if the answer is not complete.
 
         Args:
-            model: the identifier of a loaded model.
+            model: a loaded model.
 
         Raises:
             Interrupted, ReaderLeft: it was ended early.
@@ -136,14 +156,16 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
             self._end = self.channel.end
         self.judge()
 
-    def begin(self, session: Session, model: str) -> None:
+    def begin(self, session: Session, model: ModelInstance) -> None:
         """Send the request, and nothing more.
 
         Raises:
-            LmError: it could not be sent.
+            LmError: it could not be sent, or is too long.
         """
-        request = self._request.channel_request(model, self._runner.uploads.resolve)
-        self.channel = session.predict(request, self._request.fallback(model))
+        request = self._request.channel_request(model.identifier, self._runner.uploads.resolve)
+        if self._must_fit:
+            self._runner.length_check.check(session, request, model)
+        self.channel = session.predict(request, self._request.fallback(model.identifier))
         self._tool_calls, self._tool_call_failures = self.channel.tool_calls, self.channel.tool_call_failures
 
     def judge(self) -> None:

@@ -18,7 +18,7 @@ from lmcli.cli.series import MeasuredRun, Series, table_of
 from lmcli.cli.signals import Interrupted
 from lmcli.cli.target import MODEL_VARIABLE, loaded_model
 from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
-from lmcli.values import Fragment, Value
+from lmcli.values import Fragment, ModelInstance, Value
 
 
 class FirstFragmentTimer:
@@ -109,30 +109,30 @@ class _Benchmark:
         """Load a model if necessary, and run the prediction as often as requested."""
         self._display.erase()  # the load may be shown instead
         started = time.perf_counter()
-        name, instance, load_time = key or "", None, None
+        instance, load_time = None, None
         if key is None:
-            name = loaded_model(self._runner.connection, self._messages)
+            model = loaded_model(self._runner.connection, self._messages)
         else:
             load = LoadLifecycle(self._runner, self._load_sinks)
             try:
-                instance = load.load(load_request(key, self._options))
+                model = instance = load.load(load_request(key, self._options))
             finally:
                 load.finish()
             load_time = time.perf_counter() - started if load.channel.is_new else None
-            name = instance.identifier
+        name = model.identifier
         series = Series(name, instance, load_time, [])
         self.series.append(series)
         for number in range(1, self._options.warmup + 1):
             self._display.start_run(name, number, self._options.warmup, is_warmup=True)
-            self._run_once(name)
+            self._run_once(model)
         for number in range(1, self._options.runs + 1):
             self._display.start_run(name, number, self._options.runs)
-            series.runs.append(self._run_once(name))
+            series.runs.append(self._run_once(model))
 
-    def _run_once(self, model: str) -> MeasuredRun:
+    def _run_once(self, model: ModelInstance) -> MeasuredRun:
         timer, display = FirstFragmentTimer(), self._display
         sinks: list[Sink] = [timer, display, *([EchoSink(self._messages)] if self._options.echo else [])]
-        prediction = PredictionLifecycle(self._request, self._runner, sinks, may_be_empty=True)
+        prediction = PredictionLifecycle(self._request, self._runner, sinks, may_be_empty=True, must_fit=False)
         try:
             prediction.predict(model)
         finally:

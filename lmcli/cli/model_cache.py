@@ -1,4 +1,4 @@
-"""The cache of model keys for completion: one per line, in a file that the shell reads without starting `lm`.
+"""The cache of names of models for completion: one per line, in files that the shell reads without starting `lm`.
 
 Errors are ignored: the cache is optional.
 """
@@ -15,38 +15,47 @@ from lmcli.cli.options import DEMO_HOST, ServerOptions
 from lmcli.cli.target import MODEL_SUFFIX
 from lmcli.client.discovery import HOST_VARIABLE
 
+KEYS: Final = "models"
+"""The file with the keys of the downloaded language models."""
+LOADED: Final = "loaded"
+"""The file with the identifiers of the loaded models of all kinds."""
 CACHE_VARIABLE: Final = "XDG_CACHE_HOME"
 _NEW_FILE_MODE: Final = 0o600
 _NEW_FOLDER_MODE: Final = 0o700
 
 
-def remember(keys: Iterable[str], options: ServerOptions, env: Environment) -> None:
-    """Replace the stored keys."""
-    _update(_rewrite, list(keys), options, env)
+def remember(file: str, names: Iterable[str], options: ServerOptions, env: Environment) -> None:
+    """Replace the stored names."""
+    _update(_rewrite, file, list(names), options, env)
 
 
-def add(key: str, options: ServerOptions, env: Environment) -> None:
-    """Add a key."""
-    _update(_append, [key], options, env)
+def add(file: str, name: str, options: ServerOptions, env: Environment) -> None:
+    """Add a name."""
+    _update(_append, file, [name], options, env)
+
+
+def forget(file: str, name: str, options: ServerOptions, env: Environment) -> None:
+    """Remove a name, if it is stored."""
+    _update(_remove, file, [name], options, env)
 
 
 def _update(
-    write: Callable[[Path, list[str]], None], keys: list[str], options: ServerOptions, env: Environment
+    write: Callable[[Path, list[str]], None], name: str, names: list[str], options: ServerOptions, env: Environment
 ) -> None:
-    """Write the keys, except those with control characters and those of a server inside this process."""
+    """Write the names, except those with control characters and those of a server inside this process."""
     host = options.host or env.setting(HOST_VARIABLE) or ""
     folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
     if folder is None or host == DEMO_HOST or host.lower().endswith(MODEL_SUFFIX):
         return
     with suppress(OSError, ValueError):  # ValueError: the file is not UTF-8
-        write(Path(folder, "lm", "models"), [key for key in keys if key and key.isprintable()])
+        write(Path(folder, "lm", name), [name for name in names if name and name.isprintable()])
 
 
-def _rewrite(file: Path, keys: list[str]) -> None:
+def _rewrite(file: Path, names: list[str]) -> None:
     _make_folder(file.parent)
-    temporary = file.with_name(f".models.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        _write(temporary, "w", keys)
+        _write(temporary, "w", names)
         with suppress(FileNotFoundError):
             temporary.chmod(stat.S_IMODE(file.stat().st_mode))
         temporary.replace(file)
@@ -54,14 +63,20 @@ def _rewrite(file: Path, keys: list[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _append(file: Path, keys: list[str]) -> None:
+def _append(file: Path, names: list[str]) -> None:
     try:
         stored = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         _make_folder(file.parent)
         stored = []
-    if new := [key for key in keys if key not in stored]:
+    if new := [name for name in names if name not in stored]:
         _write(file, "a", new)
+
+
+def _remove(file: Path, names: list[str]) -> None:
+    stored = file.read_text(encoding="utf-8").splitlines()
+    if (left := [name for name in stored if name not in names]) != stored:
+        _rewrite(file, left)
 
 
 def _make_folder(folder: Path) -> None:
@@ -71,7 +86,7 @@ def _make_folder(folder: Path) -> None:
             path.mkdir(_NEW_FOLDER_MODE, exist_ok=True)
 
 
-def _write(file: Path, mode: str, keys: list[str]) -> None:
-    """Write keys to a file, which only this user can read if it is new."""
+def _write(file: Path, mode: str, names: list[str]) -> None:
+    """Write names to a file, which only this user can read if it is new."""
     with open(file, mode, encoding="utf-8", opener=lambda path, flags: os.open(path, flags, _NEW_FILE_MODE)) as stream:
-        stream.writelines(f"{key}\n" for key in keys)
+        stream.writelines(f"{name}\n" for name in names)

@@ -194,6 +194,9 @@ class RecordOptions(Options):
         Path | None, Option("--stats-file", metavar="FILE", help="Append one JSON line for each prediction.")
     ] = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print the request as JSON and send nothing.")] = False
+    count: Annotated[bool, Option("--count", help="Print how many tokens the request has, and predict nothing.")] = (
+        False
+    )
 
 
 class SchemaOptions(Options):

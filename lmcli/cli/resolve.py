@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
 
 
+_OVERFLOW_KEY: Final = PREDICTION_PREFIX + OPTIONS["context_overflow_policy"].key
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
 
@@ -49,6 +50,12 @@ class Request(NamedTuple):
     def is_raw(self) -> bool:
         """Whether it is the continuation of a text."""
         return isinstance(self.subject, str)
+
+    @property
+    def must_fit(self) -> bool:
+        """Whether a prompt that is longer than the context is an error."""
+        policy = self.config.raw.get(_OVERFLOW_KEY, self.config.context_overflow_policy)
+        return bool(policy == "stopAtLimit")
 
     @property
     def is_structured(self) -> bool:

@@ -8,9 +8,10 @@ from typing import Final
 from lmcli.cli.delivery import Consumer, deliver
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
-from lmcli.cli.model_cache import add
+from lmcli.cli.model_cache import KEYS, add
 from lmcli.cli.options import ServerOptions
 from lmcli.cli.output.stdout import Output, ReaderLeft
+from lmcli.cli.prompt_length import PromptLengthCheck
 from lmcli.cli.signals import BROKEN_PIPE, Interrupted, SignalWatcher, die_of
 from lmcli.cli.target import connect
 from lmcli.client.connection import Connection
@@ -38,6 +39,7 @@ class Runner:
         error: the first error.
         messages: writes messages to stderr.
         cache_model_key: stores the key of a model for completion.
+        length_check: refuses prompts that are too long.
         more_interrupts: what ends a wait for the server besides a signal and a closed stdout.
     """
 
@@ -51,10 +53,11 @@ class Runner:
         self.messages = messages
         messages.watch(self.signals)
         self.more_interrupts: Interrupts = no_interrupts
+        self.length_check = PromptLengthCheck()
         self._has_lost_reader = False
         self._connect: Callable[[], AbstractContextManager[Connection]]
         self._connect = lambda: connect(options, env, messages, interrupts=self._interrupts)
-        self.cache_model_key: Callable[[str], None] = cache(lambda key: add(key, options, env))
+        self.cache_model_key: Callable[[str], None] = cache(lambda key: add(KEYS, key, options, env))
 
     @contextmanager
     def connected(self) -> Iterator[None]:

@@ -124,6 +124,12 @@ def close_matches(name: str, names: Iterable[str]) -> list[str]:
     return longer if 0 < len(longer) <= _MAX_MATCHES else difflib.get_close_matches(name, names, n=1, cutoff=_CUTOFF)
 
 
+def nearest_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """The model keys that a name resembles, with the publisher or without, in any case."""
+    spellings = {spelling: key for key in keys for spelling in (key.casefold().rpartition("/")[2], key.casefold())}
+    return list(dict.fromkeys(spellings[match] for match in close_matches(name.casefold(), spellings)))
+
+
 def _for_command(word: str, rest: Sequence[str], path: str) -> list[str]:
     equivalent = COMMAND_EQUIVALENTS.get(f"{word} …" if len(rest) > 1 else word) or COMMAND_EQUIVALENTS.get(word)
     if equivalent is not None:

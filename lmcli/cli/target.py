@@ -14,6 +14,7 @@ from lmcli.client.connection import Connection
 from lmcli.client.discovery import HOST_VARIABLE, credentials, find_server, find_token, is_readable_by_others
 from lmcli.client.waiting import Interrupts, is_duration, no_interrupts
 from lmcli.errors import BadSetting, NoModelLoaded, UsageError, quoted
+from lmcli.values import ModelInstance
 
 if TYPE_CHECKING:
     from lmcli.server.engine import Engine
@@ -61,8 +62,8 @@ def model_key(options: ModelOptions, env: Environment) -> str | None:
     return options.model or _key_of_host(options, env) or env.setting(MODEL_VARIABLE)
 
 
-def loaded_model(connection: Connection, messages: Messages) -> str:
-    """The identifier of the loaded model, the most recently used one of several.
+def loaded_model(connection: Connection, messages: Messages) -> ModelInstance:
+    """The loaded model, the most recently used one of several.
 
     Raises:
         NoModelLoaded: none is loaded; a hint lists those that can be loaded.
@@ -75,7 +76,7 @@ def loaded_model(connection: Connection, messages: Messages) -> str:
     latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
         messages.note(f"several models are loaded, using {latest.identifier} (-m KEY chooses another)")
-    return latest.identifier
+    return latest
 
 
 def timeout_of(options: ServerOptions, env: Environment) -> float | None:

@@ -101,10 +101,9 @@ class AioConnection:
     def _replace(self, session: AioSession, namespace: str) -> None:
         """Keep a session beside its successor, for as long as something runs on it, or files depend on it."""
         self._replaced = [old for old in self._replaced if not old.is_closed]
-        for old in self._replaced:
-            old.close_if_idle()
         self._replaced.append(session)
-        session.has_files = namespace == "files"
+        if namespace != "files":
+            session.close_when_idle()
 
     async def _open(self, namespace: str) -> AioSession:
         self._expect_open()

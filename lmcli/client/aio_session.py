@@ -33,13 +33,10 @@ class AioSession:
     Args:
         transport: what it runs on.
         timeout: how long a wait may take in which nothing arrives for it, in seconds.
-
-    Attributes:
-        has_files: the server forgets files when the socket is closed.
     """
 
     def __init__(self, transport: AioTransport, *, timeout: float | None) -> None:
-        self.has_files = False
+        self._closes_when_idle = False
         self._transport = transport
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -171,10 +168,10 @@ class AioSession:
         """Whether the socket is closed."""
         return self._transport.is_closed
 
-    def close_if_idle(self) -> None:
-        """Close the socket, without waiting, if nothing runs on it and no files depend on it."""
-        if self._multiplexer.is_idle and not self.has_files:
-            self._transport.close()
+    def close_when_idle(self) -> None:
+        """Close the socket, without waiting, as soon as nothing runs on it."""
+        self._closes_when_idle = True
+        self._close_if_done()
 
     async def aclose(self) -> None:
         """Cancel what runs, and close the socket; who waits gets ConnectionLost."""
@@ -238,6 +235,11 @@ class AioSession:
             self._muted = self._loop.call_later(MUTE_SECONDS, self._give_up_unanswered)
         self._flow.hold_back(len(texts), bytes_count)
         self._send()
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._closes_when_idle and self._multiplexer.is_idle:
+            self._transport.close()
 
     def _give_up_unanswered(self) -> None:
         for pending in self._multiplexer.unanswered:

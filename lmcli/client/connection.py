@@ -11,8 +11,9 @@ from lmcli.wire.protocol import Credentials
 class Connection(Closing):
     """Sessions by namespace: opened when first asked for, closed together.
 
-    A session that was lost is opened again; so is one whose server has used up its warnings, beside the old one, on
-    which channels may still run. The same credentials are used for all, because a server ties uploaded files to them.
+    A session that was lost is opened again; so is one whose server has used up its warnings, beside the old one, which
+    is closed when its channels have ended. The same credentials are used for all, because a server ties uploaded files
+    to them, and to the socket that they came over.
 
     Args:
         address: the server.
@@ -57,6 +58,8 @@ class Connection(Closing):
             return session
         if session is not None:
             self._replaced.append(session)
+            if namespace != "files":
+                session.close_when_idle()
         session = self._sessions[namespace] = Session.open(
             self.address,
             namespace,

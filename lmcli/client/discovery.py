@@ -25,6 +25,7 @@ Source: lmstudio-js 6ec11db, lms-common/src/apiServerPorts.ts"""
 PROBE_SECONDS: Final = 0.5
 OTHERS_SECONDS: Final = 0.1
 HOST_VARIABLE: Final = "LM_HOST"
+INFO_VARIABLE: Final = "LMS_API_SERVER_INFO_PATH"
 TOKEN_VARIABLES: Final = ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN")
 TOKEN_FORM: Final = re.compile(r"sk-lm-([A-Za-z0-9]{8}):([A-Za-z0-9]{20})")
 """Source: lmstudio-js 6ec11db, lms-shared-types/src/lmstudioAPIToken.ts"""
@@ -48,7 +49,7 @@ def find_server(
         on_several: called with the addresses of the servers, the one that is used first, if there is more than one.
 
     Raises:
-        UsageError, BadSetting: the given address, or that of LM_HOST, is not valid.
+        UsageError, BadSetting: the given address, that of LM_HOST, or LMS_API_SERVER_INFO_PATH is not valid.
         CannotConnect: nothing on this machine answers as LM Studio.
     """
     if host:
@@ -68,7 +69,13 @@ def find_server(
 
 
 def candidate_ports(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """The ports to ask, the likeliest first, each once."""
+    """The ports to ask, the likeliest first, each once; with LMS_API_SERVER_INFO_PATH, the one in that file.
+
+    Raises:
+        BadSetting: the file does not contain a port.
+    """
+    if path := environment.get(INFO_VARIABLE):
+        return (_named_port(path),)
     configured = _configured_port(environment)
     ports = (*([configured] if configured else []), *API_PORTS, HTTP_PORT)
     return tuple(dict.fromkeys(ports))
@@ -228,8 +235,28 @@ def _are_several(found: Sequence[Address]) -> bool:
 def _configured_port(environment: Mapping[str, str]) -> int | None:
     """Source: lms, src/localAPIServer.ts:16-57."""
     try:
-        settings = orjson.loads((studio_home(environment) / ".internal" / "http-server.json").read_bytes())
-    except (OSError, ValueError):
+        return _port_in((studio_home(environment) / ".internal" / "http-server.json").read_bytes())
+    except OSError:
+        return None
+
+
+def _named_port(path: str) -> int:
+    """Source: lms, src/localAPIServer.ts:16-57; with the variable, no other port counts."""
+    try:
+        port = _port_in(read_bytes(Path(path)))
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise BadSetting(f"{INFO_VARIABLE}: cannot read {quoted(path)}: {why}") from error
+    if port is None:
+        raise BadSetting(f"{INFO_VARIABLE}: there is no port in {quoted(path)}", 'it looks like {"port": 1234}')
+    return port
+
+
+def _port_in(text: bytes) -> int | None:
+    """The port in LM Studio's file about its server."""
+    try:
+        settings = orjson.loads(text)
+    except ValueError:
         return None
     port = settings.get("port") if isinstance(settings, dict) else None
     return port if type(port) is int and 0 < port < 65536 else None

@@ -44,6 +44,7 @@ class Session:
         self._silent_since = monotonic()
         self._mute_since = 0.0
         self._holds_requests = False
+        self._closes_when_idle = False
 
     @classmethod
     def open(
@@ -106,7 +107,7 @@ class Session:
         """
         self._refuse_if_mute(endpoint)
         call = self._multiplexer.call(endpoint, parameter)
-        self._send()
+        self._send(is_awaited=True)
         if not self.ready([call]):
             raise ConnectionLost(f"the wait for an answer to {endpoint} was interrupted")
         return call.result()
@@ -201,6 +202,7 @@ class Session:
         with suppress(LmError):
             for text in self._traced_texts():
                 self._transport.post(text)
+        self._close_if_done()
 
     def drain(self, channel: Channel, *, within: float = DRAIN_SECONDS) -> None:
         """Wait a little for the end of a channel that was abandoned; what it still sends is dropped."""
@@ -208,6 +210,11 @@ class Session:
         with suppress(LmError):
             while not channel.has_ended and self.ready([channel], within=deadline - monotonic()):
                 channel.read()
+
+    def close_when_idle(self) -> None:
+        """Close the socket as soon as nothing runs on it but what was abandoned."""
+        self._closes_when_idle = True
+        self._close_if_done()
 
     def close(self) -> None:
         """Close the socket; running channels are over."""
@@ -238,7 +245,12 @@ class Session:
             self._mute_since = monotonic()
         if self._multiplexer.error is None:
             self._send()
+            self._close_if_done()
         else:
+            self._transport.close()
+
+    def _close_if_done(self) -> None:
+        if self._closes_when_idle and all(channel.is_over for channel in self._multiplexer.running):
             self._transport.close()
 
     def _authenticate(self, credentials: Credentials) -> None:
@@ -261,8 +273,8 @@ class Session:
         if self._multiplexer.is_mute:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
-    def _send(self, *, within: float | None = None, traced: bool = True) -> None:
-        if self._holds_requests:
+    def _send(self, *, within: float | None = None, traced: bool = True, is_awaited: bool = False) -> None:
+        if self._holds_requests and not is_awaited:
             return
         texts = list(self._traced_texts() if traced else self._multiplexer.texts_to_send())
         if texts:

@@ -17,14 +17,14 @@ _lm_words() {
     done
 }
 
-# The model keys in the cache of lm, quoted; within an open quote, those that need no quoting.
-_lm_keys() {
-    local key quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/models
+# The names in a file of the cache of lm, quoted; within an open quote, those that need no quoting.
+_lm_names() {
+    local name quoted file=${XDG_CACHE_HOME:-$HOME/.cache}/lm/$1
     [[ -r $file ]] || return
-    while IFS= read -r key; do
-        [[ $key == *[[:cntrl:]]* ]] && continue
-        printf -v quoted %q "$key"
-        [[ $quoted == "$key" || $current != [\'\"]* ]] && _lm_words "$quoted"
+    while IFS= read -r name; do
+        [[ $name == *[[:cntrl:]]* ]] && continue
+        printf -v quoted %q "$name"
+        [[ $quoted == "$name" || $current != [\'\"]* ]] && _lm_words "$quoted"
     done < "$file"
 }
 
@@ -151,7 +151,7 @@ def _arguments(commands: Mapping[str, Command]) -> Iterator[str]:
 def _action(values: Values) -> str:
     actions = [
         f"_lm_words {' '.join(values.words)}" if values.words else "",
-        "_lm_keys" if values.has_keys else "",
+        f"_lm_names {values.names}" if values.names else "",
         f"_lm_files '{values.files or ANY_FILE}'" if values.files else "",
     ]
     return "; ".join(filter(None, actions)) or ":"

@@ -23,12 +23,12 @@ function __lm_is
     test "$command" = "$argv"
 end
 
-# The model keys in the cache of lm; complete quotes them.
-function __lm_keys
+# The names in a file of the cache of lm; complete quotes them.
+function __lm_names -a file
     set -l folder $HOME/.cache
     test -n "$XDG_CACHE_HOME"; and set folder $XDG_CACHE_HOME
-    test -r $folder/lm/models; or return
-    string match -rv '[[:cntrl:]]' <$folder/lm/models
+    test -r $folder/lm/$file; or return
+    string match -rv '[[:cntrl:]]' <$folder/lm/$file
 end
 
 # Files with an extension, and folders; the value may follow the equals sign of an option.
@@ -74,7 +74,7 @@ def _action(values: Values) -> str:
         return "-F"
     offers = [
         *values.words,
-        *(["(__lm_keys)"] if values.has_keys else []),
+        *([f"(__lm_names {values.names})"] if values.names else []),
         *([f"(__lm_files {values.files.removeprefix('*')})"] if values.files else []),
     ]
     return f"-f -a {_quoted(' '.join(offers))}" if offers else ""

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from lmcli.cli.app import COMMANDS, build
 from lmcli.cli.environment import Environment
+from lmcli.cli.model_cache import KEYS, LOADED
 
 ANY_FILE: Final = "*"
 
@@ -19,12 +20,12 @@ class Values(NamedTuple):
     Attributes:
         words: fixed words.
         files: a pattern of file names; folders are completed, too.
-        has_keys: whether to complete the model keys in the cache.
+        names: the file of the cache whose names of models to complete; empty for none.
     """
 
     words: tuple[str, ...] = ()
     files: str = ""
-    has_keys: bool = False
+    names: str = ""
 
 
 class Option(NamedTuple):
@@ -75,8 +76,8 @@ _BY_METAVAR: Final = {
     "FILE|JSON": Values(files="*.json"),
     "[FILE]...": Values(files=ANY_FILE),
     "[MODEL.gguf]...": Values(files="*.gguf"),
-    "KEY": Values(has_keys=True),
-    "[IDENTIFIER]...": Values(has_keys=True),
+    "KEY": Values(names=KEYS),
+    "[IDENTIFIER]...": Values(names=LOADED),
     "[COMMAND]...": Values(words=tuple(name for name in COMMANDS if " " not in name)),
 }
 """The completions of values that do not follow from their types."""

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from websockets.exceptions import ConnectionClosed
 
+from lmcli.chat import FILE_TYPES
 from lmcli.server.authentication import ConnectedClient
 from lmcli.server.engine import Engine
 from lmcli.server.limits import config_excess, history_excess, name_excess
@@ -98,20 +99,23 @@ def _is_history(value: Any) -> bool:
 def _is_message(message: Any) -> bool:
     match message:
         case {"role": str(role), "content": list(parts)}:
-            kinds = PART_KINDS.get(role, ())
-            return all(isinstance(part, dict) and part.get("type") in kinds for part in parts)
+            shapes = PARTS.get(role, {})
+            return all(_is_part(part, shapes) for part in parts)
     return False
+
+
+def _is_part(part: Any, shapes: Mapping[str, Shape]) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind in shapes and _has_shape(part, shapes[kind])
+
+
+def _has_shape(value: JsonObject, shape: Shape) -> bool:
+    """Whether an object has all keys that it must have, and those that it may have are valid; null is not absent."""
+    return all(field.check.is_met_by(value[key]) if key in value else field.optional for key, field in shape.items())
 
 
 MAX_SAFE_INTEGER: Final = 2**53  # JavaScript's
 DOMAINS: Final = ("llm", "embedding", "drafter", "imageGen", "transcription", "tts")
-PART_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "system": ("text", "file"),
-    "user": ("text", "file"),
-    "assistant": ("text", "file", "toolCallRequest"),
-    "tool": ("toolCallResult",),
-}
-
 TEXT: Final = Check(lambda value: isinstance(value, str), "a string")
 NAME: Final = TEXT._replace(excess=name_excess)
 FLAG: Final = Check(lambda value: isinstance(value, bool), "true or false")
@@ -127,6 +131,36 @@ QUERY_KEYS: Final[Mapping[str, Check]] = {
     "identifier": TEXT,
     "path": Check(lambda value: isinstance(value, str) and 1 <= len(value) <= 1024, "a path"),
     "vision": FLAG,
+}
+
+_TOOL_CALL: Final[Shape] = {
+    "id": Field(TEXT, optional=True),
+    "type": Field(Check(lambda value: value == "function", "'function'")),
+    "name": Field(TEXT),
+    "arguments": Field(OBJECT, optional=True),
+}
+_TEXT_OR_FILE: Final[Mapping[str, Shape]] = {
+    "text": {"text": Field(TEXT)},
+    "file": {
+        "name": Field(TEXT),
+        "identifier": Field(TEXT),
+        "sizeBytes": Field(Check(lambda value: type(value) is int, "a whole number")),
+        "fileType": Field(Check(lambda value: value in FILE_TYPES, "a type of file")),
+    },
+}
+_TOOL_CALL_CHECK: Final = Check(lambda value: isinstance(value, dict) and _has_shape(value, _TOOL_CALL), "a tool call")
+# Which parts the messages of a role can have. Source: lmstudio-js 6ec11db, lms-shared-types/src/ChatHistoryData.ts
+PARTS: Final[Mapping[str, Mapping[str, Shape]]] = {
+    "system": _TEXT_OR_FILE,
+    "user": _TEXT_OR_FILE,
+    "assistant": {**_TEXT_OR_FILE, "toolCallRequest": {"toolCallRequest": Field(_TOOL_CALL_CHECK)}},
+    "tool": {
+        "toolCallResult": {
+            "content": Field(TEXT),
+            "toolCallId": Field(TEXT, optional=True),
+            "name": Field(TEXT, optional=True),
+        }
+    },
 }
 CANCEL: Final[Shape] = {"type": Field(Check(lambda value: value == "cancel", "'cancel'"))}
 

@@ -25,6 +25,7 @@ from lmcli.server.endpoints import (
 )
 from lmcli.server.model_instance import Instance
 from lmcli.server.model_load import LoadParameters, ModelLoad
+from lmcli.server.model_names import find_model
 from lmcli.server.request_errors import (
     RequestFailed,
     domain_mismatch,
@@ -38,18 +39,18 @@ from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.payloads import write
 
 
-def _downloaded_model(context: Context, key_or_path: str) -> ModelInfo:
-    """The downloaded model with a key or path.
+def _downloaded_model(context: Context, name: str) -> ModelInfo:
+    """The downloaded model that a name stands for.
 
     Raises:
         RequestFailed: there is none, or it belongs to another domain.
     """
-    for model in context.engine.downloaded:
-        if key_or_path in (model.model_key, model.path, model.indexed_model_identifier):
-            if model.type != context.domain:
-                raise domain_mismatch(key_or_path, model.type, context.domain)
-            return model
-    raise path_not_found(key_or_path, [m.model_key for m in context.engine.downloaded if m.type == context.domain])
+    in_domain = [model for model in context.engine.downloaded if model.type == context.domain]
+    if (model := find_model(in_domain, name)) is not None:
+        return model
+    if (model := find_model(context.engine.downloaded, name)) is not None:
+        raise domain_mismatch(name, model.type, context.domain)
+    raise path_not_found(name, [model.model_key for model in in_domain])
 
 
 async def list_loaded(context: Context, _: JsonObject) -> Any:
@@ -156,11 +157,10 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
 
 
 def _loaded(context: Context, name: str) -> Instance | None:
-    """The instance with an identifier, or the one whose identifier is the key of the model at a path."""
-    instance = context.registry.get(name)
-    if instance is None:
-        keys = {model.path: model.model_key for model in context.engine.downloaded}
-        instance = context.registry.get(keys.get(name, name))
+    """The instance with an identifier, or the one whose identifier is the key of the model that the name stands for."""
+    instance = next((i for i in context.registry if i.identifier.casefold() == name.casefold()), None)
+    if instance is None and (model := find_model(context.engine.downloaded, name)):
+        instance = context.registry.get(model.model_key)
     return instance if instance and instance.model_info.type == context.domain else None
 
 

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from lmcli.server.limits import MAX_INSTANCES
 from lmcli.server.model_instance import ActivePrediction, Instance
 from lmcli.server.model_load import LoadParameters, ModelLoad
+from lmcli.server.model_names import is_named
 from lmcli.server.request_errors import RequestFailed, model_unloaded, no_model_matching
 from lmcli.values import ModelInfo
 
@@ -102,9 +103,12 @@ class ModelRegistry:
     def find(self, specifier: Mapping[str, Any], domain: str) -> Instance | None:
         """The instance that matches a specifier; of several the one used last, then the one loaded first.
 
+        One whose identifier is exactly that of the query precedes those that match in another way.
         Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts
         """
         matching = [instance for instance in self if _matches(instance, specifier, domain)]
+        identifier = specifier.get("query", {}).get("identifier")
+        matching = [instance for instance in matching if instance.identifier == identifier] or matching
         return max(matching, key=lambda instance: instance.last_used_time or 0, default=None)
 
     def require(self, specifier: Mapping[str, Any], domain: str) -> Instance:
@@ -179,12 +183,16 @@ def _matches(instance: Instance, specifier: Mapping[str, Any], domain: str) -> b
         return False
     if specifier["type"] == "instanceReference":
         return bool(instance.reference == specifier["instanceReference"])
-    query = specifier["query"]
-    properties = {
-        "domain": instance.model_info.type,
-        "deviceIdentifier": None,
-        "identifier": instance.identifier,
-        "path": instance.model_info.path,
-        "vision": instance.model_info.vision,
-    }
-    return all(properties.get(key, value) == value for key, value in query.items())
+    return all(_PROPERTIES[key](instance, value) for key, value in specifier["query"].items() if key in _PROPERTIES)
+
+
+_PROPERTIES: Final[Mapping[str, Callable[[Instance, Any], bool]]] = {
+    "domain": lambda instance, domain: instance.model_info.type == domain,
+    "deviceIdentifier": lambda instance, device: instance.model_info.device_identifier == device,
+    "identifier": lambda instance, name: (
+        instance.identifier.casefold() == name.casefold() or is_named(instance.model_info, name)
+    ),
+    "path": lambda instance, path: is_named(instance.model_info, path),
+    "vision": lambda instance, vision: instance.model_info.vision == vision,
+}
+"""The keys of a query, each with what it requires of an instance."""

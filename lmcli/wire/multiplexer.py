@@ -184,7 +184,7 @@ class Multiplexer:
             case ChannelClosed(number) if number in self._channels:
                 self._channels.pop(number).close()
             case ChannelFailed(number, error) if number in self._channels:
-                self._failed(self._channels.pop(number), error)
+                self._failed(self._channels[number], error)
             case CallReturned(number, result) if number in self._calls:
                 self._calls.pop(number).answer(result)
             case CallFailed(number, error) if number in self._calls:
@@ -194,12 +194,23 @@ class Multiplexer:
         return True
 
     def _failed(self, channel: Channel, error: Any) -> None:
-        request = channel.retry(error)
-        if request is None:
+        if not self._retried(channel, error):
+            del self._channels[channel.number]
             channel.fail(error)
             return
         self.has_raw_completion = False
-        self._open(channel, request)
+        if self.is_mute:  # the server will not answer the others, nor say so
+            for other in [other for other in self.running if not other.is_answered]:
+                self._retried(other, error)
+
+    def _retried(self, channel: Channel, error: Any) -> bool:
+        """Send what a channel has to be sent in place of a request that failed with this error; whether it has."""
+        request = channel.retry(error)
+        if request is not None:
+            del self._channels[channel.number]
+            self._protocol.end_channel(channel.number)
+            self._open(channel, request)
+        return request is not None
 
     def _open(self, channel: Channel, request: ChannelRequest) -> None:
         channel.number, text = self._protocol.open_channel(request.endpoint, request.parameter)

@@ -216,9 +216,16 @@ def write(record: Record) -> JsonObject:
         value = getattr(record, name)
         if isinstance(value, Record):
             value = write(value)
+        elif isinstance(value, tuple):
+            value = list(value)
         if value is not None or name in _NULLABLE:
             written[key] = value
     return written
+
+
+def snake(key: str) -> str:
+    """`timeToFirstTokenSec` → `time_to_first_token_sec`."""
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in key)
 
 
 def camel(name: str) -> str:
@@ -236,7 +243,7 @@ def _layout(cls: type[Record]) -> tuple[tuple[str, str, Callable[[Any], Any], bo
 
 def _type_name(annotation: Any) -> str:
     name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return name.removesuffix(" | None").rsplit(".", 1)[-1]
+    return name.removesuffix(" | None").partition("[")[0].rsplit(".", 1)[-1]
 
 
 def _whole(value: Any) -> int | None:
@@ -249,12 +256,18 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def _texts(value: Any) -> tuple[str, ...] | None:
+    is_list_of_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return tuple(value) if is_list_of_texts else None
+
+
 _CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
     {
         "str": lambda value: value if isinstance(value, str) else None,
         "bool": lambda value: value if isinstance(value, bool) else None,
         "int": _whole,
         "float": _number,
+        "tuple": _texts,
         "Quantization": lambda value: read(Quantization, value),
     }
 )

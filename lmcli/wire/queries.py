@@ -33,6 +33,11 @@ def list_downloaded() -> Query[list[ModelInfo]]:
     return _listing("listDownloadedModels", lambda entry: payloads.read(ModelInfo, entry))
 
 
+def with_source(query: Query[list[Answer]]) -> Query[list[tuple[Answer, JsonObject]]]:
+    """The same list, each entry with the object that it was read from."""
+    return Query(query.endpoint, query.parameter, lambda result: list(zip(query.read(result), result, strict=True)))
+
+
 def unload(identifier: str) -> Query[None]:
     """Drop a loaded model from memory; ModelNotFound where no loaded model has this identifier."""
     return Query("unloadModel", {"identifier": identifier}, lambda _: None)
@@ -69,7 +74,13 @@ def apply_prompt_template(
         "predictionConfigStack": {"layers": []},
         "opts": dict(opts or {}),
     }
-    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", str)
+    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
+
+
+def prompt_of(identifier: str, prediction: JsonObject) -> Query[str]:
+    """The text that a model would be given for a prediction, whose creation parameter this is."""
+    parameter = {key: prediction[key] for key in ("history", "predictionConfigStack")} | {"opts": {}}
+    return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
 
 
 def _of_model(
@@ -92,6 +103,12 @@ def _listing(endpoint: str, read: Callable[[Any], Answer]) -> Query[list[Answer]
         return [read(entry) for entry in result]
 
     return Query(endpoint, ABSENT, read_all)
+
+
+def _formatted(text: Any) -> str:
+    if not isinstance(text, str):
+        raise RemoteProtocolError(f"the server answered applyPromptTemplate with {quoted(text, limit=40)}")
+    return text
 
 
 def _token_numbers(numbers: Any) -> list[int]:

@@ -1,6 +1,7 @@
 """A batch outlives its connection, its server and its model."""
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,17 @@ from pathlib import Path
 
 import pytest
 from conftest import Connect, StartServer
-from faults import End, Proxy, after_texts, once, text_frame
+from faults import End, Peer, Proxy, ScriptedServer, after_texts, once, text_frame
+from packets import INSTANCE, piece, success, warning
 from predictions import Predictions
 from processes import Child, StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
+from lmcli.cli.main import main
+from lmcli.server import listener
+from lmcli.server.background import Running
+from lmcli.server.listener import NAMESPACES
+from lmcli.wire.multiplexer import WARNINGS
 
 LINES = [f"{number} and some words more" for number in range(20)]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -46,6 +53,22 @@ def test_a_lost_connection_is_replaced(
         assert len(ran.stderr.splitlines()) == 1
     kept = [json.loads(line)["index"] for line in (tmp_path / "done").read_text().splitlines()]
     assert sorted(kept) == list(range(20))
+
+
+@pytest.fixture
+def older_server(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A server from before `completeRawText`, which warns five times on a socket and is mute after that."""
+    llm = NAMESPACES["/llm"]
+    channels = {name: endpoint for name, endpoint in llm.channels.items() if name != "completeRawText"}
+    monkeypatch.setattr(listener, "NAMESPACES", {**NAMESPACES, "/llm": llm._replace(channels=channels)})
+    return start_server()
+
+
+@pytest.mark.parametrize("jobs", [1, 5, 9])
+def test_an_older_server_that_no_longer_warns(jobs: int, tmp_path: Path, older_server: Running) -> None:
+    """Of the completions that it does not know, those that it passes over in silence are sent again in its own form."""
+    ran = run(f"lm complete --each line -j {jobs}", tmp_path, environment(tmp_path, older_server.port), stdin=TEXT)
+    assert (ran.status, ran.stdout, ran.stderr) == (0, TEXT, "")
 
 
 def test_an_image_is_uploaded_once_for_each_connection(tmp_path: Path, start_server: StartServer) -> None:
@@ -222,3 +245,37 @@ def test_an_input_that_falls_silent_is_not_a_server_that_does(tmp_path: Path, st
     variables = environment(tmp_path, start_server().port)
     ran = run("(echo one; sleep 1; echo two) | lm respond --each line --timeout 0.3", tmp_path, variables)
     assert (ran.status, ran.stdout, ran.stderr) == (0, b"one\ntwo\n", "")
+
+
+def test_a_record_that_waits_for_a_mute_server_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It fails after a while, those whose answers have begun go on, and the next ones go over a new socket."""
+    monkeypatch.setattr("lmcli.client.session.MUTE_SECONDS", 0.05)
+    sockets = iter(("mute", "new"))
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        peer.send({"type": "rpcResult", "callId": peer.receive()["callId"], "result": [INSTANCE]})
+        is_mute = next(sockets) == "mute"
+        for number in (1, 2, 3) if is_mute else (1,):
+            assert peer.receive()["channelId"] == number
+        if is_mute:
+            peer.send(piece("one", 1), *[warning("?", kind="channelUnknown")] * WARNINGS, piece("three", 3))
+            peer.send(success(1), success(3))
+        else:
+            peer.send(piece("four"), success())
+        peer.wait_until_left()
+
+    (tmp_path / "lines").write_text("a\nb\nc\nd\n")
+    stdin = os.dup(0)
+    try:
+        with ScriptedServer(script) as server, (tmp_path / "lines").open() as lines:
+            os.dup2(lines.fileno(), 0)
+            status = main(["respond", "--each", "line", "-j", "3", "-q", "-H", f"127.0.0.1:{server.port}"])
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+    written = capfd.readouterr()
+    assert (status, written.out) == (1, "one\n\nthree\nfour\n")
+    assert written.err.startswith("lm: error: record 2: the server has used up its warnings")

@@ -73,8 +73,13 @@ CASES = [
     ),
     Case(2, "lm respond -H 'no host' hi", "'no host' is not a valid address", "an address looks like "),
     Case(
-        3, "lm respond -m echo-jit --context-length 6 a b c d", "the answer is cut: ", "--overflow rolling", stdout=b""
+        3,
+        "lm respond -m echo-jit --context-length 9 a b c d",
+        "the answer is cut: ",
+        "--overflow rolling",
+        stdout=b"a b\n",
     ),
+    Case(3, "lm respond -m echo-jit --context-length 6 a b c d", "the prompt has 7 tokens", "--overflow middle or "),
     Case(3, "lm complete --preset short 1 2 3 4 5 6 7 8 9", "the answer is cut ", "-l N", stdout=b"1 2 3 4 5 6 7 8"),
     Case(4, "lm respond '<think>nothing else</think>'", "the answer is empty", "-o json "),
     Case(65, "printf '\\377' | lm respond", "stdin is not UTF-8: byte 0 is 0xff", "iconv "),

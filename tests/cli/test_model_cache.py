@@ -10,6 +10,7 @@ from processes import environment, run
 
 from lmcli.cli import model_cache as keys
 from lmcli.cli.environment import Environment
+from lmcli.cli.model_cache import KEYS
 from lmcli.cli.options import ServerOptions
 from lmcli.server.background import Running
 
@@ -48,7 +49,7 @@ def test_the_list_of_models_replaces_the_keys(lm: Callable[[str], list[str]], tm
     lm("mkdir -p .cache/lm; echo gone > .cache/lm/models")
     assert lm("lm models --loaded") == ["gone"]
     assert lm("lm models") == ["echo", "echo-jit"]
-    assert [path.name for path in (tmp_path / ".cache" / "lm").iterdir()] == ["models"]
+    assert sorted(path.name for path in (tmp_path / ".cache" / "lm").iterdir()) == ["loaded", "models"]
 
 
 @pytest.mark.parametrize("line", ["lm respond --host demo hi", "LM_HOST=demo lm models", "lm respond --dry-run hi"])
@@ -59,17 +60,17 @@ def test_the_built_in_server_leaves_no_keys(lm: Callable[[str], list[str]], line
 
 def test_a_file_as_the_host_leaves_no_keys(tmp_path: Path) -> None:
     """The model of --host MODEL.gguf is nowhere else to be had."""
-    keys.add("tiny", options("models/Tiny.GGUF"), env(HOME=str(tmp_path)))
-    keys.remember(["tiny"], options(), env(HOME=str(tmp_path), LM_HOST="tiny.gguf"))
+    keys.add(KEYS, "tiny", options("models/Tiny.GGUF"), env(HOME=str(tmp_path)))
+    keys.remember(KEYS, ["tiny"], options(), env(HOME=str(tmp_path), LM_HOST="tiny.gguf"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_folder_is_the_users_choice(tmp_path: Path) -> None:
     """XDG_CACHE_HOME comes before .cache in HOME; without either nothing is kept."""
     chosen, home = tmp_path / "chosen", tmp_path / "home"
-    keys.add("a", options(), env(HOME=str(home), XDG_CACHE_HOME=str(chosen)))
-    keys.add("b", options(), env(HOME=str(home), XDG_CACHE_HOME=""))
-    keys.add("c", options(), env())
+    keys.add(KEYS, "a", options(), env(HOME=str(home), XDG_CACHE_HOME=str(chosen)))
+    keys.add(KEYS, "b", options(), env(HOME=str(home), XDG_CACHE_HOME=""))
+    keys.add(KEYS, "c", options(), env())
     assert (chosen / "lm" / "models").read_text() == "a\n"
     assert (home / ".cache" / "lm" / "models").read_text() == "b\n"
 
@@ -77,12 +78,12 @@ def test_the_cache_folder_is_the_users_choice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["a\nb", "a\tb", "\x1b[31m", "a\x9bb", "\u202egnp", ""])
 def test_a_key_with_control_characters_is_not_kept(tmp_path: Path, key: str) -> None:
     """A server cannot drive anybody's terminal, nor put a line of its own into the file."""
-    keys.remember([key, "qwen/qwen3-4b@q4_k_m:2"], options(), env(HOME=str(tmp_path)))
-    keys.add(key, options(), env(HOME=str(tmp_path)))
+    keys.remember(KEYS, [key, "qwen/qwen3-4b@q4_k_m:2"], options(), env(HOME=str(tmp_path)))
+    keys.add(KEYS, key, options(), env(HOME=str(tmp_path)))
     assert (tmp_path / ".cache" / "lm" / "models").read_text() == "qwen/qwen3-4b@q4_k_m:2\n"
 
 
-@pytest.mark.parametrize("write", [keys.remember, lambda names, *rest: keys.add(names[0], *rest)])
+@pytest.mark.parametrize("write", [keys.remember, lambda file, names, *rest: keys.add(file, names[0], *rest)])
 def test_new_files_and_folders_are_for_the_user_alone(tmp_path: Path, write: Callable[..., None]) -> None:
     """The file has mode 0600, each folder that had to be created 0700; those of existing ones are kept."""
     folder = tmp_path / "shared"
@@ -90,10 +91,10 @@ def test_new_files_and_folders_are_for_the_user_alone(tmp_path: Path, write: Cal
     folder.chmod(0o755)
     variables = {"HOME": str(folder)}
     file = folder / ".cache" / "lm" / "models"
-    write(["one"], options(), env(**variables))
+    write(KEYS, ["one"], options(), env(**variables))
     assert [oct(mode_of(path)) for path in (file, *file.parents[:3])] == ["0o600", "0o700", "0o700", "0o755"]
     file.chmod(0o640)
-    write(["two"], options(), env(**variables))
+    write(KEYS, ["two"], options(), env(**variables))
     assert "two" in file.read_text()
     assert oct(mode_of(file)) == "0o640"
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lmcli.cli.app import COMMANDS
-from lmcli.cli.suggestions import COMMAND_EQUIVALENTS, OPTION_EQUIVALENTS
+from lmcli.cli.suggestions import COMMAND_EQUIVALENTS, OPTION_EQUIVALENTS, nearest_keys
 
 PATIENCE = 30.0
 
@@ -138,3 +138,18 @@ def test_what_is_suggested_exists() -> None:
     for habit in OPTION_EQUIVALENTS.values():
         assert habit.startswith("lm ") or habit.split()[0] in spellings
     assert COMMAND_EQUIVALENTS.keys().isdisjoint(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("qwen3-4", ["qwen/qwen3-4b"]),
+        ("QWEN/qwen-3-4b", ["qwen/qwen3-4b"]),
+        ("gema-3", ["Gemma-3"]),
+        ("llama", []),
+        ("", []),
+    ],
+)
+def test_the_nearest_keys(name: str, nearest: list[str]) -> None:
+    """With the publisher or without, in any case, each once and as it is."""
+    assert nearest_keys(name, ["qwen/qwen3-4b", "Gemma-3"]) == nearest

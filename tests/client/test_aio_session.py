@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from conftest import CREDENTIALS, LOOPS, PATIENCE
 from faults import (
     HOST,
     End,
+    Left,
     Listener,
     Peer,
     Proxy,
@@ -27,17 +29,20 @@ from faults import (
     without_pongs,
 )
 from loops import run
-from packets import asking, closed, piece, success
+from packets import asking, closed, piece, success, warning
 
 import lmcli as lms
 from lmcli.client.address import Address
+from lmcli.client.aio_connection import AioConnection
 from lmcli.client.aio_flow import UNREAD_VALUES
 from lmcli.client.aio_session import AioSession
 from lmcli.client.aio_transport import AioTransport
-from lmcli.errors import CannotConnect, ConnectionLost, Incomplete, TimedOut
+from lmcli.errors import CannotConnect, ConnectionLost, Incomplete, RequestRejected, TimedOut
 from lmcli.server.background import Running
 from lmcli.values import Fragment
 from lmcli.wire.channels import Channel
+from lmcli.wire.multiplexer import WARNINGS
+from lmcli.wire.protocol import Rejection
 
 pytestmark = pytest.mark.parametrize("loop", LOOPS)
 
@@ -436,3 +441,57 @@ def test_tls_that_fails(authority: trustme.CA, *, is_encrypted: bool, loop: str)
     if is_encrypted:
         assert "its certificate is not trusted" in error.message
         assert error.hints == ("SSL_CERT_FILE names a file with the certificate authorities to trust",)
+
+
+def warns(peer: Peer) -> None:
+    """Answer each call with a warning, as often as a server does; then answer nothing."""
+    peer.greet()
+    for _ in range(WARNINGS):
+        number = peer.receive()["callId"]
+        peer.send(warning(f"Received rpcCall for unknown endpoint, endpoint = new, callId = {number}"))
+    peer.wait_until_left()
+
+
+def test_a_new_socket_after_the_last_warning(loop: str) -> None:
+    """No request is sent where it may remain unanswered, and the old socket is closed once nothing runs on it."""
+    closed_count = iter(range(9))
+    is_closed = threading.Event()
+
+    def script(peer: Peer) -> None:
+        with suppress(Left, OSError):
+            warns(peer)
+        if next(closed_count) == 0:
+            is_closed.set()
+
+    async def main() -> None:
+        connection = AioConnection(f"{HOST}:{server.port}", CREDENTIALS, timeout=None)
+        old = await connection.session("llm")
+        for _ in range(WARNINGS):
+            with pytest.raises(RequestRejected, match="did not understand the request new"):
+                await old.call("new")
+        with pytest.raises(RequestRejected, match="was not sent: the server has used up its warnings"):
+            await old.call("new")
+        new = await connection.session("llm")
+        assert new is not old
+        assert await asyncio.to_thread(is_closed.wait, PATIENCE)
+        with pytest.raises(RequestRejected, match="did not understand the request new"):
+            await new.call("new")
+        await connection.aclose()
+
+    with ScriptedServer(script) as server:
+        run(loop, main())
+
+
+def test_a_request_that_waits_for_a_mute_server(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The requests that are under way at the last warning fail if no answer begins soon: none waits for ever."""
+    monkeypatch.setattr("lmcli.client.aio_session.MUTE_SECONDS", 0.05)
+
+    async def main() -> None:
+        session = await opened(server.port)
+        calls = [session.call("new") for _ in range(WARNINGS + 1)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [Rejection] * WARNINGS + [RequestRejected]
+        await session.aclose()
+
+    with ScriptedServer(warns) as server:
+        run(loop, main())

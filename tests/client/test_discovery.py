@@ -173,6 +173,32 @@ def test_a_strange_configuration_is_passed_over(tmp_path: Path, text: str) -> No
     assert candidate_ports({"HOME": str(tmp_path)})[0] == 41343
 
 
+def test_the_info_file_of_the_environment_is_the_only_source(
+    tmp_path: Path, answer: Answer, nowhere: Nowhere, usual_ports: Callable[..., None]
+) -> None:
+    """LMS_API_SERVER_INFO_PATH names the port, in the place of LM Studio's own file; no other port is asked."""
+    server, usual = answer(GREETING), answer(GREETING)
+    usual_ports(usual)
+    file = tmp_path / "server info.json"
+    environment = {"HOME": str(tmp_path), "LMS_API_SERVER_INFO_PATH": str(file)}
+    file.write_text(json.dumps({"port": server}))
+    assert find_server(None, environment) == Address(HOST, server)
+    assert find_server(None, environment | {"LM_HOST": "other"}) == Address("other", 1234)
+    file.write_text(json.dumps({"port": nowhere()}))
+    with pytest.raises(CannotConnect):
+        find_server(None, environment)
+
+
+@pytest.mark.parametrize("text", [None, b"", b"{}", b"[1]", b'{"port": 0}', b'{"port": "1234"}', b"\xff"])
+def test_a_bad_info_file_of_the_environment(tmp_path: Path, text: bytes | None) -> None:
+    """A file that is not there or has no port is a bad setting, not a reason to ask other ports."""
+    file = tmp_path / "info.json"
+    if text is not None:
+        file.write_bytes(text)
+    with pytest.raises(BadSetting, match="LMS_API_SERVER_INFO_PATH"):
+        candidate_ports({"HOME": str(tmp_path), "LMS_API_SERVER_INFO_PATH": str(file)})
+
+
 def test_first_in_order_wins(answer: Answer, nowhere: Nowhere) -> None:
     """Among several that answer the first in the order of preference is taken."""
     one, two = answer(GREETING), answer(GREETING)

@@ -5,6 +5,7 @@ import select
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -424,8 +425,8 @@ def use_up_warnings(session: Session) -> None:
 
 
 def test_a_new_socket_after_the_last_warning() -> None:
-    """The next request goes over a new socket, on which the server warns again; channels on the old one finish."""
-    proceed = threading.Event()
+    """The next request goes over a new socket; the old one is closed when its channels have ended."""
+    proceed, is_closed = threading.Event(), threading.Event()
     sockets = iter(("old", "new"))
 
     def script(peer: Peer) -> None:
@@ -437,9 +438,12 @@ def test_a_new_socket_after_the_last_warning() -> None:
                 refuse(peer)
             proceed.wait(PATIENCE)
             peer.send(piece("b"), success(), closed())
+            with suppress(Left, OSError):
+                peer.wait_until_left()
+            is_closed.set()
         else:
             assert refuse(peer) == 1
-        peer.wait_until_left()
+            peer.wait_until_left()
 
     with (
         ScriptedServer(script) as server,
@@ -453,8 +457,39 @@ def test_a_new_socket_after_the_last_warning() -> None:
         with pytest.raises(RequestRejected, match="did not understand the request new"):
             new.call("new")
         assert connection.session("llm") is new
+        assert not is_closed.is_set()
         proceed.set()
         assert what_came(old, prediction) == ("ab", None)
+        assert is_closed.wait(PATIENCE)
+
+
+def test_a_socket_on_which_everything_was_abandoned_is_closed() -> None:
+    """Nobody reads what the server still sends for it, so its end is not waited for."""
+    is_closed = threading.Event()
+    sockets = iter(("old", "new"))
+
+    def script(peer: Peer) -> None:
+        peer.greet()
+        if next(sockets) == "new":
+            peer.wait_until_left()
+        peer.receive()
+        peer.send(piece("a"))
+        for _ in range(WARNINGS):
+            refuse(peer)
+        with suppress(Left, OSError):
+            peer.wait_until_left()
+        is_closed.set()
+
+    with (
+        ScriptedServer(script) as server,
+        Connection(Address("127.0.0.1", server.port), CREDENTIALS) as connection,
+    ):
+        old = connection.session("llm")
+        prediction = old.predict(asking())
+        use_up_warnings(old)
+        old.abandon(prediction)
+        assert connection.session("llm") is not old
+        assert is_closed.wait(PATIENCE)
 
 
 REQUESTS: dict[str, Callable[[Session], object]] = {

@@ -217,6 +217,11 @@ REFUSED: list[tuple[Any, str]] = [
     ([("user", {"type": "text", "text": 5})], "messages[0].content[0].text: expected a string"),
     ([("user", CAT_JSON | {"name": None})], "messages[0].content[0].name: expected a string"),
     ([("user", CAT_JSON | {"identifier": 5})], "messages[0].content[0].identifier: expected a string"),
+    (
+        [("user", CAT_JSON | {"fileType": "image/png"})],
+        "messages[0].content[0].fileType: unknown type of file 'image/png'",
+    ),
+    ([("user", ["a", CAT._replace(file_type="")])], "messages[0].content[1].fileType: unknown type of file ''"),
     ([("user", CAT_JSON | {"fileType": None})], "messages[0].content[0].fileType: expected a string"),
     ([("user", CAT_JSON | {"file_type": 5})], "messages[0].content[0].file_type: expected a string"),
     ([("user", CAT_JSON | {"sizeBytes": "5"})], "messages[0].content[0].sizeBytes: expected a whole number"),

@@ -20,7 +20,7 @@ from lmcli.cli.input.incoming import decoded
 from lmcli.cli.input.measurements import read_records
 from lmcli.cli.input.schema import Schema
 from lmcli.cli.json_text import dump_json, parse_json
-from lmcli.cli.model_cache import add
+from lmcli.cli.model_cache import KEYS, add
 from lmcli.cli.options import ServerOptions
 from lmcli.cli.target import TIMEOUT_VARIABLE, timeout_of
 from lmcli.client.address import parse_address
@@ -139,7 +139,7 @@ def studio_pointer(data: bytes) -> None:
 def model_cache(data: bytes) -> None:
     """The cache of model keys, to which one is added."""
     _file("lm/models", data)
-    add("some-model", ServerOptions(), _environment(XDG_CACHE_HOME=_FOLDER.name))
+    add(KEYS, "some-model", ServerOptions(), _environment(XDG_CACHE_HOME=_FOLDER.name))
 
 
 def timeout(data: bytes) -> None:

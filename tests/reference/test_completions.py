@@ -13,6 +13,7 @@ from lmcli.cli.app import COMMANDS
 from lmcli.reference.tree import commands
 
 KEYS = {"qwen/qwen3-4b@q4_k_m", "qwen/qwen3-4b@q8_0", "gemma-3:2"}
+LOADED = {"gemma-3:3", "nomic-embed"}
 FILES = {"talk.json", "notes.md", "model.gguf"}
 TOP = {name for name in COMMANDS if " " not in name}
 
@@ -46,7 +47,8 @@ CASES: Mapping[str, set[str]] = {
     "lm respond --draft-model=gem": {"gemma-3:2"},
     "lm stats -m gemma-3:": {"gemma-3:2"},
     "lm models load ": KEYS,
-    "lm models unload g": {"gemma-3:2"},
+    "lm models unload ": LOADED,
+    "lm models unload g": {"gemma-3:3"},
     "lm chat --history ": {"talk.json", "sub/"},
     "lm chat --history=ta": {"talk.json"},
     "lm chat --history sub/": {"sub/deep.json"},
@@ -68,7 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file of each kind, beside a cache that holds model keys."""
     above = tmp_path_factory.mktemp("completions")
     (above / "cache" / "lm").mkdir(parents=True)
-    (above / "cache" / "lm" / "models").write_text("".join(f"{key}\n" for key in sorted(KEYS)))
+    for file, names in (("models", KEYS), ("loaded", LOADED)):
+        (above / "cache" / "lm" / file).write_text("".join(f"{name}\n" for name in sorted(names)))
     folder = above / "here"
     (folder / "sub").mkdir(parents=True)
     for name in (*FILES, "sub/deep.json"):
@@ -96,7 +99,7 @@ def as_offered(shell: str, line: str, expected: set[str]) -> set[str]:
         {name for name in expected if name in FILES or "/" in name} if _is_readlines(shell, line) else set()
     )
     if shell == "zsh":  # adds the slash, and keeps the folder, on the way to the line
-        expected = {name.rstrip("/").removeprefix("sub/") if name not in KEYS else name for name in expected}
+        expected = {name.rstrip("/").removeprefix("sub/") if name not in KEYS | LOADED else name for name in expected}
     if shell == "bash":  # folders come from readline, which also replaces only what follows : and @
         expected = {name for name in expected if not name.endswith("/")}
         expected = {name[len(glued(line)) :] for name in expected}

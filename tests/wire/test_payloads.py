@@ -57,6 +57,8 @@ MODEL = {
     "paramsString": "1B",
     "architecture": "llama",
     "quantization": {"name": "Q4_K_M", "bits": 4},
+    "variants": ["acme/tiny-1b@q4_k_m", "acme/tiny-1b@q8_0"],
+    "selectedVariant": "acme/tiny-1b@q4_k_m",
     "vision": False,
     "trainedForToolUse": True,
     "maxContextLength": 32768,
@@ -143,6 +145,8 @@ def wrong_values(key: str) -> tuple[Any, ...]:
         return "7", True, [], {}
     if key in TRUTHS:
         return "true", 1, 0, [], {}
+    if key == "variants":
+        return 5, True, "q8_0", ["q8_0", 5], {}
     return 5, True, [], nested(2000)
 
 

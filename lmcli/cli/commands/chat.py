@@ -7,7 +7,7 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.input.stdin import read_turn, system_prompt
-from lmcli.cli.invocation import Invocation, connect_and_predict, show_request
+from lmcli.cli.invocation import Invocation, connect_and_predict, run_prediction
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.results import StoredTextCollector
@@ -19,7 +19,7 @@ from lmcli.errors import ExitCode, LmError, UsageError
 
 def run(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Run a dialogue on a terminal, elsewhere one turn."""
-    if env.stdin_is_terminal and not options.no_stdin and not options.dry_run:
+    if env.stdin_is_terminal and not (options.no_stdin or options.dry_run or options.count):
         from lmcli.cli.dialogue import run_dialogue  # noqa: PLC0415  only a dialogue needs line editing
 
         return run_dialogue(options, words, env, messages)
@@ -31,7 +31,8 @@ def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, mess
     if turn.history is not None and options.history is not None:
         raise UsageError("stdin is a chat history, and --history names another", "-i text sends stdin as text")
     file = None if options.history is None else ChatFile(options.history)
-    with nullcontext() if file is None or options.dry_run else file.locked(messages):
+    is_asked = not (options.dry_run or options.count)
+    with file.locked(messages) if file and is_asked else nullcontext():
         document = file.read() if file else turn.history or Document.new()
         system = system_prompt(options)
         document = document if system is None else document.with_system(system)
@@ -39,8 +40,8 @@ def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, mess
         document.chat()  # raises BadInput before anything is sent
         request = make_request(document, options)
         invocation = Invocation("chat", request, options, options.output, env, messages)
-        if options.dry_run:
-            return show_request(invocation)
+        if not is_asked:
+            return run_prediction(invocation)
         runner = Runner(options, env, messages)
         connect_and_predict(invocation, runner, [] if file is None else [TurnSink(file, document, messages)])
     return runner.end()

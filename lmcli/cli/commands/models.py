@@ -7,7 +7,7 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.lifecycle import LoadLifecycle
 from lmcli.cli.messages import Messages
-from lmcli.cli.model_cache import remember
+from lmcli.cli.model_cache import KEYS, LOADED, add, forget, remember
 from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions
 from lmcli.cli.output.selection import progress_sink
 from lmcli.cli.output.stdout import print_bytes
@@ -15,10 +15,13 @@ from lmcli.cli.output.tables import Cell, Table, names, render_table
 from lmcli.cli.resolve import load_request
 from lmcli.cli.runner import Runner
 from lmcli.cli.target import connect
-from lmcli.client.catalog import list_downloaded, list_loaded, unload
-from lmcli.errors import ExitCode, LmError, UsageError
-from lmcli.values import ModelInfo, ModelInstance
+from lmcli.client.connection import Connection
+from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError
+from lmcli.values import JsonObject, ModelInfo, ModelInstance
+from lmcli.wire.payloads import snake
+from lmcli.wire.queries import list_downloaded, list_loaded, unload, with_source
 
+_NAMESPACES: Final = ("llm", "embedding")
 _HEADINGS: Final = {
     "key": "KEY",
     "kind": "KIND",
@@ -31,13 +34,16 @@ _HEADINGS: Final = {
 def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """List models: a table on a terminal, one name per line in a pipe, a JSON array with `--json`."""
     with connect(options, env, messages) as connection:
-        loaded = list_loaded(connection.session("llm"))
-        downloaded = [] if options.loaded else list_downloaded(connection.session("system"))
-    if not options.loaded:
-        remember((model.model_key for model in downloaded if model.type == "llm"), options, env)
-    models: Sequence[ModelInfo] = loaded if options.loaded else downloaded
+        instances = _loaded(connection)
+        entries = None if options.loaded else connection.session("system").ask(with_source(list_downloaded()))
+    loaded = [instance for instance, _ in instances]
+    remember(LOADED, (instance.identifier for instance in loaded), options, env)
+    if entries is not None:
+        remember(KEYS, (model.model_key for model, _ in entries if model.type == "llm"), options, env)
+    listed: Sequence[tuple[ModelInfo, JsonObject]] = instances if entries is None else entries
+    models = [model for model, _ in listed]
     if options.json:
-        shown = dump_json(_records(models, loaded), is_indented=env.stdout_is_terminal)
+        shown = dump_json(_records(listed, loaded), is_indented=env.stdout_is_terminal)
     elif env.stdout_is_terminal:
         shown = render_table(_table(models, loaded), env).encode()
     else:
@@ -46,13 +52,25 @@ def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Me
     return ExitCode.OK
 
 
+def _loaded(connection: Connection) -> list[tuple[ModelInstance, JsonObject]]:
+    """The loaded models of all kinds, each with what the server says of it."""
+    return [entry for name in _NAMESPACES for entry in connection.session(name).ask(with_source(list_loaded()))]
+
+
 def _name(model: ModelInfo) -> str:
     return model.identifier if isinstance(model, ModelInstance) else model.model_key
 
 
-def _records(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> list[Mapping[str, object]]:
+def _records(
+    listed: Sequence[tuple[ModelInfo, JsonObject]], loaded: Sequence[ModelInstance]
+) -> list[Mapping[str, object]]:
+    """The models as JSON; what only a newer server says comes last."""
     instances = _instances_by_key(loaded)
-    return [model.as_dict() | {"loaded": instances.get(model.model_key, [])} for model in models]
+    records: list[Mapping[str, object]] = []
+    for model, source in listed:
+        record = model.as_dict() | {"loaded": instances.get(model.model_key, [])}
+        records.append(record | {snake(key): source[key] for key in source if snake(key) not in record})
+    return records
 
 
 def _instances_by_key(loaded: Sequence[ModelInstance]) -> dict[str, list[str]]:
@@ -109,6 +127,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
         def load_and_print() -> None:
             instance = load.load(request)
             runner.output.write(names([instance.identifier], env))
+            add(LOADED, instance.identifier, options, env)
             if _has_load_options(options) and not load.channel.is_new:
                 messages.warning(f"{words[0]} was loaded already and is unchanged (--identifier NAME loads another)")
 
@@ -132,14 +151,30 @@ def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environm
         raise UsageError("name the models to unload, or use --all", "lm models --loaded lists them")
     failure: LmError | None = None
     with connect(options, env, messages) as connection:
-        session = connection.session("llm")
-        for identifier in words or [instance.identifier for instance in list_loaded(session)]:
+        for identifier in words or [instance.identifier for instance, _ in _loaded(connection)]:
             try:
-                unload(session, identifier)
+                _unload(connection, identifier)
             except LmError as error:
                 if failure is not None:
                     messages.error(failure)
                 failure = error
+            else:
+                forget(LOADED, identifier, options, env)
     if failure is not None:
         raise failure
     return ExitCode.OK
+
+
+def _unload(connection: Connection, identifier: str) -> None:
+    """Unload a model of whatever kind.
+
+    Raises:
+        ModelNotFound: no loaded model has this identifier.
+    """
+    try:
+        connection.session("llm").ask(unload(identifier))
+    except ModelNotFound:
+        others = connection.session("embedding").ask(list_loaded())
+        if all(identifier != instance.identifier for instance in others):
+            raise
+        connection.session("embedding").ask(unload(identifier))
