@@ -63,8 +63,10 @@ complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages re
 complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is respond' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is respond' -l frequency-penalty -d 'The same, the more the oftener they occurred' -r -f
 complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
-complete -c lm -n '__lm_is respond' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is respond' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is respond' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is respond' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
@@ -103,8 +105,10 @@ complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages r
 complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is complete' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is complete' -l frequency-penalty -d 'The same, the more the oftener they occurred' -r -f
 complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
-complete -c lm -n '__lm_is complete' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is complete' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is complete' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is complete' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
@@ -143,8 +147,10 @@ complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repet
 complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is chat' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is chat' -l frequency-penalty -d 'The same, the more the oftener they occurred' -r -f
 complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
-complete -c lm -n '__lm_is chat' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is chat' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is chat' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is chat' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
@@ -189,8 +195,10 @@ complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repe
 complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is stats' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is stats' -l frequency-penalty -d 'The same, the more the oftener they occurred' -r -f
 complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
-complete -c lm -n '__lm_is stats' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is stats' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is stats' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
 complete -c lm -n '__lm_is stats' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
@@ -237,6 +245,7 @@ complete -c lm -n '__lm_is models load' -s q -l quiet -d 'No warnings and notes;
 complete -c lm -n '__lm_is models load' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models load' -l progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models load' -l no-progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is models load' -l set -d 'Any other field of a load; may be repeated' -r -f
 complete -c lm -n '__lm_is models load' -l identifier -d 'Load another instance, under this name' -r -f
 complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and exit'
 

@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from lmcli.cli.choices import ColorWhen, Each, Grouping, InputForm, OutputForm, RawOutputForm, ReportForm
 from lmcli.errors import UsageError
+from lmcli.wire import config_entries as entries
 from lmcli.wire import prediction_config as config
 
 Words = Annotated[
@@ -146,7 +147,7 @@ class LoadOptions(Options):
     ] = None
 
 
-def _flagged(option: config.Option, default: str = "") -> Any:
+def _flagged(option: entries.Option, default: str = "") -> Any:
     """An entry of the table as Typer reads options."""
     flag = option.flag
     assert flag is not None  # noqa: S101  whoever asks has looked
@@ -154,7 +155,7 @@ def _flagged(option: config.Option, default: str = "") -> Any:
     return Annotated[kind | None, Option(*flag.names, metavar=flag.metavar, help=f"{flag.help}{default}")]
 
 
-_TYPES: Final[Mapping[config.Types, Any]] = {config.NUMBER: float, config.TEXTS: list[str], int: int, str: str}
+_TYPES: Final[Mapping[entries.Types, Any]] = {entries.NUMBER: float, entries.TEXTS: list[str], int: int, str: str}
 
 
 class SamplingOptions(Options):
@@ -168,7 +169,7 @@ class SamplingOptions(Options):
 
     set_: Annotated[
         list[str] | None,
-        Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
+        Option("--set", metavar="KEY=JSON", help="Any other field of a prediction or a load; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
 
@@ -321,6 +322,9 @@ class ModelsOptions(MessageOptions, ServerOptions, ListOptions):
 class ModelsLoadOptions(ProgressOptions, ServerOptions, LoadOptions):
     """Options of `lm models load`."""
 
+    set_: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=JSON", help="Any other field of a load; may be repeated.")
+    ] = None
     identifier: Annotated[
         str | None, Option("--identifier", metavar="NAME", help="Load another instance, under this name.")
     ] = None

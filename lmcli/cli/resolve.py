@@ -8,17 +8,19 @@ import orjson
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
 from lmcli.cli.json_text import is_too_deep
-from lmcli.cli.options import AskOptions, LoadOptions
+from lmcli.cli.options import AskOptions, LoadOptions, Options, SamplingOptions
 from lmcli.client.waiting import is_duration
 from lmcli.errors import UsageError, quoted, shortened
-from lmcli.values import JsonObject, LoadConfig
+from lmcli.values import JsonObject
 from lmcli.wire import requests
-from lmcli.wire.config import PREDICTION_PREFIX, prediction_stack
-from lmcli.wire.prediction_config import OPTIONS, Option, PredictionConfig
+from lmcli.wire.config import prediction_stack
+from lmcli.wire.config_entries import Option
+from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
 if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
+    from lmcli.wire.load_config import LoadConfig
 
 
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
@@ -112,7 +114,7 @@ def make_request(subject: Document | str, options: AskOptions) -> Request:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
     schema = None if options.schema is None else _schema(options.schema)
-    config = sampling_config(options, overflow=options.overflow)
+    config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
     return Request(subject, config.replace(structured=schema.setting if schema else None), options.preset, schema)
 
 
@@ -122,8 +124,13 @@ def _schema(options: str) -> "Schema":
     return Schema(options)
 
 
-def sampling_config(options: AskOptions, *, overflow: str | None = None) -> PredictionConfig:
-    """What the options ask of the server; `overflow` where the user does not say.
+def sampling_config(options: AskOptions, *, overflow: str | None = None, is_raw: bool = False) -> PredictionConfig:
+    """What the options ask of the server.
+
+    Args:
+        options: the options.
+        overflow: what is asked for a full context where the user does not say.
+        is_raw: they are for raw completion.
 
     Raises:
         UsageError: an option has a value that it cannot have.
@@ -135,9 +142,9 @@ def sampling_config(options: AskOptions, *, overflow: str | None = None) -> Pred
         **{name: _value(OPTIONS[name], given[name]) for name in given if given[name] not in (None, [])},
         enable_thinking=reasoning.is_wanted,
         reasoning_budget=reasoning.budget,
-        raw=dict(_raw_field(assignment) for assignment in options.set_ or ()),
+        raw=_fields(options, are_for_load=False),
     )
-    prediction_stack(config)  # an invalid value is refused before anything is sent
+    prediction_stack(config, is_raw=is_raw)  # an invalid value is refused before anything is sent
     return config
 
 
@@ -147,19 +154,27 @@ def _value(option: Option, given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else words[given] if words else given
 
 
-def load_config(options: LoadOptions) -> LoadConfig:
-    """How a model is to be loaded, if this run loads it.
+def load_config(options: LoadOptions) -> "LoadConfig | None":
+    """How a model is to be loaded, if this run loads it; None where no option says so.
 
     Raises:
-        UsageError: the GPU ratio is neither a number nor one of the words.
+        UsageError: an option has a value that it cannot have.
     """
-    ratio: Any = options.gpu
-    if options.gpu not in (None, "max", "off"):
-        try:
-            ratio = float(str(options.gpu))
-        except ValueError as error:
-            raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(options.gpu)}") from error
-    return LoadConfig(context_length=options.context_length, gpu_ratio=ratio)
+    fields = _fields(options, are_for_load=True)
+    if options.context_length is None and options.gpu is None and not fields:
+        return None
+    from lmcli.wire.load_config import LoadConfig  # noqa: PLC0415  only a configured load pays for it
+
+    return LoadConfig(context_length=options.context_length, gpu_ratio=_gpu_ratio(options.gpu), raw=fields)
+
+
+def _gpu_ratio(text: str | None) -> Any:
+    if text in (None, "max", "off"):
+        return text
+    try:
+        return float(str(text))
+    except ValueError as error:
+        raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(text)}") from error
 
 
 def load_request(key: str, options: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
@@ -176,20 +191,50 @@ def load_request(key: str, options: LoadOptions, *, identifier: str | None = Non
     return requests.load(key, config, identifier=identifier, ttl=options.ttl)
 
 
-def _raw_field(assignment: str) -> tuple[str, Any]:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key:
+def field_prefixes(options: type[Options]) -> Sequence[str]:
+    """What the keys of `--set` begin with; where a key of each kind has a name, that of the first one is meant."""
+    from lmcli.wire.load_config import LOAD_PREFIX  # noqa: PLC0415  only --set pays for it
+
+    return (PREDICTION_PREFIX, LOAD_PREFIX) if issubclass(options, SamplingOptions) else (LOAD_PREFIX,)
+
+
+def _fields(options: Options, *, are_for_load: bool) -> JsonObject:
+    """The fields of `--set` for a load, or for a prediction; all are checked."""
+    assignments: Sequence[str] = getattr(options, "set_", None) or ()
+    if not assignments:
+        return {}
+    from lmcli.wire.config_keys import is_load_key  # noqa: PLC0415  only --set pays for it
+
+    fields = dict(_field(assignment, field_prefixes(type(options))) for assignment in assignments)
+    return {key: value for key, value in fields.items() if is_load_key(key) is are_for_load}
+
+
+def _field(assignment: str, prefixes: Sequence[str]) -> tuple[str, Any]:
+    from lmcli.wire.config_keys import (  # noqa: PLC0415  only --set pays for it
+        find_option,
+        is_load_key,
+        whole_key,
+        write_field,
+    )
+
+    name, equals, text = assignment.partition("=")
+    if not equals or not name:
         raise UsageError(
             f"--set takes KEY=JSON, not {quoted(assignment)}", "for example --set reasoning.enableThinking=false"
         )
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        hints = (f"a text needs quotes: --set '{key}=\"{text}\"'",) if len(assignment) <= _MAX_HINT else ()
-        raise UsageError(f"the value of --set {shortened(key)} is not valid JSON: {quoted(text)}", *hints) from error
+        hints = (f"a text needs quotes: --set '{name}=\"{text}\"'",) if len(assignment) <= _MAX_HINT else ()
+        raise UsageError(f"the value of --set {shortened(name)} is not valid JSON: {quoted(text)}", *hints) from error
     if is_too_deep(value):
-        raise UsageError(f"the value of --set {shortened(key)} is nested too deeply")
-    return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), value
+        raise UsageError(f"the value of --set {shortened(name)} is nested too deeply")
+    option = find_option(name, prefixes)
+    if option is None:
+        return whole_key(name, prefixes[0]), value
+    if not any(is_load_key(option.key) is is_load_key(prefix) for prefix in prefixes):
+        raise UsageError(f"{quoted(name)} is a field of a prediction, not of a load")
+    return option.key, write_field(option, name, value)
 
 
 def options_record(options: AskOptions) -> JsonObject:

@@ -17,15 +17,16 @@ MADE_UP = """
 import sys
 from typing import Annotated
 from lmcli.wire import prediction_config as table
+from lmcli.wire.config_entries import Entry, Flag
 
 class Wider(table.PredictionConfig):
     made_up: Annotated[
         int | None,
-        table.Entry("llama.madeUp", (0, 9), flag=table.Flag(("--made-up",), "N", "An option of this test."))
+        Entry("llama.madeUp", (0, 9), flag=Flag(("--made-up",), "N", "An option of this test."))
     ] = None
 
 table.PredictionConfig = Wider
-table.OPTIONS = table.table(Wider)
+table.OPTIONS = table.table(Wider, table.PREDICTION_PREFIX)
 """
 """One more entry, before anything else is loaded."""
 

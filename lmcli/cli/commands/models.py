@@ -118,7 +118,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
 
 
 def _has_load_options(options: ModelsLoadOptions) -> bool:
-    return any(value is not None for value in (options.ttl, options.context_length, options.gpu))
+    return any(value is not None for value in (options.ttl, options.context_length, options.gpu, options.set_))
 
 
 def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
