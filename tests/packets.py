@@ -29,6 +29,8 @@ INSTANCE = {
     "instanceReference": "x",
 }
 Packet = dict[str, Any]
+AFFIXES = {f"{place}{role}": "" for place in ("before", "after") for role in ("System", "User", "Assistant")}
+"""A manual prompt template that adds nothing to the messages."""
 
 
 def sent(channel: int, packet: Any) -> Packet:

@@ -33,6 +33,7 @@ from lmcli.server.sockets import MAX_CONNECTIONS, MAX_PONG_BYTES
 from lmcli.wire.config_entries import NUMBER, Range, Table, Types
 from lmcli.wire.config_entries import Option as Field
 from lmcli.wire.config_keys import sdk_name
+from lmcli.wire.identifiers import MAX_IDENTIFIER_CHARACTERS
 from lmcli.wire.load_config import LOAD_OPTIONS, LOAD_PREFIX, UNNAMED_IN_LOADS
 from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, UNNAMED
 
@@ -125,7 +126,8 @@ _LIMITS: Final[Sequence[tuple[str, str]]] = (
     (_mib(MAX_CONFIG_BYTES), "for a config, with its JSON schema"),
     (f"{MAX_STOP_STRINGS:,}", "stop strings"),
     (f"{MAX_STOP_STRING_CHARACTERS:,}", "characters in a stop string, or in a tag of reasoning"),
-    (f"{MAX_NAME_CHARACTERS:,}", "characters in the name of an uploaded file, or in the identifier of a loaded model"),
+    (f"{MAX_NAME_CHARACTERS:,}", "characters in the name of an uploaded file"),
+    (f"{MAX_IDENTIFIER_CHARACTERS:,}", "characters in the identifier of a loaded model"),
     (f"{MAX_FILES:,}", f"uploaded files for each client, and {_mib(MAX_UPLOADED_BYTES)} for all of them together"),
     (f"{MAX_INSTANCES:,}", "loaded models"),
     (_kib(MAX_PONG_BYTES), "of answers to pings that a client does not read"),

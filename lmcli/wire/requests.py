@@ -59,9 +59,16 @@ def get_or_load(key: str, config: "LoadConfig | None", *, ttl: float | None = No
 def load(
     key: str, config: "LoadConfig | None", *, identifier: str | None = None, ttl: float | None = None
 ) -> ChannelRequest:
-    """Ask for a new instance of a model, under a name that no other has; without one the server makes it up."""
+    """Ask for a new instance of a model, under a name that no other has; without one the server makes it up.
+
+    Raises:
+        UsageError: it cannot have this name, or an option its value.
+    """
     parameter: JsonObject = {"modelKey": key, "loadConfigStack": _load_stack(config)}
     if identifier is not None:
+        from lmcli.wire.identifiers import check_identifier  # noqa: PLC0415  hardly any load names its instance
+
+        check_identifier(identifier)
         parameter["identifier"] = identifier
     if ttl is not None:
         parameter["ttlMs"] = _milliseconds(ttl)
