@@ -69,6 +69,7 @@ complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculati
 complete -c lm -n '__lm_is respond' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is respond' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is respond' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is respond' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is respond' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is respond' -l stats -d 'Print statistics on stderr after the answer'
@@ -111,6 +112,7 @@ complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculat
 complete -c lm -n '__lm_is complete' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is complete' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is complete' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is complete' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is complete' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is complete' -l stats -d 'Print statistics on stderr after the answer'
@@ -153,6 +155,7 @@ complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative 
 complete -c lm -n '__lm_is chat' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is chat' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is chat' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is chat' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is chat' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is chat' -l stats -d 'Print statistics on stderr after the answer'
@@ -201,6 +204,7 @@ complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative
 complete -c lm -n '__lm_is stats' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is stats' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is stats' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is stats' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is stats' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is stats' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f

@@ -203,6 +203,9 @@ class SchemaOptions(Options):
     schema: Annotated[
         str | None, Option("--schema", metavar="FILE|JSON", help="Constrain the answer to a JSON schema, and check it.")
     ] = None
+    grammar: Annotated[
+        Path | None, Option("--grammar", metavar="FILE", help="Constrain the answer to a GBNF grammar.")
+    ] = None
     reasoning: Annotated[
         list[str] | None,
         Option(

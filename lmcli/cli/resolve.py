@@ -7,10 +7,11 @@ import orjson
 
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
+from lmcli.cli.input.stdin import read_file
 from lmcli.cli.json_text import is_too_deep
 from lmcli.cli.options import AskOptions, LoadOptions, Options, SamplingOptions
 from lmcli.client.waiting import is_duration
-from lmcli.errors import UsageError, quoted, shortened
+from lmcli.errors import BadInput, UsageError, quoted, shortened
 from lmcli.values import JsonObject
 from lmcli.wire import requests
 from lmcli.wire.config import prediction_stack
@@ -55,7 +56,7 @@ class Request(NamedTuple):
     @property
     def is_structured(self) -> bool:
         """Whether the answer is to be JSON."""
-        return self.config.structured is not None
+        return (self.config.structured or {}).get("type") == "json"
 
     def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same for older servers, where it differs."""
@@ -113,9 +114,27 @@ def make_request(subject: Document | str, options: AskOptions) -> Request:
     Raises:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
+    if options.schema is not None and options.grammar is not None:
+        raise UsageError("--schema and --grammar exclude each other")
     schema = None if options.schema is None else _schema(options.schema)
     config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
-    return Request(subject, config.replace(structured=schema.setting if schema else None), options.preset, schema)
+    structured = _grammar(options) if schema is None else schema.setting
+    return Request(subject, config.replace(structured=structured), options.preset, schema)
+
+
+def _grammar(options: AskOptions) -> JsonObject | None:
+    """The setting for a grammar, if one is given.
+
+    Raises:
+        NoInput: the file cannot be read.
+        BadInput: it is not UTF-8, or empty.
+    """
+    if options.grammar is None:
+        return None
+    text = read_file(options.grammar)
+    if not text.strip():
+        raise BadInput(f"the grammar {quoted(options.grammar)} is empty")
+    return {"type": "gbnf", "gbnfGrammar": text}
 
 
 def _schema(options: str) -> "Schema":

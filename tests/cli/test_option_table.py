@@ -96,7 +96,18 @@ except UsageError as error:
 
 ELSEWHERE = {
     "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu"),
-    "what is asked": ("system", "system_file", "file", "input", "no_stdin", "history", "raw", "schema", "preset"),
+    "what is asked": (
+        "system",
+        "system_file",
+        "file",
+        "input",
+        "no_stdin",
+        "history",
+        "raw",
+        "schema",
+        "grammar",
+        "preset",
+    ),
     "what is shown": ("progress", "color", "quiet", "verbose", "output", "echo", "stats", "stats_file", "dry_run"),
     "what is asked of many": ("each", "jobs", "results", "fail_fast"),
     "what is measured": ("models", "runs", "warmup", "by"),

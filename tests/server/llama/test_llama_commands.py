@@ -39,10 +39,12 @@ def test_file_as_host(file: Path) -> None:
     assert one.stdout == two.stdout != ""
 
 
-def test_grammar(file: Path) -> None:
+def test_grammar(file: Path, tmp_path: Path) -> None:
     """The answer conforms to the grammar."""
-    grammar = '--set=structured={"type":"gbnf","gbnfGrammar":"root ::= \\"yes\\""}'
-    assert lm("complete", "--host", file, grammar, stdin="is it?").stdout == "yes"
+    grammar = tmp_path / "yes or no.gbnf"
+    grammar.write_text('root ::= "yes" | "no"\n')
+    for command in ("complete", "respond"):
+        assert lm(command, "--host", file, "--grammar", grammar, stdin="is it?").stdout.strip() in ("yes", "no")
 
 
 def test_models_of_a_file(file: Path) -> None:
