@@ -59,7 +59,8 @@ class BatchRequests:
         self._base = make_request("" if self._is_raw else Document.new(), options)
         stack = prediction_stack(self._base.config, is_raw=self._is_raw)
         common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
-        self._common = dump_json([*common, model_key(options, env)])
+        device = [] if options.device is None else [options.device]
+        self._common = dump_json([*common, model_key(options, env), *device])
 
     def request(self, record: BatchRecord) -> Request:
         """The request of a record.

@@ -65,7 +65,7 @@ class Conversation:
     @property
     def model_in_use(self) -> str:
         """The model that answers the next question."""
-        return self.model or loaded_model(self._runner.connection, self._messages)
+        return self.model or loaded_model(self._runner.connection, self._messages, self._options.device)
 
     def ask(self, text: str) -> None:
         """Send a question, and store the answer.
@@ -128,7 +128,7 @@ class Conversation:
         options = self._options.replaced(model=self.model)
         request = self._request._replace(subject=document)
         invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
-        model = None if self.model else loaded_model(self._runner.connection, self._messages)
+        model = None if self.model else loaded_model(self._runner.connection, self._messages, self._options.device)
         text = TextCollector()
         with self._runner.watched():  # also while the answer is stored
             outcome = predict(invocation, self._runner, model, [text])

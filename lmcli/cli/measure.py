@@ -111,7 +111,7 @@ class _Benchmark:
         started = time.perf_counter()
         name, instance, load_time = key or "", None, None
         if key is None:
-            name = loaded_model(self._runner.connection, self._messages)
+            name = loaded_model(self._runner.connection, self._messages, self._options.device)
         else:
             load = LoadLifecycle(self._runner, self._load_sinks)
             try:

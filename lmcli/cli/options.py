@@ -133,8 +133,13 @@ class ModelOptions(Options):
     model: Annotated[str | None, Option("-m", "--model", metavar="KEY", help=_MODEL_HELP)] = None
 
 
+Device = Annotated[
+    str | None, Option("--device", metavar="NAME", help="Device of LM Link that has the model, by its identifier.")
+]
+
+
 class LoadOptions(Options):
-    """How to load a model."""
+    """How to load a model, and where it is."""
 
     ttl: Annotated[
         float | None, Option("--ttl", metavar="SEC", help="Unload after this time without use, if this run loads it.")
@@ -145,6 +150,7 @@ class LoadOptions(Options):
     gpu: Annotated[
         str | None, Option("--gpu", metavar="RATIO", help="0 to 1, max or off, if this run loads the model.")
     ] = None
+    device: Device = None
 
 
 def _flagged(option: entries.Option, default: str = "") -> Any:
@@ -337,6 +343,7 @@ class ModelsUnloadOptions(MessageOptions, ServerOptions):
     """Options of `lm models unload`."""
 
     all: Annotated[bool, Option("--all", help="All that are loaded.")] = False
+    device: Device = None
 
 
 class MeasureOptions(Options):

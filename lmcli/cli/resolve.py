@@ -9,7 +9,7 @@ from lmcli.chat import Message
 from lmcli.cli.input.document import Document
 from lmcli.cli.input.stdin import read_file
 from lmcli.cli.json_text import is_too_deep
-from lmcli.cli.options import AskOptions, LoadOptions, Options, SamplingOptions
+from lmcli.cli.options import AskOptions, LoadOptions, Options, PredictionOptions, SamplingOptions, StatsOptions
 from lmcli.client.waiting import is_duration
 from lmcli.errors import BadInput, UsageError, quoted, shortened
 from lmcli.values import JsonObject
@@ -35,18 +35,21 @@ class Request(NamedTuple):
         config: the sampling options.
         preset: the name of a preset on the server.
         schema: the form that the answer must have, if it must have one.
+        device: the device of LM Link that has the model; None leaves that to the server.
     """
 
     subject: Document | str
     config: PredictionConfig
     preset: str | None = None
     schema: "Schema | None" = None
+    device: str | None = None
 
     def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request for current servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
-            return requests.complete(model, self.subject, self.config, self.preset)
-        return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
+            return requests.complete(model, self.subject, self.config, self.preset).on_device(self.device)
+        messages = resolve(self.subject.chat().messages)
+        return requests.respond(model, messages, self.config, self.preset).on_device(self.device)
 
     @property
     def is_raw(self) -> bool:
@@ -61,7 +64,8 @@ class Request(NamedTuple):
     def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same for older servers, where it differs."""
         if isinstance(self.subject, str):
-            return requests.complete_by_predict(model, self.subject, self.config, self.preset)
+            asked = requests.complete_by_predict(model, self.subject, self.config, self.preset)
+            return asked.on_device(self.device)
         return None
 
 
@@ -108,7 +112,7 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 }
 
 
-def make_request(subject: Document | str, options: AskOptions) -> Request:
+def make_request(subject: Document | str, options: PredictionOptions | StatsOptions) -> Request:
     """Put together what is asked and how.
 
     Raises:
@@ -119,7 +123,7 @@ def make_request(subject: Document | str, options: AskOptions) -> Request:
     schema = None if options.schema is None else _schema(options.schema)
     config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
     structured = _grammar(options) if schema is None else schema.setting
-    return Request(subject, config.replace(structured=structured), options.preset, schema)
+    return Request(subject, config.replace(structured=structured), options.preset, schema, options.device)
 
 
 def _grammar(options: AskOptions) -> JsonObject | None:
@@ -206,8 +210,8 @@ def load_request(key: str, options: LoadOptions, *, identifier: str | None = Non
         raise UsageError(f"--ttl takes a number of seconds above 0, not {options.ttl:g}")
     config = load_config(options)
     if identifier is None:
-        return requests.get_or_load(key, config, ttl=options.ttl)
-    return requests.load(key, config, identifier=identifier, ttl=options.ttl)
+        return requests.get_or_load(key, config, ttl=options.ttl).on_device(options.device)
+    return requests.load(key, config, identifier=identifier, ttl=options.ttl).on_device(options.device)
 
 
 def field_prefixes(options: type[Options]) -> Sequence[str]:

@@ -182,7 +182,7 @@ def _matches(instance: Instance, specifier: Mapping[str, Any], domain: str) -> b
     query = specifier["query"]
     properties = {
         "domain": instance.model_info.type,
-        "deviceIdentifier": None,
+        "deviceIdentifier": instance.model_info.device_identifier,
         "identifier": instance.identifier,
         "path": instance.model_info.path,
         "vision": instance.model_info.vision,

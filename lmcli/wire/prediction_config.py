@@ -90,19 +90,6 @@ class PredictionConfig(Record):
             flag=Flag(("--repeat-penalty",), "X", "Above 1 discourages repetition."),
         ),
     ] = None
-    min_p_sampling: Annotated[
-        float | Literal[False] | None,
-        Entry("minPSampling", ANY_SHARE, off=0.05, flag=Flag(("--min-p",), "P", "Least relative probability, 0 to 1.")),
-    ] = None
-    top_p_sampling: Annotated[
-        float | Literal[False] | None,
-        Entry("topPSampling", ANY_SHARE, off=0.95, flag=Flag(("--top-p",), "P", "Nucleus sampling, 0 to 1.")),
-    ] = None
-    seed: Annotated[
-        int | Literal[False] | None,
-        Entry("seed", (-1, None), off=-1, flag=Flag(("--seed",), "N", "Same seed, same text.")),
-    ] = None
-    log_probs: Annotated[int | Literal[False] | None, Entry("logProbs", (0, 100), off=0)] = None
     presence_penalty: Annotated[
         float | Literal[False] | None,
         Entry(
@@ -116,9 +103,22 @@ class PredictionConfig(Record):
         Entry(
             "llama.frequencyPenalty",
             off=0,
-            flag=Flag(("--frequency-penalty",), "X", "The same, the more the oftener they occurred."),
+            flag=Flag(("--frequency-penalty",), "X", "Above 0 discourages frequent tokens."),
         ),
     ] = None
+    min_p_sampling: Annotated[
+        float | Literal[False] | None,
+        Entry("minPSampling", ANY_SHARE, off=0.05, flag=Flag(("--min-p",), "P", "Least relative probability, 0 to 1.")),
+    ] = None
+    top_p_sampling: Annotated[
+        float | Literal[False] | None,
+        Entry("topPSampling", ANY_SHARE, off=0.95, flag=Flag(("--top-p",), "P", "Nucleus sampling, 0 to 1.")),
+    ] = None
+    seed: Annotated[
+        int | Literal[False] | None,
+        Entry("seed", (-1, None), off=-1, flag=Flag(("--seed",), "N", "Same seed, same text.")),
+    ] = None
+    log_probs: Annotated[int | Literal[False] | None, Entry("logProbs", (0, 100), off=0)] = None
     xtc_probability: Annotated[float | Literal[False] | None, Entry("llama.xtcProbability", ANY_SHARE, off=0)] = None
     xtc_threshold: Annotated[float | Literal[False] | None, Entry("llama.xtcThreshold", ANY_SHARE, off=0)] = None
     cpu_threads: Annotated[int | None, Entry("llama.cpuThreads", AT_LEAST_1)] = None

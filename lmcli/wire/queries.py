@@ -33,9 +33,10 @@ def list_downloaded() -> Query[list[ModelInfo]]:
     return _listing("listDownloadedModels", lambda entry: payloads.read(ModelInfo, entry))
 
 
-def unload(identifier: str) -> Query[None]:
-    """Drop a loaded model from memory; ModelNotFound where no loaded model has this identifier."""
-    return Query("unloadModel", {"identifier": identifier}, lambda _: None)
+def unload(identifier: str, device: str | None = None) -> Query[None]:
+    """Drop a loaded model from memory, on any device of LM Link or on one; ModelNotFound where there is none."""
+    named = {} if device is None else {"deviceIdentifier": device}
+    return Query("unloadModel", {"identifier": identifier, **named}, lambda _: None)
 
 
 def upload(data: bytes, name: str) -> Query[FilePart]:

@@ -21,6 +21,19 @@ class ChannelRequest(NamedTuple):
     endpoint: str
     parameter: JsonObject
 
+    def on_device(self, device: str | None) -> "ChannelRequest":
+        """The same for the model on one device of LM Link; None leaves that to the server.
+
+        Source: npm @lmstudio/sdk 2.0.0, the query of a model, and the parameters of `getOrLoad` and `loadModel`.
+        """
+        if device is None:
+            return self
+        named = {"deviceIdentifier": device}
+        specified = self.parameter.get("modelSpecifier")
+        if specified is not None:
+            named = {"modelSpecifier": specified | {"query": specified["query"] | named}}
+        return self._replace(parameter=self.parameter | named)
+
 
 def specifier(identifier: str | None) -> JsonObject:
     """Name a loaded model; None stands for any. Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts."""

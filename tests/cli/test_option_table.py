@@ -95,7 +95,7 @@ except UsageError as error:
 
 
 ELSEWHERE = {
-    "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu"),
+    "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu", "device"),
     "what is asked": (
         "system",
         "system_file",

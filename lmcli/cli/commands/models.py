@@ -26,6 +26,7 @@ _HEADINGS: Final = {
     "context": "CONTEXT TOKENS",
     "loaded_as": "LOADED AS",
 }
+_DEVICE_HEADING: Final = {"device": "DEVICE"}
 
 
 def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -55,6 +56,11 @@ def _records(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> li
     return [model.as_dict() | {"loaded": instances.get(model.model_key, [])} for model in models]
 
 
+def _identifiers(instances: Sequence[ModelInstance], device: str | None) -> list[str]:
+    """The loaded models, of a device if one is named."""
+    return [model.identifier for model in instances if device in (None, model.device_identifier)]
+
+
 def _instances_by_key(loaded: Sequence[ModelInstance]) -> dict[str, list[str]]:
     instances: dict[str, list[str]] = {}
     for instance in loaded:
@@ -74,7 +80,10 @@ def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Tabl
         ]
         for model in models
     ]
-    return Table(_HEADINGS, rows)
+    if not any(model.device_identifier for model in models):
+        return Table(_HEADINGS, rows)
+    devices = (model.device_identifier or "" for model in models)
+    return Table(_HEADINGS | _DEVICE_HEADING, [[*row, device] for row, device in zip(rows, devices, strict=True)])
 
 
 def _kind(model: ModelInfo) -> str:
@@ -133,9 +142,9 @@ def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environm
     failure: LmError | None = None
     with connect(options, env, messages) as connection:
         session = connection.session("llm")
-        for identifier in words or [instance.identifier for instance in list_loaded(session)]:
+        for identifier in words or _identifiers(list_loaded(session), options.device):
             try:
-                unload(session, identifier)
+                unload(session, identifier, options.device)
             except LmError as error:
                 if failure is not None:
                     messages.error(failure)
