@@ -7,7 +7,6 @@ import orjson
 
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
-from lmcli.cli.input.stdin import read_file
 from lmcli.cli.json_text import is_too_deep
 from lmcli.cli.options import AskOptions, LoadOptions, Options, PredictionOptions, SamplingOptions, StatsOptions
 from lmcli.client.waiting import is_duration
@@ -135,6 +134,8 @@ def _grammar(options: AskOptions) -> JsonObject | None:
     """
     if options.grammar is None:
         return None
+    from lmcli.cli.input.stdin import read_file  # noqa: PLC0415  only --grammar pays for it
+
     text = read_file(options.grammar)
     if not text.strip():
         raise BadInput(f"the grammar {quoted(options.grammar)} is empty")

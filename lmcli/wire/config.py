@@ -13,7 +13,6 @@ from lmcli.errors import UsageError, quoted
 from lmcli.values import JsonObject
 from lmcli.wire.config_entries import Option, Table, snake_case
 from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, UNNAMED, PredictionConfig
-from lmcli.wire.shapes import described, fits
 
 PROMPT_TEMPLATE_KEY: Final = PREDICTION_PREFIX + "promptTemplate"
 STOP_STRINGS_KEY: Final = OPTIONS["stop_strings"].key
@@ -246,8 +245,8 @@ def check(option: Option, name: str, value: Any) -> None:
         case list() | tuple() if option.shape is None:
             if not all(isinstance(item, str) and item for item in value):
                 raise UsageError(f"{label} must be texts that are not empty")
-        case _ if option.shape is not None and not fits(value, option.shape):
-            raise UsageError(f"{label} must be {described(option.shape)}, not {quoted(value, limit=80)}")
+        case _ if option.shape is not None:
+            _check_shape(option, label, value)
 
 
 def _check_choice(option: Option, label: str, text: str) -> None:
@@ -262,6 +261,13 @@ def _check_range(option: Option, label: str, number: float) -> None:
         raise UsageError(f"{label} must be at least {low}, not {number}")
     if high is not None and number > high:
         raise UsageError(f"{label} must be at most {high}, not {number}")
+
+
+def _check_shape(option: Option, label: str, value: Any) -> None:
+    from lmcli.wire.shapes import described, fits  # noqa: PLC0415  only objects and arrays have shapes
+
+    if not fits(value, option.shape):
+        raise UsageError(f"{label} must be {described(option.shape)}, not {quoted(value, limit=80)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

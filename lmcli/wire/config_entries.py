@@ -10,7 +10,6 @@ from types import MappingProxyType, NoneType
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin
 
 from lmcli.record import Record, distinct
-from lmcli.wire.shapes import Shape
 
 Range = tuple[float | None, float | None]
 Types = type | tuple[type, ...]
@@ -49,7 +48,7 @@ class Entry(NamedTuple):
         off: for an option with a switch, the value that goes beside `checked: false`; else None.
         flag: how it is given on a command line; None for Python programs only.
         is_in_raw_completion: whether raw completion takes it.
-        shape: what an object or an array must look like; by default an array is one of texts that are not empty.
+        shape: what an object or an array must look like, see `shapes`; without one an array has texts, none empty.
     """
 
     key: str
@@ -57,7 +56,7 @@ class Entry(NamedTuple):
     off: Any = None
     flag: Flag | None = None
     is_in_raw_completion: bool = True
-    shape: Shape | None = None
+    shape: Any = None
 
 
 @distinct
@@ -70,7 +69,7 @@ class Option(NamedTuple):
     off: Any = None
     flag: Flag | None = None
     is_in_raw_completion: bool = True
-    shape: Shape | None = None
+    shape: Any = None
     choices: tuple[str, ...] = ()
 
 

@@ -59,6 +59,20 @@ def test_warning_reaches_the_user(file: Path) -> None:
     assert "cpuThreads" in done.stderr
 
 
+def test_settings_of_a_load(file: Path) -> None:
+    """A context and a GPU share, with which `autoFit` is switched off, and other settings load a model quietly."""
+    load = ("--context-length", "128", "--gpu", "off", "--set", "flashAttention=false", "--set", "evalBatchSize=64")
+    done = lm("respond", "--host", file, *load, "--seed", "3", "-l", "3", "-o", "json", "hello")
+    assert (done.returncode, done.stderr) == (0, "")
+    with background.start(LlamaEngine([file])) as running:
+        host = f"127.0.0.1:{running.port}"
+        assert lm("models", "load", "--host", host, "tiny", *load).stdout == "tiny\n"
+        with lms.Client(host) as client:
+            model = client.llm.model("tiny")
+            assert model.get_context_length() == 128
+            assert model.get_load_config().to_dict()["evalBatchSize"] == 64
+
+
 def test_without_the_extra(file: Path) -> None:
     """Without llama.cpp, a hint shows how to install it."""
     done = lm("serve", file, python="sys.modules['xllamacpp'] = None")
