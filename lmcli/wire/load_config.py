@@ -23,7 +23,7 @@ from lmcli.wire.config_entries import (
     snake_case,
     table,
 )
-from lmcli.wire.shapes import NATURAL
+from lmcli.wire.shapes import NATURAL, Exactly
 
 LOAD_PREFIX: Final = "llm.load."
 
@@ -126,7 +126,7 @@ UNNAMED_IN_LOADS: Final = (
             Option("vllm.toolCallParser", str),
         )
     ),
-    Option("envVars", dict, shape={"HSA_OVERRIDE_GFX_VERSION?": str}),
+    Option("envVars", dict, shape=Exactly({"HSA_OVERRIDE_GFX_VERSION?": str})),
 )
 """Fields that servers know and the SDKs have no name for."""
 
@@ -185,8 +185,8 @@ def load_stack(config: LoadConfig) -> JsonObject:
         if key in LOAD_KEYS:
             check_field(LOAD_KEYS[key], key, value)
         values[key] = value
-    if config.auto_fit is not None or _is_manual(values):
-        values = dict.fromkeys(_AUTO_FIT, bool(config.auto_fit)) | values
+    if _AUTO_FIT[0] in values or _is_manual(values):
+        values = dict.fromkeys(_AUTO_FIT, values.get(_AUTO_FIT[0], False)) | values
     return config_stack(values)
 
 

@@ -5,7 +5,8 @@ A shape is one of these:
     {"a", "b"}: one of these values
     range(0, 10): one of these whole numbers
     [shape]: an array of such items; [shape, shape]: an array of two items, with a shape for each
-    {"key": shape, "other?": shape}: an object with these keys, of which those with a question mark may be missing
+    {"key": shape, "other?": shape}: an object with these keys, of which those with a question mark may be missing, and
+        with any others; Exactly({…}): without others
     (shape, shape): one shape or the other
 """
 
@@ -18,6 +19,11 @@ Shape = Any
 NATURAL: Final = range(2**63)
 """The whole numbers from 0."""
 
+
+class Exactly(dict[str, Shape]):
+    """An object with no other keys."""
+
+
 _WORDS: Final = {bool: "true or false", int: "whole number", float: "number", str: "text", dict: "object"}
 
 
@@ -25,7 +31,8 @@ def fits(value: Any, shape: Shape) -> bool:
     """Whether a value has a shape."""
     match shape:
         case dict() as keys:
-            return isinstance(value, Mapping) and all(_has(value, key, inner) for key, inner in keys.items())
+            is_object = isinstance(value, Mapping) and all(_has(value, key, inner) for key, inner in keys.items())
+            return is_object and not (isinstance(keys, Exactly) and value.keys() - {k.removesuffix("?") for k in keys})
         case set() | range():
             return type(value) in (str, int) and value in shape
         case tuple():

@@ -1,9 +1,12 @@
 """The table of config keys, held against the official schema, and the names by which people call them."""
 
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
-from properties import fields_of
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import QUICK, any_json, fields_of
 
 from lmcli.errors import UsageError
 from lmcli.wire.config import prediction_stack
@@ -141,7 +144,7 @@ LOAD = [
     Key("llm.load.vllm.toolCallParser", *TEXT),
     Key("load.gpuSplitConfig", SPLIT, (SPLIT | {"strategy": "oddly"}, SPLIT | {"priority": [-1]}, {})),
     Key("load.gpuStrictVramCap", *FLAG),
-    Key("envVars", {"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}, ({"HSA_OVERRIDE_GFX_VERSION": 10}, "A=b")),
+    Key("envVars", {"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}, ({"HSA_OVERRIDE_GFX_VERSION": 10}, {"A": "b"}, "A=b")),
 ]
 
 
@@ -178,6 +181,14 @@ def test_a_value_that_the_official_schema_refuses(key: Key) -> None:
         with pytest.raises(UsageError) as refused:
             sent(key, value)
         assert key.name in refused.value.message, value
+
+
+@QUICK
+@given(st.sampled_from([*PREDICTION, *LOAD]), any_json)
+def test_any_value(key: Key, value: Any) -> None:
+    """Whatever is given as the value of a key, it is sent as it is or refused."""
+    with suppress(UsageError):
+        assert sent(key, value) == value
 
 
 @pytest.mark.parametrize("key", [key for key in (*PREDICTION, *LOAD) if "checked" in str(key.accepted)], ids=str)

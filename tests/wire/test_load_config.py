@@ -129,6 +129,9 @@ def test_auto_fit_may_be_chosen(*, is_on: bool) -> None:
     expected = dict.fromkeys(AUTO_FIT, is_on)
     assert sent({"autoFit": is_on}) == expected
     assert sent({"autoFit": is_on, "contextLength": 64}) == {"llm.load.contextLength": 64} | expected
+    assert sent({"contextLength": 64, "raw": {"llm.load.llama.autoFit": is_on}}) == sent(
+        {"autoFit": is_on, "contextLength": 64}
+    )
     raw = {"llm.load.mlx.autoFit": True}
     assert sent({"contextLength": 64, "raw": raw}) == {"llm.load.contextLength": 64} | AUTO_FIT | raw
 

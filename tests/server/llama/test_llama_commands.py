@@ -70,7 +70,7 @@ def test_settings_of_a_load(file: Path) -> None:
         with lms.Client(host) as client:
             model = client.llm.model("tiny")
             assert model.get_context_length() == 128
-            assert model.get_load_config().to_dict()["evalBatchSize"] == 64
+            assert dict(model.get_load_config().to_dict())["evalBatchSize"] == 64
 
 
 def test_without_the_extra(file: Path) -> None:
