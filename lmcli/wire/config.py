@@ -5,7 +5,7 @@ Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/sr
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -58,22 +58,30 @@ def known_options(options: Mapping[str, Any], table: Table) -> JsonObject:
     }
 
 
-def unknown_options(
-    options: Mapping[str, Any] | PredictionConfig | None, table: Table = OPTIONS, kind: str = "prediction"
-) -> Iterator[str]:
+def unknown_options(options: Mapping[str, Any] | PredictionConfig | None) -> Iterator[str]:
     """Say which names and raw keys are none that servers are known to read, and which ones are near.
 
     Servers, and the official Python SDK, pass over what they do not know: a mistyped name has no visible effect.
     """
-    if options is None:
-        return
-    raw = options.raw if isinstance(options, PredictionConfig) else options.get("raw")
-    for name in () if isinstance(options, PredictionConfig) else options:
-        if snake_case(name) not in table and name != "raw":
-            yield f"unknown {kind} option {quoted(name)}{did_you_mean(snake_case(name), table)}"
+    if isinstance(options, PredictionConfig):
+        yield from unknown_keys(options.raw, _KNOWN_KEYS)
+    elif options is not None:
+        yield from unknown_names(options, (*OPTIONS, "raw"), "prediction option")
+        yield from unknown_keys(options.get("raw"), _KNOWN_KEYS)
+
+
+def unknown_names(names: Iterable[str], known: Collection[str], kind: str) -> Iterator[str]:
+    """A sentence for each name, in camelCase or snake_case, that is not known."""
+    for name in names:
+        if snake_case(name) not in known:
+            yield f"unknown {kind} {quoted(name)}{did_you_mean(snake_case(name), known)}"
+
+
+def unknown_keys(raw: Any, known: Collection[str]) -> Iterator[str]:
+    """A sentence for each raw key that is not known."""
     for key in raw_values(raw) if isinstance(raw, Mapping) else ():
-        if key not in _KNOWN_KEYS:
-            yield f"unknown config key {quoted(key)}{did_you_mean(key, _KNOWN_KEYS)}"
+        if key not in known:
+            yield f"unknown config key {quoted(key)}{did_you_mean(key, known)}"
 
 
 def prediction_stack(config: PredictionConfig, *, is_raw: bool = False, unformatted: bool = False) -> JsonObject:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Final, Literal
 from lmcli.errors import UsageError, quoted
 from lmcli.record import Record
 from lmcli.values import JsonObject
-from lmcli.wire.config import check_field, config_stack, did_you_mean, known_options, raw_values, write_value
+from lmcli.wire.config import (
+    check_field,
+    config_stack,
+    known_options,
+    raw_values,
+    unknown_keys,
+    unknown_names,
+    write_value,
+)
 from lmcli.wire.config_entries import (
     ANY_SHARE,
     AT_LEAST_0,
@@ -156,18 +164,12 @@ def load_config(options: Mapping[str, Any] | LoadConfig | None) -> LoadConfig:
 
 def unknown_load_options(options: Mapping[str, Any] | LoadConfig | None) -> Iterator[str]:
     """Say which names and raw keys are none that servers are known to read, and which ones are near."""
-    if options is None:
-        return
-    if not isinstance(options, LoadConfig):
-        for name in filter(lambda name: snake_case(name) not in (*LOAD_OPTIONS, "gpu", "raw"), options):
-            yield f"unknown load option {quoted(name)}{did_you_mean(snake_case(name), (*LOAD_OPTIONS, 'gpu'))}"
-        gpu = options.get("gpu")
-        for name in filter(lambda name: snake_case(name) not in _GPU, gpu if isinstance(gpu, Mapping) else ()):
-            yield f"unknown gpu option {quoted(name)}{did_you_mean(snake_case(name), _GPU)}"
-    raw = options.raw if isinstance(options, LoadConfig) else options.get("raw")
-    for key in raw_values(raw) if isinstance(raw, Mapping) else ():
-        if key not in LOAD_KEYS:
-            yield f"unknown config key {quoted(key)}{did_you_mean(key, LOAD_KEYS)}"
+    if isinstance(options, LoadConfig):
+        yield from unknown_keys(options.raw, LOAD_KEYS)
+    elif options is not None:
+        yield from unknown_names(options, (*LOAD_OPTIONS, "gpu", "raw"), "load option")
+        yield from unknown_names(options.get("gpu") or (), _GPU, "gpu option")
+        yield from unknown_keys(options.get("raw"), LOAD_KEYS)
 
 
 def load_stack(config: LoadConfig) -> JsonObject:

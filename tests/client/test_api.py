@@ -360,6 +360,22 @@ def test_unknown_key_in_raw(model: lms.LLM) -> None:
         model.respond("hi", config={"raw": {"llm.prediction.temperature": "hot"}})
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rawTools": {"type": "toolArray", "tools": []}},
+        {"reasoningBudget": 5},
+        {"raw": {"llm.prediction.reasoning.enableThinking": True}},
+    ],
+)
+def test_raw_completion_takes_no_tools_and_no_reasoning(model: lms.LLM, config: dict[str, Any]) -> None:
+    """They are refused before anything is sent, and `respond` takes them."""
+    for ask in (model.complete, model.complete_stream):
+        with pytest.raises(UsageError, match=r"^raw completion does not take "):
+            ask("hi", config=config)
+    assert str(model.respond("hi", config=config)) == "hi"
+
+
 def test_unknown_option_of_a_load(client: lms.Client) -> None:
     """The same where a model is loaded."""
     with pytest.warns(
