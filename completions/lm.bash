@@ -50,13 +50,13 @@ _lm_split() {
 _lm_options() {
     case $1 in
     '') _lm_words --version -h --help ;;
-    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'complete') _lm_words --echo -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'chat') _lm_words --history -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
-    'stats') _lm_words -m --model --runs --warmup --raw --echo --by -o --output -s --system -S --system-file -f --file -i --input -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --min-p --top-p --seed --draft-model --set --preset --schema --reasoning -n --no-stdin --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'respond') _lm_words -s --system -S --system-file -f --file -i --input -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --presence-penalty --frequency-penalty --min-p --top-p --seed --draft-model --set --preset --schema --grammar --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'complete') _lm_words --echo -o --output --each -j --jobs --results --fail-fast -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --presence-penalty --frequency-penalty --min-p --top-p --seed --draft-model --set --preset --schema --grammar --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'chat') _lm_words --history -s --system -S --system-file -f --file -i --input -o --output -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --presence-penalty --frequency-penalty --min-p --top-p --seed --draft-model --set --preset --schema --grammar --reasoning -n --no-stdin --stats --stats-file --dry-run --count -m --model --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
+    'stats') _lm_words -m --model --runs --warmup --raw --echo --by -o --output -s --system -S --system-file -f --file -i --input -t --temperature -l --max-tokens --stop --overflow --top-k --repeat-penalty --presence-penalty --frequency-penalty --min-p --top-p --seed --draft-model --set --preset --schema --grammar --reasoning -n --no-stdin --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress -h --help ;;
     'models') _lm_words --loaded --json -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose -h --help ;;
-    'models load') _lm_words --ttl --context-length --gpu -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress --identifier -h --help ;;
-    'models unload') _lm_words -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --all -h --help ;;
+    'models load') _lm_words --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress --set --identifier -h --help ;;
+    'models unload') _lm_words -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --all --device -h --help ;;
     'serve') _lm_words --port --host --require-token --allow-origin --tokens-per-second --load-seconds --prompt-tokens-per-second -q --quiet -v --verbose -h --help ;;
     'help') _lm_words -h --help ;;
     esac
@@ -64,7 +64,7 @@ _lm_options() {
 
 _lm_value() {
     case "$1 $2" in
-    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
+    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --presence-penalty' | *' --frequency-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | *' --device' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
     *' -S' | *' --system-file' | *' -f' | *' --file' | *' --results' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
     *' -i' | *' --input') _lm_words auto text json ;;
     'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text json jsonl history ;;
@@ -74,6 +74,7 @@ _lm_value() {
     *' --overflow') _lm_words stop middle rolling ;;
     *' --draft-model' | *' -m' | *' --model') _lm_names models ;;
     *' --schema' | *' --history') _lm_files '*.json' ;;
+    *' --grammar') _lm_files '*.gbnf' ;;
     *' --reasoning') _lm_words show hide on off ;;
     *' --gpu') _lm_words max off ;;
     *' -H' | 'respond --host' | 'complete --host' | 'chat --host' | 'stats --host' | 'models --host' | 'models load --host' | 'models unload --host') _lm_words demo; _lm_files '*.gguf' ;;

@@ -60,13 +60,16 @@ complete -c lm -n '__lm_is respond' -l stop -d 'End before this text; may be rep
 complete -c lm -n '__lm_is respond' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is respond' -l top-k -d 'Only the K likeliest tokens' -r -f
 complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is respond' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is respond' -l frequency-penalty -d 'Above 0 discourages frequent tokens' -r -f
 complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
-complete -c lm -n '__lm_is respond' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is respond' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is respond' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is respond' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is respond' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is respond' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is respond' -l stats -d 'Print statistics on stderr after the answer'
@@ -77,6 +80,7 @@ complete -c lm -n '__lm_is respond' -s m -l model -d 'Model; loaded if it is not
 complete -c lm -n '__lm_is respond' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is respond' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is respond' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
+complete -c lm -n '__lm_is respond' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is respond' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is respond' -l insecure-token -d 'Send the token unencrypted, even to another machine'
@@ -101,13 +105,16 @@ complete -c lm -n '__lm_is complete' -l stop -d 'End before this text; may be re
 complete -c lm -n '__lm_is complete' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is complete' -l top-k -d 'Only the K likeliest tokens' -r -f
 complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is complete' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is complete' -l frequency-penalty -d 'Above 0 discourages frequent tokens' -r -f
 complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
-complete -c lm -n '__lm_is complete' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is complete' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is complete' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is complete' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is complete' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is complete' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is complete' -l stats -d 'Print statistics on stderr after the answer'
@@ -118,6 +125,7 @@ complete -c lm -n '__lm_is complete' -s m -l model -d 'Model; loaded if it is no
 complete -c lm -n '__lm_is complete' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is complete' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is complete' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
+complete -c lm -n '__lm_is complete' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is complete' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is complete' -l insecure-token -d 'Send the token unencrypted, even to another machine'
@@ -142,13 +150,16 @@ complete -c lm -n '__lm_is chat' -l stop -d 'End before this text; may be repeat
 complete -c lm -n '__lm_is chat' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is chat' -l top-k -d 'Only the K likeliest tokens' -r -f
 complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is chat' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is chat' -l frequency-penalty -d 'Above 0 discourages frequent tokens' -r -f
 complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
-complete -c lm -n '__lm_is chat' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is chat' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is chat' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is chat' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is chat' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is chat' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is chat' -l stats -d 'Print statistics on stderr after the answer'
@@ -159,6 +170,7 @@ complete -c lm -n '__lm_is chat' -s m -l model -d 'Model; loaded if it is not' -
 complete -c lm -n '__lm_is chat' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is chat' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is chat' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
+complete -c lm -n '__lm_is chat' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is chat' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is chat' -l insecure-token -d 'Send the token unencrypted, even to another machine'
@@ -189,18 +201,22 @@ complete -c lm -n '__lm_is stats' -l stop -d 'End before this text; may be repea
 complete -c lm -n '__lm_is stats' -l overflow -d 'When the context is full' -r -f -a 'stop middle rolling'
 complete -c lm -n '__lm_is stats' -l top-k -d 'Only the K likeliest tokens' -r -f
 complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repetition' -r -f
+complete -c lm -n '__lm_is stats' -l presence-penalty -d 'Above 0 discourages tokens that occurred' -r -f
+complete -c lm -n '__lm_is stats' -l frequency-penalty -d 'Above 0 discourages frequent tokens' -r -f
 complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
 complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
-complete -c lm -n '__lm_is stats' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
+complete -c lm -n '__lm_is stats' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f
 complete -c lm -n '__lm_is stats' -l schema -d 'Constrain the answer to a JSON schema, and check it' -r -f -a '(__lm_files .json)'
+complete -c lm -n '__lm_is stats' -l grammar -d 'Constrain the answer to a GBNF grammar' -r -f -a '(__lm_files .gbnf)'
 complete -c lm -n '__lm_is stats' -l reasoning -d 'show or hide it; on, off or a number of tokens is asked of the server; may be repeated' -r -f -a 'show hide on off'
 complete -c lm -n '__lm_is stats' -s n -l no-stdin -d 'Do not read stdin'
 complete -c lm -n '__lm_is stats' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is stats' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is stats' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
+complete -c lm -n '__lm_is stats' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is stats' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is stats' -l insecure-token -d 'Send the token unencrypted, even to another machine'
@@ -231,6 +247,7 @@ complete -c lm -n '__lm_is models load' -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is models load' -l ttl -d 'Unload after this time without use, if this run loads it' -r -f
 complete -c lm -n '__lm_is models load' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is models load' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
+complete -c lm -n '__lm_is models load' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
 complete -c lm -n '__lm_is models load' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models load' -l insecure-token -d 'Send the token unencrypted, even to another machine'
@@ -240,6 +257,7 @@ complete -c lm -n '__lm_is models load' -s q -l quiet -d 'No warnings and notes;
 complete -c lm -n '__lm_is models load' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models load' -l progress -d 'Show loading and reading progress'
 complete -c lm -n '__lm_is models load' -l no-progress -d 'Show loading and reading progress'
+complete -c lm -n '__lm_is models load' -l set -d 'Any other field of a load; may be repeated' -r -f
 complete -c lm -n '__lm_is models load' -l identifier -d 'Load another instance, under this name' -r -f
 complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and exit'
 
@@ -253,6 +271,7 @@ complete -c lm -n '__lm_is models unload' -l color -d 'Colour on stderr; stdout 
 complete -c lm -n '__lm_is models unload' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models unload' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models unload' -l all -d 'All that are loaded'
+complete -c lm -n '__lm_is models unload' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
 complete -c lm -n '__lm_is models unload' -s h -l help -d 'Show this message and exit'
 
 # lm serve

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     )
     from lmcli.values import (
         Fragment,
-        LoadConfig,
         LoadProgress,
         ModelInfo,
         ModelInstance,
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
         ToolCallFailure,
         ToolCallRequest,
     )
+    from lmcli.wire.load_config import LoadConfig
     from lmcli.wire.prediction_config import PredictionConfig
 
 __version__ = "0.1.0"
@@ -131,6 +131,7 @@ _MODULES = (
     "lmcli.values",
     "lmcli.chat",
     "lmcli.wire.prediction_config",
+    "lmcli.wire.load_config",
     "lmcli.client.prediction_options",
     "lmcli.client.streams",
     "lmcli.client.api",

@@ -6,9 +6,7 @@ Statistics keep the server's names (`predicted_tokens_count`, `time_to_first_tok
 Python SDK writes them, so that a program for one runs with the other.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from lmcli.record import Record, distinct
 
@@ -210,21 +208,6 @@ class ModelInstance(ModelInfo):
     context_length: int
     ttl_ms: int | None = None
     last_used_time: float | None = None
-
-
-@distinct
-class LoadConfig(NamedTuple):
-    """How to load a model; what is None is not sent.
-
-    Attributes:
-        context_length: the context, in model tokens.
-        gpu_ratio: the share of the layers on the GPU, 0.0 to 1.0, `max` or `off`.
-        fields: any other wire keys and values.
-    """
-
-    context_length: int | None = None
-    gpu_ratio: float | Literal["max", "off"] | None = None
-    fields: Mapping[str, Any] = MappingProxyType({})
 
 
 @distinct

@@ -9,9 +9,10 @@ from lmcli.client.session import Session
 from lmcli.errors import (
     LmError,
 )
-from lmcli.values import Fragment, LoadConfig, ModelInstance
+from lmcli.values import Fragment, ModelInstance
 from lmcli.wire import requests
 from lmcli.wire.channels import Channel, Prediction
+from lmcli.wire.load_config import LoadConfig
 from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
@@ -28,6 +29,8 @@ INSTANCE = {
     "instanceReference": "x",
 }
 Packet = dict[str, Any]
+AFFIXES = {f"{place}{role}": "" for place in ("before", "after") for role in ("System", "User", "Assistant")}
+"""A manual prompt template that adds nothing to the messages."""
 
 
 def sent(channel: int, packet: Any) -> Packet:

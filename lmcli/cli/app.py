@@ -206,7 +206,7 @@ def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callabl
         words: list[str] = values.pop("words", None) or []
         options = command.options(**values)
         messages = Messages(env, _verbosity(values), values.get("color", "auto"))
-        _warn_of_unknown_fields(values.get("set_") or (), messages)
+        _warn_of_unknown_fields(values, command.options, messages)
         has_input = words or any(map(values.get, _INPUT_OPTIONS)) or not env.stdin_is_terminal
         if name in _NEED_INPUT and not has_input:
             messages.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
@@ -259,12 +259,13 @@ def _refuse_lost_options(values: dict[str, Any], name: str, below: str, options:
         raise UsageError(f"options of lm {name} {below} must come after {below}", hint_for(f"{name} {below}"))
 
 
-def _warn_of_unknown_fields(assignments: Sequence[str], messages: Messages) -> None:
+def _warn_of_unknown_fields(values: dict[str, Any], options: type[Options], messages: Messages) -> None:
     """A mistyped field has no visible effect: the server ignores fields that it does not know."""
-    for key, equals, _ in (assignment.partition("=") for assignment in assignments):
-        from lmcli.wire.config import unknown_field  # noqa: PLC0415  only --set pays for it
+    for key, equals, _ in (assignment.partition("=") for assignment in values.get("set_") or ()):
+        from lmcli.cli.resolve import field_prefixes  # noqa: PLC0415  only --set pays for it
+        from lmcli.wire.config_keys import unknown_key  # noqa: PLC0415
 
-        if key and equals and (warning := unknown_field(key)):
+        if key and equals and (warning := unknown_key(key, field_prefixes(options))):
             messages.warning(f"--set: {warning}")
 
 

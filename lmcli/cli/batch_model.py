@@ -42,7 +42,7 @@ class BatchModel:
         if self._key is not None:
             self.instance = self._load(self._key, runner)
         elif self.instance is None:
-            self.instance = loaded_model(runner.connection, runner.messages)
+            self.instance = loaded_model(runner.connection, runner.messages, self._options.device)
         elif not self.is_loaded(runner.session):
             if self._seen_key is None:
                 raise NoModelLoaded(f"the model {self.instance.identifier} is no longer loaded")

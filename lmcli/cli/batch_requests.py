@@ -19,7 +19,7 @@ from lmcli.cli.resolve import Request, make_request
 from lmcli.cli.target import model_key
 from lmcli.errors import KEPT_IN_TEXT, BadInput, ExitCode, LmError, escaped
 from lmcli.values import JsonObject
-from lmcli.wire.config import prediction_config, prediction_stack
+from lmcli.wire.config import prediction_config, prediction_stack, unknown_options
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class BatchRequests:
 
     def __init__(self, options: EachOptions, words: Sequence[str], env: Environment, messages: Messages) -> None:
         self._is_raw = isinstance(options, CompleteOptions)
+        self._messages = messages
+        self._warned: set[str] = set()
         self._attached, self._system = Attachments(), None
         self._named: Sequence[Path] = ()
         if isinstance(options, RespondOptions):
@@ -54,10 +56,11 @@ class BatchRequests:
             self._named = options.file or ()
             self._system = system_prompt(options)
         self._question = self._attached.prepend_to(join_words(words))
-        self._base = make_request("", options)
+        self._base = make_request("" if self._is_raw else Document.new(), options)
         stack = prediction_stack(self._base.config, is_raw=self._is_raw)
         common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
-        self._common = dump_json([*common, model_key(options, env)])
+        device = [] if options.device is None else [options.device]
+        self._common = dump_json([*common, model_key(options, env), *device])
 
     def request(self, record: BatchRecord) -> Request:
         """The request of a record.
@@ -69,7 +72,7 @@ class BatchRequests:
             raise record.error
         try:
             request = self._base._replace(subject=self._subject(record))
-            return request if record.config is None else self._with_config(request, record.config)
+            return request if record.config is None else self._with_config(request, record.config, record.name)
         except LmError as error:  # as an option it would be a usage error
             raise BadInput(error.message) from error
 
@@ -96,13 +99,21 @@ class BatchRequests:
             return make_prompt(text, self._question, drops_newline=False)
         return turn_about(text, self._question, self._attached, drops_newline=False).document(self._system)
 
-    def _with_config(self, request: Request, options: Mapping[str, Any]) -> Request:
+    def _with_config(self, request: Request, options: Mapping[str, Any], name: str) -> Request:
         """The request with sampling options that win over those of the command line."""
+        self._warn(name, options)
         own = prediction_config(options)
         given = {name: value for name in OPTIONS if (value := getattr(own, name)) is not None}
         config: PredictionConfig = request.config.replace(**given, raw={**request.config.raw, **own.raw})
         prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
         return request._replace(config=config, schema=None if own.structured else request.schema)
+
+    def _warn(self, name: str, options: Mapping[str, Any]) -> None:
+        """Warn of what has no effect; a mistake in many records is reported for the first one."""
+        for sentence in unknown_options(options):
+            if sentence not in self._warned:
+                self._warned.add(sentence)
+                self._messages.warning(f"{name}: {sentence}")
 
 
 class ResultWriter:

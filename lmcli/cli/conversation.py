@@ -33,7 +33,7 @@ class Conversation:
         last_end: the end of the last answer, with its stats.
 
     Raises:
-        LmError: the chat file, the system prompt or an attachment cannot be read.
+        LmError: an option is not valid, or the chat file, the system prompt or an attachment cannot be read.
     """
 
     def __init__(self, options: ChatOptions, env: Environment, messages: Messages, runner: Runner) -> None:
@@ -45,6 +45,7 @@ class Conversation:
         self._runner = runner
         self._file = None if options.history is None else ChatFile(options.history)
         self._own_paths = set() if self._file is None else {self._file.path}
+        self._request = make_request(Document.new(), options)
         self._system = system_prompt(options)
         self._attached = Attachments.read(options.file or (), env, messages)
         self._unanswered: JsonObject | None = None
@@ -64,7 +65,7 @@ class Conversation:
     @property
     def model_in_use(self) -> str:
         """The model that answers the next question."""
-        return self.model or loaded_model(self._runner.connection, self._messages).identifier
+        return self.model or loaded_model(self._runner.connection, self._messages, self._options.device).identifier
 
     def ask(self, text: str) -> None:
         """Send a question, and store the answer.
@@ -125,9 +126,9 @@ class Conversation:
     def _answer(self, document: Document) -> None:
         """Request an answer, and store it; Ctrl-C stops the answer, not the conversation."""
         options = self._options.replaced(model=self.model)
-        request = make_request(document, options)
+        request = self._request._replace(subject=document)
         invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
-        model = None if self.model else loaded_model(self._runner.connection, self._messages)
+        model = None if self.model else loaded_model(self._runner.connection, self._messages, self._options.device)
         text = TextCollector()
         with self._runner.watched():  # also while the answer is stored
             outcome = predict(invocation, self._runner, model, [text])

@@ -78,7 +78,11 @@ def connect_and_predict(invocation: Invocation, runner: Runner, extra_sinks: Seq
     outcome = None
     try:
         with runner.connected():
-            model = None if invocation.model_key else loaded_model(runner.connection, invocation.messages)
+            model = (
+                None
+                if invocation.model_key
+                else loaded_model(runner.connection, invocation.messages, invocation.options.device)
+            )
             with runner.watched():
                 outcome = predict(invocation, runner, model, extra_sinks)
                 return outcome

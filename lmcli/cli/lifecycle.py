@@ -17,7 +17,6 @@ from lmcli.client.session import Session
 from lmcli.errors import ContextFull, Incomplete, LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unusable
 from lmcli.values import Fragment, ModelInstance, PredictionEnd, ToolCallFailure, ToolCallRequest, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
-from lmcli.wire.config import PREDICTION_PREFIX
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
@@ -224,4 +223,4 @@ def _check_stop_reason(end: PredictionEnd, config: PredictionConfig) -> LmError 
 
 
 def _has_limit(config: PredictionConfig) -> bool:
-    return bool(config.max_tokens) or PREDICTION_PREFIX + OPTIONS["max_tokens"].key in config.raw
+    return bool(config.max_tokens) or OPTIONS["max_tokens"].key in config.raw

@@ -111,7 +111,7 @@ class _Benchmark:
         started = time.perf_counter()
         instance, load_time = None, None
         if key is None:
-            model = loaded_model(self._runner.connection, self._messages)
+            model = loaded_model(self._runner.connection, self._messages, self._options.device)
         else:
             load = LoadLifecycle(self._runner, self._load_sinks)
             try:

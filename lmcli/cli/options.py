@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from lmcli.cli.choices import ColorWhen, Each, Grouping, InputForm, OutputForm, RawOutputForm, ReportForm
 from lmcli.errors import UsageError
+from lmcli.wire import config_entries as entries
 from lmcli.wire import prediction_config as config
 
 Words = Annotated[
@@ -132,8 +133,13 @@ class ModelOptions(Options):
     model: Annotated[str | None, Option("-m", "--model", metavar="KEY", help=_MODEL_HELP)] = None
 
 
+Device = Annotated[
+    str | None, Option("--device", metavar="NAME", help="Device of LM Link that has the model, by its identifier.")
+]
+
+
 class LoadOptions(Options):
-    """How to load a model."""
+    """How to load a model, and where it is."""
 
     ttl: Annotated[
         float | None, Option("--ttl", metavar="SEC", help="Unload after this time without use, if this run loads it.")
@@ -144,9 +150,10 @@ class LoadOptions(Options):
     gpu: Annotated[
         str | None, Option("--gpu", metavar="RATIO", help="0 to 1, max or off, if this run loads the model.")
     ] = None
+    device: Device = None
 
 
-def _flagged(option: config.Option, default: str = "") -> Any:
+def _flagged(option: entries.Option, default: str = "") -> Any:
     """An entry of the table as Typer reads options."""
     flag = option.flag
     assert flag is not None  # noqa: S101  whoever asks has looked
@@ -154,7 +161,7 @@ def _flagged(option: config.Option, default: str = "") -> Any:
     return Annotated[kind | None, Option(*flag.names, metavar=flag.metavar, help=f"{flag.help}{default}")]
 
 
-_TYPES: Final[Mapping[config.Types, Any]] = {config.NUMBER: float, config.TEXTS: list[str], int: int, str: str}
+_TYPES: Final[Mapping[entries.Types, Any]] = {entries.NUMBER: float, entries.TEXTS: list[str], int: int, str: str}
 
 
 class SamplingOptions(Options):
@@ -168,7 +175,7 @@ class SamplingOptions(Options):
 
     set_: Annotated[
         list[str] | None,
-        Option("--set", metavar="KEY=JSON", help="Any other llm.prediction.* field; may be repeated."),
+        Option("--set", metavar="KEY=JSON", help="Any other field of a prediction or a load; may be repeated."),
     ] = None
     preset: Annotated[str | None, Option("--preset", metavar="NAME", help="Preset saved in LM Studio.")] = None
 
@@ -204,6 +211,9 @@ class SchemaOptions(Options):
 
     schema: Annotated[
         str | None, Option("--schema", metavar="FILE|JSON", help="Constrain the answer to a JSON schema, and check it.")
+    ] = None
+    grammar: Annotated[
+        Path | None, Option("--grammar", metavar="FILE", help="Constrain the answer to a GBNF grammar.")
     ] = None
     reasoning: Annotated[
         list[str] | None,
@@ -324,6 +334,9 @@ class ModelsOptions(MessageOptions, ServerOptions, ListOptions):
 class ModelsLoadOptions(ProgressOptions, ServerOptions, LoadOptions):
     """Options of `lm models load`."""
 
+    set_: Annotated[
+        list[str] | None, Option("--set", metavar="KEY=JSON", help="Any other field of a load; may be repeated.")
+    ] = None
     identifier: Annotated[
         str | None, Option("--identifier", metavar="NAME", help="Load another instance, under this name.")
     ] = None
@@ -333,6 +346,7 @@ class ModelsUnloadOptions(MessageOptions, ServerOptions):
     """Options of `lm models unload`."""
 
     all: Annotated[bool, Option("--all", help="All that are loaded.")] = False
+    device: Device = None
 
 
 class MeasureOptions(Options):

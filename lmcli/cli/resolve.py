@@ -8,20 +8,22 @@ import orjson
 from lmcli.chat import Message
 from lmcli.cli.input.document import Document
 from lmcli.cli.json_text import is_too_deep
-from lmcli.cli.options import AskOptions, LoadOptions
+from lmcli.cli.options import AskOptions, LoadOptions, Options, PredictionOptions, SamplingOptions, StatsOptions
 from lmcli.client.waiting import is_duration
-from lmcli.errors import UsageError, quoted, shortened
-from lmcli.values import JsonObject, LoadConfig
+from lmcli.errors import BadInput, UsageError, quoted, shortened
+from lmcli.values import JsonObject
 from lmcli.wire import requests
-from lmcli.wire.config import PREDICTION_PREFIX, prediction_stack
-from lmcli.wire.prediction_config import OPTIONS, Option, PredictionConfig
+from lmcli.wire.config import prediction_stack
+from lmcli.wire.config_entries import Option
+from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
 if TYPE_CHECKING:
     from lmcli.cli.input.schema import Schema
+    from lmcli.wire.load_config import LoadConfig
 
 
-_OVERFLOW_KEY: Final = PREDICTION_PREFIX + OPTIONS["context_overflow_policy"].key
+_OVERFLOW_KEY: Final = OPTIONS["context_overflow_policy"].key
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
 
@@ -33,18 +35,21 @@ class Request(NamedTuple):
         config: the sampling options.
         preset: the name of a preset on the server.
         schema: the form that the answer must have, if it must have one.
+        device: the device of LM Link that has the model; None leaves that to the server.
     """
 
     subject: Document | str
     config: PredictionConfig
     preset: str | None = None
     schema: "Schema | None" = None
+    device: str | None = None
 
     def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request for current servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
-            return requests.complete(model, self.subject, self.config, self.preset)
-        return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
+            return requests.complete(model, self.subject, self.config, self.preset).on_device(self.device)
+        messages = resolve(self.subject.chat().messages)
+        return requests.respond(model, messages, self.config, self.preset).on_device(self.device)
 
     @property
     def is_raw(self) -> bool:
@@ -60,12 +65,13 @@ class Request(NamedTuple):
     @property
     def is_structured(self) -> bool:
         """Whether the answer is to be JSON."""
-        return self.config.structured is not None
+        return (self.config.structured or {}).get("type") == "json"
 
     def fallback(self, model: str | None) -> ChannelRequest | None:
         """The same for older servers, where it differs."""
         if isinstance(self.subject, str):
-            return requests.complete_by_predict(model, self.subject, self.config, self.preset)
+            asked = requests.complete_by_predict(model, self.subject, self.config, self.preset)
+            return asked.on_device(self.device)
         return None
 
 
@@ -112,15 +118,35 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
 }
 
 
-def make_request(subject: Document | str, options: AskOptions) -> Request:
+def make_request(subject: Document | str, options: PredictionOptions | StatsOptions) -> Request:
     """Put together what is asked and how.
 
     Raises:
         UsageError, BadInput, NoInput: an option has a value that it cannot have.
     """
+    if options.schema is not None and options.grammar is not None:
+        raise UsageError("--schema and --grammar exclude each other")
     schema = None if options.schema is None else _schema(options.schema)
-    config = sampling_config(options, overflow=options.overflow)
-    return Request(subject, config.replace(structured=schema.setting if schema else None), options.preset, schema)
+    config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
+    structured = _grammar(options) if schema is None else schema.setting
+    return Request(subject, config.replace(structured=structured), options.preset, schema, options.device)
+
+
+def _grammar(options: AskOptions) -> JsonObject | None:
+    """The setting for a grammar, if one is given.
+
+    Raises:
+        NoInput: the file cannot be read.
+        BadInput: it is not UTF-8, or empty.
+    """
+    if options.grammar is None:
+        return None
+    from lmcli.cli.input.stdin import read_file  # noqa: PLC0415  only --grammar pays for it
+
+    text = read_file(options.grammar)
+    if not text.strip():
+        raise BadInput(f"the grammar {quoted(options.grammar)} is empty")
+    return {"type": "gbnf", "gbnfGrammar": text}
 
 
 def _schema(options: str) -> "Schema":
@@ -129,8 +155,13 @@ def _schema(options: str) -> "Schema":
     return Schema(options)
 
 
-def sampling_config(options: AskOptions, *, overflow: str | None = None) -> PredictionConfig:
-    """What the options ask of the server; `overflow` where the user does not say.
+def sampling_config(options: AskOptions, *, overflow: str | None = None, is_raw: bool = False) -> PredictionConfig:
+    """What the options ask of the server.
+
+    Args:
+        options: the options.
+        overflow: what is asked for a full context where the user does not say.
+        is_raw: they are for raw completion.
 
     Raises:
         UsageError: an option has a value that it cannot have.
@@ -142,9 +173,9 @@ def sampling_config(options: AskOptions, *, overflow: str | None = None) -> Pred
         **{name: _value(OPTIONS[name], given[name]) for name in given if given[name] not in (None, [])},
         enable_thinking=reasoning.is_wanted,
         reasoning_budget=reasoning.budget,
-        raw=dict(_raw_field(assignment) for assignment in options.set_ or ()),
+        raw=_fields(options, are_for_load=False),
     )
-    prediction_stack(config)  # an invalid value is refused before anything is sent
+    prediction_stack(config, is_raw=is_raw)  # an invalid value is refused before anything is sent
     return config
 
 
@@ -154,19 +185,27 @@ def _value(option: Option, given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else words[given] if words else given
 
 
-def load_config(options: LoadOptions) -> LoadConfig:
-    """How a model is to be loaded, if this run loads it.
+def load_config(options: LoadOptions) -> "LoadConfig | None":
+    """How a model is to be loaded, if this run loads it; None where no option says so.
 
     Raises:
-        UsageError: the GPU ratio is neither a number nor one of the words.
+        UsageError: an option has a value that it cannot have.
     """
-    ratio: Any = options.gpu
-    if options.gpu not in (None, "max", "off"):
-        try:
-            ratio = float(str(options.gpu))
-        except ValueError as error:
-            raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(options.gpu)}") from error
-    return LoadConfig(context_length=options.context_length, gpu_ratio=ratio)
+    fields = _fields(options, are_for_load=True)
+    if options.context_length is None and options.gpu is None and not fields:
+        return None
+    from lmcli.wire.load_config import LoadConfig  # noqa: PLC0415  only a configured load pays for it
+
+    return LoadConfig(context_length=options.context_length, gpu_ratio=_gpu_ratio(options.gpu), raw=fields)
+
+
+def _gpu_ratio(text: str | None) -> Any:
+    if text in (None, "max", "off"):
+        return text
+    try:
+        return float(str(text))
+    except ValueError as error:
+        raise UsageError(f"--gpu takes a number from 0 to 1, max or off, not {quoted(text)}") from error
 
 
 def load_request(key: str, options: LoadOptions, *, identifier: str | None = None) -> ChannelRequest:
@@ -179,28 +218,58 @@ def load_request(key: str, options: LoadOptions, *, identifier: str | None = Non
         raise UsageError(f"--ttl takes a number of seconds above 0, not {options.ttl:g}")
     config = load_config(options)
     if identifier is None:
-        return requests.get_or_load(key, config, ttl=options.ttl)
-    return requests.load(key, config, identifier=identifier, ttl=options.ttl)
+        return requests.get_or_load(key, config, ttl=options.ttl).on_device(options.device)
+    return requests.load(key, config, identifier=identifier, ttl=options.ttl).on_device(options.device)
 
 
-def _raw_field(assignment: str) -> tuple[str, Any]:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key:
+def field_prefixes(options: type[Options]) -> Sequence[str]:
+    """What the keys of `--set` begin with; where a key of each kind has a name, that of the first one is meant."""
+    from lmcli.wire.load_config import LOAD_PREFIX  # noqa: PLC0415  only --set pays for it
+
+    return (PREDICTION_PREFIX, LOAD_PREFIX) if issubclass(options, SamplingOptions) else (LOAD_PREFIX,)
+
+
+def _fields(options: Options, *, are_for_load: bool) -> JsonObject:
+    """The fields of `--set` for a load, or for a prediction; all are checked."""
+    assignments: Sequence[str] = getattr(options, "set_", None) or ()
+    if not assignments:
+        return {}
+    from lmcli.wire.config_keys import is_load_key  # noqa: PLC0415  only --set pays for it
+
+    fields = dict(_field(assignment, field_prefixes(type(options))) for assignment in assignments)
+    return {key: value for key, value in fields.items() if is_load_key(key) is are_for_load}
+
+
+def _field(assignment: str, prefixes: Sequence[str]) -> tuple[str, Any]:
+    from lmcli.wire.config_keys import (  # noqa: PLC0415  only --set pays for it
+        find_option,
+        is_load_key,
+        whole_key,
+        write_field,
+    )
+
+    name, equals, text = assignment.partition("=")
+    if not equals or not name:
         raise UsageError(
             f"--set takes KEY=JSON, not {quoted(assignment)}", "for example --set reasoning.enableThinking=false"
         )
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        hints = (f"a text needs quotes: --set '{key}=\"{text}\"'",) if len(assignment) <= _MAX_HINT else ()
-        raise UsageError(f"the value of --set {shortened(key)} is not valid JSON: {quoted(text)}", *hints) from error
+        hints = (f"a text needs quotes: --set '{name}=\"{text}\"'",) if len(assignment) <= _MAX_HINT else ()
+        raise UsageError(f"the value of --set {shortened(name)} is not valid JSON: {quoted(text)}", *hints) from error
     if is_too_deep(value):
-        raise UsageError(f"the value of --set {shortened(key)} is nested too deeply")
-    return (key if key.startswith(PREDICTION_PREFIX) else PREDICTION_PREFIX + key), _setting(key, value)
+        raise UsageError(f"the value of --set {shortened(name)} is nested too deeply")
+    option = find_option(name, prefixes)
+    if option is None:
+        return whole_key(name, prefixes[0]), value
+    if not any(is_load_key(option.key) is is_load_key(prefix) for prefix in prefixes):
+        raise UsageError(f"{quoted(name)} is a field of a prediction, not of a load")
+    return option.key, write_field(option, name, _setting(option.key, value))
 
 
 def _setting(key: str, value: Any) -> Any:
-    """The value of a field; tools and the choice among them may have OpenAI's form."""
+    """The value of a field; tools and the choice among them may have the form of OpenAI."""
     from lmcli.wire.tool_setting import SETTINGS  # noqa: PLC0415  only --set pays for it
 
     read = SETTINGS.get(key.removeprefix(PREDICTION_PREFIX))

@@ -52,6 +52,7 @@ OPTION_EQUIVALENTS: Final = {
     "--ctx-size": "--context-length {value}",
     "--debug": "-v",
     "--format": "-o {value}",
+    "--grammar-file": "--grammar {value}",
     "--image": "-f {value}",
     "--images": "-f {value}",
     "--iterations": "--runs {value}",

@@ -23,6 +23,8 @@ TIMEOUT_VARIABLE: Final = "LM_TIMEOUT"
 MODEL_VARIABLE: Final = "LM_MODEL"
 MODEL_SUFFIX: Final = ".gguf"
 
+_LIST_DEVICES: Final = "lm models --loaded --json lists the loaded models with their device_identifier"
+
 
 @contextmanager
 def connect(
@@ -62,13 +64,17 @@ def model_key(options: ModelOptions, env: Environment) -> str | None:
     return options.model or _key_of_host(options, env) or env.setting(MODEL_VARIABLE)
 
 
-def loaded_model(connection: Connection, messages: Messages) -> ModelInstance:
-    """The loaded model, the most recently used one of several.
+def loaded_model(connection: Connection, messages: Messages, device: str | None = None) -> ModelInstance:
+    """The loaded model, the most recently used one of several; on a device of LM Link, if named.
 
     Raises:
         NoModelLoaded: none is loaded; a hint lists those that can be loaded.
     """
     instances = list_loaded(connection.session("llm"))
+    if device is not None:
+        instances = [instance for instance in instances if instance.device_identifier == device]
+        if not instances:
+            raise NoModelLoaded(f"no model is loaded on the device {quoted(device)}", _LIST_DEVICES)
     if not instances:
         keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
         available = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"

@@ -16,13 +16,20 @@ from lmcli.client.aio_streams import AsyncPredictionStream
 from lmcli.client.collector import LoadReport
 from lmcli.client.discovery import credentials, find_token
 from lmcli.client.images import ImageSource
-from lmcli.client.prediction_options import History, LoadOptions, PredictionOptions, is_kind, of_kind, read_options
+from lmcli.client.prediction_options import (
+    History,
+    LoadOptions,
+    PredictionOptions,
+    is_kind,
+    of_kind,
+    read_load_options,
+    read_options,
+)
 from lmcli.client.waiting import is_duration
 from lmcli.errors import NoModelLoaded, UsageError
 from lmcli.values import ModelInfo, ModelInstance, PredictionResult
 from lmcli.wire import queries, requests
 from lmcli.wire.channels import Prediction
-from lmcli.wire.load_options import load_config
 from lmcli.wire.queries import Answer, Query
 from lmcli.wire.requests import ChannelRequest
 
@@ -116,7 +123,7 @@ class AsyncLlmNamespace:
             if not instances:
                 raise NoModelLoaded("no model is loaded", "give the key of the model that is to be loaded")
             return self._handle(instances[0])
-        return await self._load(requests.get_or_load(key, load_config(config), ttl=ttl), on_load_progress)
+        return await self._load(requests.get_or_load(key, read_load_options(config), ttl=ttl), on_load_progress)
 
     async def load_new_instance(
         self,
@@ -140,7 +147,7 @@ class AsyncLlmNamespace:
             ModelNotFound: there is no such model.
             LoadFailed: it could not be loaded, or the identifier is taken.
         """
-        request = requests.load(key, load_config(config), identifier=identifier, ttl=ttl)
+        request = requests.load(key, read_load_options(config), identifier=identifier, ttl=ttl)
         return await self._load(request, on_load_progress)
 
     async def list_loaded(self) -> "list[AsyncLLM]":

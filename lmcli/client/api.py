@@ -21,6 +21,7 @@ from lmcli.client.prediction_options import (
     Settings,
     is_kind,
     of_kind,
+    read_load_options,
     read_options,
 )
 from lmcli.client.session import Session
@@ -30,7 +31,6 @@ from lmcli.closing import Closing
 from lmcli.errors import NoModelLoaded, UsageError
 from lmcli.values import ModelInfo, ModelInstance, PredictionResult
 from lmcli.wire import queries, requests
-from lmcli.wire.load_options import load_config
 
 
 class Client(Closing):
@@ -127,7 +127,7 @@ class LlmNamespace:
         """
         if key is None:
             return LLM(self._client, self._loaded().identifier)
-        return self._load(requests.get_or_load(key, load_config(config), ttl=ttl), on_load_progress)
+        return self._load(requests.get_or_load(key, read_load_options(config), ttl=ttl), on_load_progress)
 
     def load_new_instance(
         self,
@@ -151,7 +151,7 @@ class LlmNamespace:
             ModelNotFound: there is no such model.
             LoadFailed: it could not be loaded, or the identifier is taken.
         """
-        request = requests.load(key, load_config(config), identifier=identifier, ttl=ttl)
+        request = requests.load(key, read_load_options(config), identifier=identifier, ttl=ttl)
         return self._load(request, on_load_progress)
 
     def list_loaded(self) -> "list[LLM]":

@@ -15,10 +15,10 @@ def list_downloaded(session: Session) -> list[ModelInfo]:
     return session.ask(queries.list_downloaded())
 
 
-def unload(session: Session, identifier: str) -> None:
-    """Drop a loaded model from memory.
+def unload(session: Session, identifier: str, device: str | None = None) -> None:
+    """Drop a loaded model from memory, on any device of LM Link or on one.
 
     Raises:
         ModelNotFound: no loaded model has this identifier.
     """
-    session.ask(queries.unload(identifier))
+    session.ask(queries.unload(identifier, device))

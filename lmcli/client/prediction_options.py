@@ -1,5 +1,7 @@
 """What Python programs give, a history, the options of a prediction or a load, and the requests that are made of it."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -7,9 +9,10 @@ from lmcli.chat import Chat, Message
 from lmcli.client.collector import Callbacks, Collector
 from lmcli.errors import UsageError, quoted
 from lmcli.record import distinct
-from lmcli.values import Fragment, JsonObject, LoadConfig, ModelInfo
+from lmcli.values import Fragment, JsonObject, ModelInfo
 from lmcli.wire import requests
-from lmcli.wire.config import prediction_config
+from lmcli.wire.config import prediction_config, unknown_options
+from lmcli.wire.load_config import LoadConfig, load_config, unknown_load_options
 from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.requests import ChannelRequest
 
@@ -71,6 +74,17 @@ def read_options(options: PredictionOptions) -> Settings:
     return Settings(_config(options), options.get("preset"), callbacks)
 
 
+def read_load_options(options: LoadOptions) -> LoadConfig:
+    """Read how a program wants a model to be loaded, see `load_config`.
+
+    Raises:
+        UsageError: an option cannot have its value.
+    """
+    config = load_config(options)
+    _warn(unknown_load_options(options))
+    return config
+
+
 def structured_setting(response_format: type[HasJsonSchema] | Mapping[str, Any]) -> JsonObject:
     """What to send for a response format.
 
@@ -104,10 +118,21 @@ def is_kind(kind: str, namespace: str | None) -> bool:
 
 
 def _config(options: PredictionOptions) -> PredictionConfig:
-    config = prediction_config(options.get("config"))
+    given = options.get("config")
+    config = prediction_config(given)
+    _warn(unknown_options(given))
     response_format = options.get("response_format")
     if response_format is None:
         return config
     if config.structured is not None:
         raise UsageError("response_format and the option structured exclude each other")
     return config.replace(structured=structured_setting(response_format))
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    """Warn of what has no effect, at the line of the program that calls the library."""
+    for sentence in sentences:
+        frame, level = sys._getframe(1), 2  # noqa: SLF001  warnings can pass over files only from Python 3.12 on
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("lmcli."):
+            frame, level = frame.f_back, level + 1
+        warnings.warn(sentence, stacklevel=level)

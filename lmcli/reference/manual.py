@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lmcli import __version__
 from lmcli.cli.app import COMMANDS
@@ -30,8 +30,12 @@ from lmcli.server.limits import (
 )
 from lmcli.server.listener import AUTHENTICATION_SECONDS
 from lmcli.server.sockets import MAX_CONNECTIONS, MAX_PONG_BYTES
-from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, Range, Types
-from lmcli.wire.prediction_config import Option as Field
+from lmcli.wire.config_entries import NUMBER, Range, Table, Types
+from lmcli.wire.config_entries import Option as Field
+from lmcli.wire.config_keys import sdk_name
+from lmcli.wire.identifiers import MAX_IDENTIFIER_CHARACTERS
+from lmcli.wire.load_config import LOAD_OPTIONS, LOAD_PREFIX, UNNAMED_IN_LOADS
+from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, UNNAMED
 
 PAGES: Final = ("lm", "lm-respond", "lm-complete", "lm-chat", "lm-stats", "lm-models", "lm-serve")
 
@@ -44,19 +48,65 @@ def _kib(size: int) -> str:
     return f"{size // 1024:,} KiB"
 
 
-_FIELDS_PAGE: Final = "lm-respond"
-_FIELDS_INTRODUCTION: Final = r"""
+class FieldList(NamedTuple):
+    """The list of the fields of `--set` in a page: the prefix of their keys, the tables, and what stands before it."""
+
+    prefix: str
+    named: Table
+    unnamed: Sequence[Field]
+    introduction: str
+
+
+_FIELDS: Final = {
+    "lm-respond": FieldList(
+        PREDICTION_PREFIX,
+        OPTIONS,
+        UNNAMED,
+        r"""
 .Ss Fields of \-\-set
 .Ar KEY
-is one of these, or any other that the server supports; the prefix
+is one of these, a field of a load as
+.Xr lm\-models 1
+lists them, or any other that the server supports, which gets a warning.
+The prefix
 .Ql llm.prediction.
+may be added, and must be, as
+.Ql llm.load. ,
+where a name means both.
+The name of the option in LM Studio's SDK means the same, such as
+.Ql topKSampling
+or
+.Ql top_k_sampling .
+A value of another type, or out of range, is refused.
+The server does not apply a field with a switch if it is
+.Ql false ;
+the form of the protocol,
+.Ql {\(dqchecked\(dq: true, \(dqvalue\(dq: 40} ,
+is accepted, too.
+""",
+    ),
+    "lm-models": FieldList(
+        LOAD_PREFIX,
+        LOAD_OPTIONS,
+        UNNAMED_IN_LOADS,
+        r"""
+.Ss Fields of \-\-set
+.Ar KEY
+is one of these, or any other that the server supports, which gets a warning.
+The prefix
+.Ql llm.load.
 may be added.
-A field with a switch takes an object:
-.Ql {\(dqchecked\(dq: true, \(dqvalue\(dq: 40}
-sets it, and with
-.Ql false
-the server does not apply it.
-"""
+The name of the option in LM Studio's SDK means the same, such as
+.Ql flashAttention
+or
+.Ql flash_attention .
+The options that predict take these fields, too, for a model that the run loads.
+A value of another type, or out of range, is refused.
+The server does not apply a field with a switch if it is
+.Ql false .
+""",
+    ),
+}
 _LIMITS_PAGE: Final = "lm-serve"
 _LIMITS_INTRODUCTION: Final = """
 .Ss Limits
@@ -76,7 +126,8 @@ _LIMITS: Final[Sequence[tuple[str, str]]] = (
     (_mib(MAX_CONFIG_BYTES), "for a config, with its JSON schema"),
     (f"{MAX_STOP_STRINGS:,}", "stop strings"),
     (f"{MAX_STOP_STRING_CHARACTERS:,}", "characters in a stop string, or in a tag of reasoning"),
-    (f"{MAX_NAME_CHARACTERS:,}", "characters in the name of an uploaded file, or in the identifier of a loaded model"),
+    (f"{MAX_NAME_CHARACTERS:,}", "characters in the name of an uploaded file"),
+    (f"{MAX_IDENTIFIER_CHARACTERS:,}", "characters in the identifier of a loaded model"),
     (f"{MAX_FILES:,}", f"uploaded files for each client, and {_mib(MAX_UPLOADED_BYTES)} for all of them together"),
     (f"{MAX_INSTANCES:,}", "loaded models"),
     (_kib(MAX_PONG_BYTES), "of answers to pings that a client does not read"),
@@ -108,7 +159,7 @@ def page(name: str, commands: Mapping[str, Command], prose: str) -> str:
         "NAME": _name(name, shown[0]),
         "SYNOPSIS": _synopses(shown),
         "DESCRIPTION": [*sections["DESCRIPTION"], *(_limits() if name == _LIMITS_PAGE else [])],
-        "OPTIONS": [*_options(shown), *(_fields() if name == _FIELDS_PAGE else [])],
+        "OPTIONS": [*_options(shown), *(_fields(_FIELDS[name]) if name in _FIELDS else [])],
         "OUTPUT": sections.get("OUTPUT", []),
         "BATCH": sections.get("BATCH", []),
         "ENVIRONMENT": _environment(shown),
@@ -206,19 +257,27 @@ def _typed(option: Option) -> str:
     return f"{names} Ar {option.metavar.strip('<>').replace('|', ' | ')}" if option.metavar else names
 
 
-def _fields() -> Iterator[str]:
-    """The known fields of `--set`: their names after the prefix, types and ranges."""
-    yield from _FIELDS_INTRODUCTION.strip().split("\n")
+def _fields(fields: FieldList) -> Iterator[str]:
+    """The known fields of `--set`: their names after the prefix, types and ranges, and their names in the SDK."""
+    yield from fields.introduction.strip().split("\n")
     yield ".Bl -tag -width Ds -compact"
-    for field in sorted((*OPTIONS.values(), *UNNAMED), key=lambda field: field.key):
-        words = f"one of {', '.join(field.choices)}" if field.choices else _type(field)
-        yield f".It Cm {field.key}"
-        yield from _text(words)
+    names = {option.key: sdk_name(name) for name, option in fields.named.items()}
+    for field in sorted((*fields.named.values(), *fields.unnamed), key=lambda field: field.key):
+        key = field.key.removeprefix(fields.prefix)
+        last = key.rpartition(".")[2]
+        also = names.get(field.key, last)
+        yield f".It Cm {key}"
+        yield from _text(_type(field) + (f"; also {also}" if also.lower() != last.lower() else ""))
     yield ".El"
 
 
 def _type(field: Field) -> str:
-    return ", ".join(filter(None, [_TYPES[field.type], _range(field.range), "with a switch" * (field.off is not None)]))
+    words = ", ".join(field.choices)
+    if field.choices and not isinstance(field.type, tuple):
+        return ", ".join(filter(None, [f"one of {words}", "with a switch" * (field.off is not None)]))
+    number = NUMBER if field.choices else field.type
+    parts = [_TYPES[number], _range(field.range), "with a switch" * (field.off is not None)]
+    return ", ".join(filter(None, parts)) + (f", or one of {words}" if field.choices else "")
 
 
 def _range(limits: Range) -> str:

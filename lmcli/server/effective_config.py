@@ -7,7 +7,8 @@ from typing import Any, Final, NamedTuple
 from lmcli.server.limits import check_stop_strings
 from lmcli.server.request_errors import RequestFailed, preset_not_found
 from lmcli.values import JsonObject
-from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY, invalid_fields, read_stack
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 # Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts
 DEFAULT_VALUES: Final[Mapping[str, Any]] = {

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from websockets.exceptions import ConnectionClosed
 
 from lmcli.chat import FILE_TYPES
+from lmcli.errors import quoted
 from lmcli.server.authentication import ConnectedClient
 from lmcli.server.engine import Engine
 from lmcli.server.limits import config_excess, history_excess, name_excess
@@ -15,6 +16,7 @@ from lmcli.server.registry import ModelRegistry
 from lmcli.server.request_errors import InvalidParameter, RequestFailed
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT, Envelope
+from lmcli.wire.identifiers import identifier_violation
 
 
 class Check(NamedTuple):
@@ -114,10 +116,21 @@ def _has_shape(value: JsonObject, shape: Shape) -> bool:
     return all(field.check.is_met_by(value[key]) if key in value else field.optional for key, field in shape.items())
 
 
+def _identifier_problem(value: Any) -> str | None:
+    """Why a model cannot be loaded under an identifier: no query could name it."""
+    violation = identifier_violation(value) if isinstance(value, str) else None
+    return violation and f"Invalid identifier: {quoted(value, limit=60)} {violation}"
+
+
 MAX_SAFE_INTEGER: Final = 2**53  # JavaScript's
 DOMAINS: Final = ("llm", "embedding", "drafter", "imageGen", "transcription", "tts")
 TEXT: Final = Check(lambda value: isinstance(value, str), "a string")
 NAME: Final = TEXT._replace(excess=name_excess)
+NEW_IDENTIFIER: Final = TEXT._replace(excess=_identifier_problem)
+IDENTIFIER: Final = Check(
+    lambda value: isinstance(value, str) and identifier_violation(value) is None,
+    "a text of 1 to 1024 characters without control characters",
+)
 FLAG: Final = Check(lambda value: isinstance(value, bool), "true or false")
 POSITIVE: Final = Check(lambda value: type(value) is int and 1 <= value < MAX_SAFE_INTEGER, "a positive whole number")
 OBJECT: Final = Check(lambda value: isinstance(value, dict), "an object")
@@ -128,8 +141,8 @@ HISTORY: Final = Check(_is_history, "a chat history", history_excess)
 QUERY_KEYS: Final[Mapping[str, Check]] = {
     "domain": Check(lambda value: value in DOMAINS, "a domain"),
     "deviceIdentifier": TEXT_OR_NULL,
-    "identifier": TEXT,
-    "path": Check(lambda value: isinstance(value, str) and 1 <= len(value) <= 1024, "a path"),
+    "identifier": IDENTIFIER,
+    "path": IDENTIFIER,
     "vision": FLAG,
 }
 

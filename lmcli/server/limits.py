@@ -10,7 +10,8 @@ from typing import Any, Final
 import orjson
 
 from lmcli.server.request_errors import RequestFailed
-from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 # One text on the socket, after the authentication. An uploaded file is a third larger there.
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024

@@ -10,7 +10,7 @@ from typing import Any
 from lmcli.server.endpoints import (
     CANCEL,
     FLAG,
-    NAME,
+    NEW_IDENTIFIER,
     POSITIVE,
     SPECIFIER,
     STACK,
@@ -224,7 +224,7 @@ CHANNELS: Mapping[str, ChannelEndpoint] = {
     "loadModel": ChannelEndpoint(
         {
             "modelKey": Field(TEXT),
-            "identifier": Field(NAME, optional=True),
+            "identifier": Field(NEW_IDENTIFIER, optional=True),
             "ttlMs": Field(POSITIVE, optional=True),
             **_LOAD,
         },

@@ -5,19 +5,21 @@ Source: lmstudio-js 6ec11db, lms-kv-config/src/schema.ts and lms-shared-types/sr
 """
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from lmcli.errors import UsageError, quoted
-from lmcli.values import JsonObject, LoadConfig
-from lmcli.wire.prediction_config import NUMBER, OPTIONS, UNNAMED, Option, PredictionConfig
+from lmcli.values import JsonObject
+from lmcli.wire.config_entries import Option, Table, snake_case
+from lmcli.wire.prediction_config import OPTIONS, PREDICTION_PREFIX, UNNAMED, PredictionConfig
 
-PREDICTION_PREFIX: Final = "llm.prediction."
 PROMPT_TEMPLATE_KEY: Final = PREDICTION_PREFIX + "promptTemplate"
+STOP_STRINGS_KEY: Final = OPTIONS["stop_strings"].key
 
-_OPTION_OF_KEY: Mapping[str, str] = {PREDICTION_PREFIX + option.key: name for name, option in OPTIONS.items()}
+_OPTION_OF_KEY: Mapping[str, str] = {option.key: name for name, option in OPTIONS.items()}
+_KNOWN_KEYS: Mapping[str, Option] = {option.key: option for option in (*OPTIONS.values(), *UNNAMED)}
+_UNSET: Final = (None, False, {"type": "none"})
 
 # A template with nothing around the messages: how a server without `completeRawText` is told not to format.
 RAW_TEMPLATE: Final = {
@@ -28,24 +30,58 @@ RAW_TEMPLATE: Final = {
 
 
 def prediction_config(options: Mapping[str, Any] | PredictionConfig | None) -> PredictionConfig:
-    """Read options under the SDK's names, camelCase or snake_case.
+    """Read options under the SDK's names, camelCase or snake_case; those that are unknown are left out.
 
     Raises:
-        UsageError: an unknown option, or a value that it cannot have.
+        UsageError: `raw` is not an object.
     """
     if options is None:
         return PredictionConfig()
     if isinstance(options, PredictionConfig):
         return options
-    known = {_snake(name): value for name, value in options.items()}
-    for name in known:
-        if name not in OPTIONS and name != "raw":
-            hints = (f"did you mean {near}?" for near in nearest(name, OPTIONS))
-            raise UsageError(f"unknown prediction option {quoted(name)}", *hints)
-    if (raw := known.get("raw")) is not None and not isinstance(raw, Mapping):
+    return PredictionConfig(**known_options(options, OPTIONS))
+
+
+def known_options(options: Mapping[str, Any], table: Table) -> JsonObject:
+    """The options of a table, and `raw`, that are not None, by their Python names.
+
+    Raises:
+        UsageError: `raw` is not an object.
+    """
+    given = {snake_case(name): value for name, value in options.items() if value is not None}
+    if not isinstance(raw := given.get("raw", {}), Mapping):
         raise UsageError(f"raw must be an object of config keys, not {quoted(raw)}")
-    values: JsonObject = {name: tuple(v) if isinstance(v, list) else v for name, v in known.items() if v is not None}
-    return PredictionConfig(**values)
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if name in table or name == "raw"
+    }
+
+
+def unknown_options(options: Mapping[str, Any] | PredictionConfig | None) -> Iterator[str]:
+    """Say which names and raw keys are none that servers are known to read, and which ones are near.
+
+    Servers, and the official Python SDK, pass over what they do not know: a mistyped name has no visible effect.
+    """
+    if isinstance(options, PredictionConfig):
+        yield from unknown_keys(options.raw, _KNOWN_KEYS)
+    elif options is not None:
+        yield from unknown_names(options, (*OPTIONS, "raw"), "prediction option")
+        yield from unknown_keys(options.get("raw"), _KNOWN_KEYS)
+
+
+def unknown_names(names: Iterable[str], known: Collection[str], kind: str) -> Iterator[str]:
+    """A sentence for each name, in camelCase or snake_case, that is not known."""
+    for name in names:
+        if snake_case(name) not in known:
+            yield f"unknown {kind} {quoted(name)}{did_you_mean(snake_case(name), known)}"
+
+
+def unknown_keys(raw: Any, known: Collection[str]) -> Iterator[str]:
+    """A sentence for each raw key that is not known."""
+    for key in raw_values(raw) if isinstance(raw, Mapping) else ():
+        if key not in known:
+            yield f"unknown config key {quoted(key)}{did_you_mean(key, known)}"
 
 
 def prediction_stack(config: PredictionConfig, *, is_raw: bool = False, unformatted: bool = False) -> JsonObject:
@@ -53,27 +89,37 @@ def prediction_stack(config: PredictionConfig, *, is_raw: bool = False, unformat
 
     Args:
         config: the options.
-        is_raw: it is for raw completion, which does not take all of them.
+        is_raw: it is for raw completion, which does not take all of them, and in which no stop strings of a preset
+            apply: as the official JavaScript SDK does, none are sent as an empty list.
         unformatted: add the layer that asks for the prompt to be used without the model's chat template.
 
     Raises:
         UsageError: a value is out of range or of the wrong type, or raw completion does not take the option.
     """
-    for name, option in OPTIONS.items() if is_raw else ():
-        if not option.is_in_raw_completion and getattr(config, name) not in (None, False):
-            raise UsageError(f"raw completion does not take {name.replace('_', ' ')}")
-    values = {
-        PREDICTION_PREFIX + OPTIONS[name].key: _write(name, value)
-        for name in OPTIONS
-        if (value := getattr(config, name)) is not None
-    } | dict(_raw_values(config.raw))
+    values: JsonObject = {STOP_STRINGS_KEY: []} if is_raw else {}
+    for name, option in OPTIONS.items():
+        if (value := getattr(config, name)) is not None:
+            _refuse_in_raw_completion(option, value, is_raw=is_raw)
+            values[option.key] = write_value(option, name, value)
+    for key, value in raw_values(config.raw).items():
+        if (known := _KNOWN_KEYS.get(key)) is not None:
+            check_field(known, key, value)
+            _refuse_in_raw_completion(known, value, is_raw=is_raw)
+        values[key] = value
     layers = [_layer("apiOverride", values)]
     if unformatted:
         layers.append(_layer("completeModeFormatting", {PROMPT_TEMPLATE_KEY: RAW_TEMPLATE}))
     return {"layers": layers}
 
 
-def _raw_values(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def _refuse_in_raw_completion(option: Option, value: Any, *, is_raw: bool) -> None:
+    is_off = isinstance(value, Mapping) and value.get("checked") is False
+    if is_raw and not option.is_in_raw_completion and value not in _UNSET and not is_off:
+        name = _OPTION_OF_KEY[option.key].replace("_", " ")
+        raise UsageError(f"raw completion does not take {name}")
+
+
+def raw_values(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """Wire keys and values, given as such or as the official SDK has them: {"fields": [{"key": str, "value": any}]}."""
     if raw.keys() != {"fields"}:
         return raw
@@ -83,22 +129,8 @@ def _raw_values(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
-def load_stack(config: LoadConfig) -> JsonObject:
-    """Write load options as a stack of one layer.
-
-    Raises:
-        UsageError: a value is out of range.
-    """
-    values: JsonObject = {}
-    if config.context_length is not None:
-        if config.context_length < 1:
-            raise UsageError(f"context length must be at least 1, not {config.context_length}")
-        values["llm.load.contextLength"] = config.context_length
-    if (ratio := config.gpu_ratio) is not None:
-        if ratio not in ("max", "off") and not (isinstance(ratio, NUMBER) and 0 <= ratio <= 1):
-            raise UsageError(f"gpu ratio must be between 0 and 1, 'max' or 'off', not {quoted(ratio)}")
-        values["llm.load.llama.acceleration.offloadRatio"] = ratio
-    values |= config.fields
+def config_stack(values: Mapping[str, Any]) -> JsonObject:
+    """Config keys and values as a stack of one layer."""
     return {"layers": [_layer("apiOverride", values)]}
 
 
@@ -113,16 +145,6 @@ def read_stack(stack: Any) -> JsonObject:
         if isinstance(layer, Mapping):
             values.update(read_fields(layer.get("config")))
     return values
-
-
-def unknown_field(key: str) -> str | None:
-    """Say that a config key is none that servers are known to read, and which one is near; None if it is one."""
-    name = key.removeprefix(PREDICTION_PREFIX)
-    known = [option.key for option in (*OPTIONS.values(), *UNNAMED)]
-    if name in known:
-        return None
-    near = nearest(name, known)
-    return f"unknown prediction field {quoted(name)}" + "".join(f", did you mean {n}?" for n in near)
 
 
 def read_fields(config: Any) -> JsonObject:
@@ -182,10 +204,6 @@ def _counted(option: Option, value: Any) -> Any:
     return int(value) if isinstance(value, float) and option.type is int and value.is_integer() else value
 
 
-def _write(name: str, value: Any) -> Any:
-    return write_value(OPTIONS[name], name, value)
-
-
 def write_value(option: Option, name: str, value: Any) -> Any:
     """Write the value of an option as it is sent, with its switch if it has one; False switches it off.
 
@@ -201,6 +219,19 @@ def write_value(option: Option, name: str, value: Any) -> Any:
     return value if option.off is None else {"checked": True, "value": value}
 
 
+def check_field(option: Option, name: str, value: Any) -> None:
+    """Refuse a value, as it is sent, that an option cannot have.
+
+    Raises:
+        UsageError: it has another type, form or range, or no switch although the option has one.
+    """
+    if option.off is not None:
+        if not isinstance(value, Mapping) or type(value.get("checked")) is not bool or "value" not in value:
+            raise UsageError(f'{name} must be {{"checked": true or false, "value": …}}, not {quoted(value)}')
+        value = value["value"]
+    check(option, name, _counted(option, value))
+
+
 def check(option: Option, name: str, value: Any) -> None:
     """Refuse a value that an option cannot have.
 
@@ -212,23 +243,44 @@ def check(option: Option, name: str, value: Any) -> None:
     is_endless = isinstance(value, float) and not math.isfinite(value)  # JSON has no such number
     if type(value) not in expected or is_endless:  # exact: to isinstance, True is a number
         raise UsageError(f"{label} cannot be {quoted(value)}")
-    if isinstance(value, list | tuple) and not all(isinstance(item, str) and item for item in value):
-        raise UsageError(f"{label} must be texts that are not empty")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise UsageError(f"{label} cannot be a number of more than 64 bits")
-    if option.choices and value not in option.choices:
-        raise UsageError(f"{label} must be one of {', '.join(option.choices)}, not {quoted(value)}")
-    if option.form is not None and isinstance(value, dict) and not option.form.is_met(value):
-        raise UsageError(f"{label} must have {option.form.text}, not be {quoted(value, limit=80)}")
+    match value:
+        case str():
+            _check_choice(option, label, value)
+        case int() | float():
+            _check_range(option, label, value)
+        case list() | tuple() if option.shape is None:
+            if not all(isinstance(item, str) and item for item in value):
+                raise UsageError(f"{label} must be texts that are not empty")
+        case _ if option.shape is not None:
+            _check_shape(option, label, value)
+
+
+def _check_choice(option: Option, label: str, text: str) -> None:
+    if option.choices and text not in option.choices:
+        words = ("a number", *option.choices) if isinstance(option.type, tuple) else option.choices
+        raise UsageError(f"{label} must be one of {', '.join(words)}, not {quoted(text)}")
+
+
+def _check_range(option: Option, label: str, number: float) -> None:
     low, high = option.range
-    if low is not None and not value >= low:  # pyright: ignore[reportOperatorIssue]  only numbers have a range
-        raise UsageError(f"{label} must be at least {low}, not {value}")
-    if high is not None and not value <= high:  # pyright: ignore[reportOperatorIssue]
-        raise UsageError(f"{label} must be at most {high}, not {value}")
+    if low is not None and number < low:
+        raise UsageError(f"{label} must be at least {low}, not {number}")
+    if high is not None and number > high:
+        raise UsageError(f"{label} must be at most {high}, not {number}")
 
 
-def _layer(name: str, values: Mapping[str, Any]) -> JsonObject:
-    return {"layerName": name, "config": write_fields(values)}
+def _check_shape(option: Option, label: str, value: Any) -> None:
+    from lmcli.wire.shapes import described, fits  # noqa: PLC0415  only objects and arrays have shapes
+
+    if not fits(value, option.shape):
+        raise UsageError(f"{label} must be {described(option.shape)}, not {quoted(value, limit=80)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The question after an unknown name, if a known one is near."""
+    return "".join(f", did you mean {near}?" for near in nearest(name, known))
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -238,5 +290,5 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return get_close_matches(name, list(known), n=1, cutoff=0.5)
 
 
-def _snake(name: str) -> str:
-    return re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+def _layer(name: str, values: Mapping[str, Any]) -> JsonObject:
+    return {"layerName": name, "config": write_fields(values)}

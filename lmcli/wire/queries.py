@@ -38,9 +38,10 @@ def with_source(query: Query[list[Answer]]) -> Query[list[tuple[Answer, JsonObje
     return Query(query.endpoint, query.parameter, lambda result: list(zip(query.read(result), result, strict=True)))
 
 
-def unload(identifier: str) -> Query[None]:
-    """Drop a loaded model from memory; ModelNotFound where no loaded model has this identifier."""
-    return Query("unloadModel", {"identifier": identifier}, lambda _: None)
+def unload(identifier: str, device: str | None = None) -> Query[None]:
+    """Drop a loaded model from memory, on any device of LM Link or on one; ModelNotFound where there is none."""
+    named = {} if device is None else {"deviceIdentifier": device}
+    return Query("unloadModel", {"identifier": identifier, **named}, lambda _: None)
 
 
 def upload(data: bytes, name: str) -> Query[FilePart]:

@@ -88,7 +88,7 @@ FILES: Final = (
 )
 NEEDED: Final = {"respond": ["hi"], "chat": ["hi"], "complete": ["hi"], "models load": ["echo"], "stats": ["empty"]}
 ARGUMENTS: Final = ("stats", "serve", "models load", "models unload", "help", "respond -H", "complete")
-READ: Final = ("-S", "-f", "--token-file", "--schema", "--require-token")
+READ: Final = ("-S", "-f", "--token-file", "--schema", "--grammar", "--require-token")
 FILE_OPTIONS: Final = (*READ, "--stats-file", "--history")
 
 

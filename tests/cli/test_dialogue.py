@@ -302,3 +302,20 @@ def test_other_forms_of_output_are_for_single_turns(talk: OpenDialogue) -> None:
     dialogue = talk("-n", "-o", "json", "hi")
     dialogue.see('"content": "You say: hi!"')
     assert dialogue.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (("--set", 'temperature="hot"'), "temperature cannot be 'hot'", 2),
+        (("-l", "0"), "max tokens must be at least 1, not 0", 2),
+        (("--grammar", "nowhere.gbnf"), "cannot read 'nowhere.gbnf'", 66),
+    ],
+)
+def test_an_option_that_is_not_valid_begins_no_dialogue(
+    tmp_path: Path, server: Running, arguments: tuple[str, ...], message: str, status: int
+) -> None:
+    """It is refused at once, and not once for each question."""
+    with talking(tmp_path, server.port, *arguments) as dialogue:
+        dialogue.see(message)
+        assert dialogue.end() == status

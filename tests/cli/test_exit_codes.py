@@ -59,7 +59,7 @@ MALFORMED = "a token looks like sk-lm-"
 SYSTEM_SAYS = None  # the disk or the folder is the user's to mend
 
 CASES = [
-    Case(1, "lm respond --set 'temperature=\"hot\"' hi", "Invalid prediction config: ", None),
+    Case(1, 'lm respond --set \'structured={"type":"gbnf","gbnfGrammar":"x"}\' hi', "the engine echo does not ", None),
     Case(2, "lm respond --no-such-option", "no such option: --no-such-option", "lm respond --help"),
     Case(2, "lm no-such-command", "no such command 'no-such-command'", "lm --help"),
     Case(2, "lm respond -o text -o yaml hi", "invalid value for '-o' / '--output'", "lm respond --help"),

@@ -17,15 +17,16 @@ MADE_UP = """
 import sys
 from typing import Annotated
 from lmcli.wire import prediction_config as table
+from lmcli.wire.config_entries import Entry, Flag
 
 class Wider(table.PredictionConfig):
     made_up: Annotated[
         int | None,
-        table.Entry("llama.madeUp", (0, 9), flag=table.Flag(("--made-up",), "N", "An option of this test."))
+        Entry("llama.madeUp", (0, 9), flag=Flag(("--made-up",), "N", "An option of this test."))
     ] = None
 
 table.PredictionConfig = Wider
-table.OPTIONS = table.table(Wider)
+table.OPTIONS = table.table(Wider, table.PREDICTION_PREFIX)
 """
 """One more entry, before anything else is loaded."""
 
@@ -94,8 +95,19 @@ except UsageError as error:
 
 
 ELSEWHERE = {
-    "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu"),
-    "what is asked": ("system", "system_file", "file", "input", "no_stdin", "history", "raw", "schema", "preset"),
+    "where": ("host", "token_file", "insecure_token", "timeout", "model", "ttl", "context_length", "gpu", "device"),
+    "what is asked": (
+        "system",
+        "system_file",
+        "file",
+        "input",
+        "no_stdin",
+        "history",
+        "raw",
+        "schema",
+        "grammar",
+        "preset",
+    ),
     "what is shown": (
         "progress",
         "color",

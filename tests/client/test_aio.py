@@ -289,13 +289,19 @@ ACTS: dict[str, tuple[Act, type[lms.LmError]]] = {
     "unknown model": (lambda client: client.llm.model("nope"), lms.ModelNotFound),
     "unload what is not loaded": (lambda client: client.llm.unload("nope"), lms.ModelNotFound),
     "unknown identifier": (lambda client: model(client, "nope").respond("hi"), lms.ModelNotFound),
-    "unknown option": (lambda client: model(client).respond("hi", config={"temprature": 1}), lms.UsageError),
+    "raw value": (
+        lambda client: model(client).respond("hi", config={"raw": {"llm.prediction.seed": 1}}),
+        lms.UsageError,
+    ),
     "value out of range": (lambda client: model(client).respond("hi", config={"temperature": -1}), lms.UsageError),
     "bad response format": (lambda client: model(client).respond("hi", response_format={}), lms.UsageError),
     "bad history": (lambda client: model(client).respond({"messages": [{}]}), lms.BadInput),
     "preset": (lambda client: model(client).respond("hi", preset="nope"), lms.PresetNotFound),
     "image that is not there": (lambda client: client.files.prepare_image("nope.png"), lms.NoInput),
-    "load config": (lambda client: client.llm.model("echo-jit", config=lms.LoadConfig(-1)), lms.UsageError),
+    "load config": (
+        lambda client: client.llm.model("echo-jit", config=lms.LoadConfig(context_length=-1)),
+        lms.UsageError,
+    ),
 }
 
 

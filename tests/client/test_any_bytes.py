@@ -26,9 +26,10 @@ from lmcli.errors import (
     LmError,
     TimedOut,
 )
-from lmcli.values import Fragment, LoadConfig, LoadProgress, PromptProgress
+from lmcli.values import Fragment, LoadProgress, PromptProgress
 from lmcli.wire import requests
 from lmcli.wire.channels import Channel
+from lmcli.wire.load_config import LoadConfig
 
 numbers = st.integers(0, 2) | st.sampled_from([-1, 1.5, True, 10**30])
 json_values = st.recursive(

@@ -343,9 +343,48 @@ def test_stop_strings(model: lms.LLM) -> None:
 
 
 def test_unknown_option(model: lms.LLM) -> None:
-    """A slip in the name of an option is an error, not ignored."""
-    with pytest.raises(UsageError, match="temprature"):
-        model.respond("hi", config={"temprature": 1})
+    """A slip in the name of an option is ignored, as in the official SDK, but not in silence."""
+    for ask in (model.respond, model.complete, lambda prompt, config: str(model.respond_stream(prompt, config=config))):
+        with pytest.warns(
+            UserWarning, match=r"^unknown prediction option 'temprature', did you mean temperature\?$"
+        ) as warned:
+            ask("hi", config={"temprature": 1})
+        assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_unknown_key_in_raw(model: lms.LLM) -> None:
+    """A raw key that no server is known to read is sent, with a warning; a value that it cannot have is an error."""
+    with pytest.warns(UserWarning, match=r"^unknown config key 'llm\.prediction\.temprature', did you mean "):
+        assert str(model.respond("hi", config={"raw": {"llm.prediction.temprature": 1}})) == "hi"
+    with pytest.raises(UsageError, match=r"^llm\.prediction\.temperature cannot be 'hot'$"):
+        model.respond("hi", config={"raw": {"llm.prediction.temperature": "hot"}})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"rawTools": {"type": "toolArray", "tools": []}},
+        {"reasoningBudget": 5},
+        {"raw": {"llm.prediction.reasoning.enableThinking": True}},
+    ],
+)
+def test_raw_completion_takes_no_tools_and_no_reasoning(model: lms.LLM, config: dict[str, Any]) -> None:
+    """They are refused before anything is sent, and `respond` takes them."""
+    for ask in (model.complete, model.complete_stream):
+        with pytest.raises(UsageError, match=r"^raw completion does not take "):
+            ask("hi", config=config)
+    assert str(model.respond("hi", config=config)) == "hi"
+
+
+def test_unknown_option_of_a_load(client: lms.Client) -> None:
+    """The same where a model is loaded."""
+    with pytest.warns(
+        UserWarning, match=r"^unknown load option 'flashAttenton', did you mean flash_attention\?$"
+    ) as warned:
+        client.llm.load_new_instance("echo-jit", "one", config={"flashAttenton": True})
+    assert [warning.filename for warning in warned] == [__file__]
+    with pytest.raises(UsageError, match="flash attention cannot be '1'"):
+        client.llm.load_new_instance("echo-jit", "two", config={"flashAttention": 1})
 
 
 SCHEMA = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}

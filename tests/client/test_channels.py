@@ -40,9 +40,10 @@ from lmcli.errors import (
     RequestRejected,
 )
 from lmcli.server.background import Running
-from lmcli.values import Fragment, LoadConfig, LoadProgress, PromptProgress
+from lmcli.values import Fragment, LoadProgress, PromptProgress
 from lmcli.wire import requests
 from lmcli.wire.channels import Channel
+from lmcli.wire.load_config import LoadConfig
 from lmcli.wire.prediction_config import PredictionConfig
 
 

@@ -30,8 +30,9 @@ from lmcli.errors import (
     TimedOut,
 )
 from lmcli.server.background import Running
-from lmcli.values import Fragment, LoadConfig
+from lmcli.values import Fragment
 from lmcli.wire import requests
+from lmcli.wire.load_config import LoadConfig
 from lmcli.wire.multiplexer import WARNINGS
 from lmcli.wire.protocol import Credentials
 

@@ -18,6 +18,7 @@ from lmcli.reference.manual import PAGES, page, prose_of
 from lmcli.reference.readme import help_of
 from lmcli.reference.tree import Command, commands
 from lmcli.wire import prediction_config as config
+from lmcli.wire.load_config import LOAD_KEYS
 
 COMMANDS = commands()
 SIGNALS = {128 + number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)}
@@ -158,11 +159,22 @@ def test_every_field_of_set_is_in_the_manual_page() -> None:
     """Name after the prefix, type and range, as `lm` knows them."""
     section = plain("lm-respond").partition(".Ss Fields of --set\n")[2].partition("\n.Sh ")[0]
     written = dict(re.findall(r"^\.It Cm (\S+)\n(.+)", section, re.MULTILINE))
-    assert written.keys() == {option.key for option in (*config.OPTIONS.values(), *config.UNNAMED)}
-    assert written["maxPredictedTokens"] == "whole number, at least 1, with a switch"
+    known = (*config.OPTIONS.values(), *config.UNNAMED)
+    assert written.keys() == {option.key.removeprefix("llm.prediction.") for option in known}
+    assert written["maxPredictedTokens"] == "whole number, at least 1, with a switch; also maxTokens"
     assert written["topKSampling"] == "whole number, -1 to 500"
     assert written["toolNaming"] == "one of passThrough, removeSpecial, snakeCase, camelCase"
     assert written["llama.logitBias"] == "array"
+
+
+def test_every_field_of_a_load_is_in_the_manual_page() -> None:
+    """The same, in the page of the command that loads models."""
+    section = plain("lm-models").partition(".Ss Fields of --set\n")[2].partition("\n.Sh ")[0]
+    written = dict(re.findall(r"^\.It Cm (\S+)\n(.+)", section, re.MULTILINE))
+    assert written.keys() == {key.removeprefix("llm.load.") for key in LOAD_KEYS}
+    assert written["numParallelSessions"] == "whole number, 1 to 1023; also maxParallelPredictions"
+    assert written["llama.acceleration.offloadRatio"] == "number, 0 to 1, or one of max, off; also gpuRatio"
+    assert written["llama.flashAttention"] == "true or false"
 
 
 def test_commands_of_the_dialogue_are_in_its_page() -> None:

@@ -16,6 +16,7 @@ import recordings
 from conftest import GUEST, PATIENCE, Connect, Packet, StartServer, Wire, predicting, query, stack, user, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packets import AFFIXES
 from properties import any_json, garbled
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -52,7 +53,7 @@ VALID: list[Packet] = [
             [
                 stack(stopStrings=["a"], maxPredictedTokens={"checked": True, "value": 2}),
                 stack(structured={"type": "json", "jsonSchema": {"type": "object", "required": ["a"]}}),
-                stack(promptTemplate={"type": "manual", "manualPromptTemplate": {"beforeUser": "x"}}),
+                stack(promptTemplate={"type": "manual", "stopStrings": [], "manualPromptTemplate": AFFIXES}),
                 stack(**{"reasoning.parsing": {"enabled": True, "startString": "<", "endString": ">"}}),
             ]
         )

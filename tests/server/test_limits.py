@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Connect, Packet, Wire, predicting, query, stack, stats_of, text_of
+from packets import AFFIXES
 from websockets.exceptions import ConnectionClosed
 
 import lmcli
@@ -33,7 +34,7 @@ from lmcli.server.sockets import MAX_CONNECTIONS
 from lmcli.server.text_processing import ReasoningTags, StopStringMatcher, TextProcessor
 
 MESSAGE: Packet = {"role": "user", "content": [{"type": "text", "text": "a"}]}
-MANUAL: Packet = {"type": "manual", "manualPromptTemplate": {}}
+MANUAL: Packet = {"type": "manual", "manualPromptTemplate": AFFIXES}
 
 
 def nested(depth: int) -> Any:

@@ -22,6 +22,7 @@ from conftest import (
     user,
     wait_until,
 )
+from packets import AFFIXES
 
 import lmcli
 from lmcli.server.background import Running
@@ -214,6 +215,18 @@ def test_unknown_model_key_lists_the_downloaded_models(wire: Wire, endpoint: str
     }
 
 
+@pytest.mark.parametrize("name", ["", "x" * 1025, "a\0b", "__proto__"])
+def test_identifiers_of_the_official_schema(wire: Wire, name: str) -> None:
+    """No model is loaded under a name that no query could have; such a query is an invalid parameter."""
+    title = error(wire.stream("loadModel", loading() | {"identifier": name})[-1])["title"]
+    assert title.startswith("Invalid identifier: '")
+    for part in ("identifier", "path"):
+        asked = {"specifier": {"type": "query", "query": {part: name}}, "throwIfNotFound": True}
+        wire.send({"type": "rpcCall", "callId": 77, "endpoint": "getModelInfo", "parameter": asked})
+        warning = wire.receive()
+        assert (warning["type"], warning["kind"]) == ("communicationWarning", "rpcParameterTypeError")
+
+
 def test_unknown_identifier_lists_the_loaded_models(wire: Wire) -> None:
     """The error contains the query and the identifiers of the loaded models."""
     expected = {
@@ -320,7 +333,7 @@ def test_prompt_template_is_applied(wire: Wire) -> None:
     """The prompt is formatted by the built-in template, or by a manual one."""
     asked = {"specifier": query(), "history": user("Hi"), "predictionConfigStack": EMPTY, "opts": {}}
     assert wire.result("applyPromptTemplate", asked) == {"formatted": "[user]\nHi\n[assistant]\n"}
-    manual = {"beforeUser": "U:", "afterUser": ";", "beforeAssistant": "A:"}
+    manual = AFFIXES | {"beforeUser": "U:", "afterUser": ";", "beforeAssistant": "A:"}
     template = {"type": "manual", "stopStrings": [], "manualPromptTemplate": manual}
     asked["predictionConfigStack"] = stack(promptTemplate=template)
     assert wire.result("applyPromptTemplate", asked) == {"formatted": "U:Hi;A:"}

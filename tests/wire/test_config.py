@@ -1,4 +1,4 @@
-"""Prediction and load options, and the config stacks that carry them."""
+"""Prediction options, and the config stacks that carry them."""
 
 import math
 from typing import Any, NamedTuple
@@ -9,17 +9,15 @@ from hypothesis import strategies as st
 from properties import QUICK, any_json, fields_of, garbled
 
 from lmcli.errors import UsageError
-from lmcli.values import LoadConfig
 from lmcli.wire.config import (
-    PREDICTION_PREFIX,
     RAW_TEMPLATE,
     invalid_fields,
-    load_stack,
     prediction_config,
     prediction_stack,
     read_fields,
     read_prediction_config,
     read_stack,
+    unknown_options,
     write_fields,
 )
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
@@ -52,6 +50,7 @@ TABLE = [
     Row("seed", "seed", "seed", 42, True, -1),
     Row("log_probs", "logProbs", "logProbs", 3, True, 0),
     Row("presence_penalty", "presencePenalty", "llama.presencePenalty", 0.5, True, 0),
+    Row("frequency_penalty", "frequencyPenalty", "llama.frequencyPenalty", 0.5, True, 0),
     Row("xtc_probability", "xtcProbability", "llama.xtcProbability", 0.5, True, 0),
     Row("xtc_threshold", "xtcThreshold", "llama.xtcThreshold", 0.1, True, 0),
     Row("cpu_threads", "cpuThreads", "llama.cpuThreads", 4),
@@ -144,7 +143,7 @@ def test_what_is_not_set_is_not_sent() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", 0), ("stop_strings", ()), ("draft_model", ""), ("raw_tools", {}), ("reasoning_budget", 0)],
+    [("temperature", 0), ("stop_strings", ()), ("draft_model", ""), ("reasoning_budget", 0)],
 )
 def test_what_is_empty_is_set(name: str, value: Any) -> None:
     """Zero and nothing are values."""
@@ -154,9 +153,9 @@ def test_what_is_empty_is_set(name: str, value: Any) -> None:
 def test_raw_keys_go_out_as_they_are_and_win() -> None:
     """`raw` holds whole wire keys and values, for what has no name here."""
     config = prediction_config(
-        {"temperature": 0.5, "raw": {"llm.prediction.temperature": 0.7, "llm.prediction.llama.frequencyPenalty": {}}}
+        {"temperature": 0.5, "raw": {"llm.prediction.temperature": 0.7, "llm.prediction.future": {}}}
     )
-    assert sent(config) == {"llm.prediction.temperature": 0.7, "llm.prediction.llama.frequencyPenalty": {}}
+    assert sent(config) == {"llm.prediction.temperature": 0.7, "llm.prediction.future": {}}
 
 
 def test_a_config_passes_as_it_is() -> None:
@@ -166,19 +165,34 @@ def test_a_config_passes_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hints"),
+    ("options", "sentence"),
     [
-        ("temprature", ("did you mean temperature?",)),
-        ("maxToken", ("did you mean max_tokens?",)),
-        ("zzz", ()),
-        ("\x1b", ()),
+        ({"temprature": 1}, "unknown prediction option 'temprature', did you mean temperature?"),
+        ({"maxToken": 1}, "unknown prediction option 'maxToken', did you mean max_tokens?"),
+        ({"zzz": 1}, "unknown prediction option 'zzz'"),
+        ({"\x1b": 1}, r"unknown prediction option '\x1b'"),
+        (
+            {"raw": {"llm.prediction.topKSamplin": 1}},
+            "unknown config key 'llm.prediction.topKSamplin', did you mean llm.prediction.topKSampling?",
+        ),
+        (
+            {"raw": {"fields": [{"key": "temperature", "value": 1}]}},
+            "unknown config key 'temperature', did you mean llm.prediction.temperature?",
+        ),
     ],
 )
-def test_an_unknown_option_is_refused_with_the_nearest(name: str, hints: tuple[str, ...]) -> None:
-    """A mistyped option is not dropped in silence, as the official Python SDK does."""
-    with pytest.raises(UsageError, match=r"^unknown prediction option '[^\x1b]*'$") as error:
-        prediction_config({name: 1})
-    assert error.value.hints == hints
+def test_an_unknown_option_is_named_with_the_nearest(options: dict[str, Any], sentence: str) -> None:
+    """A mistyped option has no effect, as in the official Python SDK, and is not passed over in silence."""
+    assert list(unknown_options(options)) == [sentence]
+    assert "raw" in options or prediction_config(options) == PredictionConfig()
+
+
+def test_nothing_is_said_of_what_is_known() -> None:
+    """Options under both of their names, and the keys that have none."""
+    names = {row.name: row.value for row in TABLE} | {row.camel: row.value for row in TABLE}
+    assert list(unknown_options(names | {"raw": {"llm.prediction.systemPrompt": "x"}})) == []
+    assert list(unknown_options(PredictionConfig(raw={"llm.prediction.llama.logitBias": []}))) == []
+    assert list(unknown_options(None)) == []
 
 
 def test_raw_fields_of_the_official_sdk() -> None:
@@ -222,7 +236,7 @@ def test_a_whole_number_may_be_a_float() -> None:
 )
 def test_an_object_of_the_wrong_form(name: str, value: Any) -> None:
     """A server drops such a value silently, so it is refused before it is sent, with the forms that there are."""
-    with pytest.raises(UsageError, match=r'must have type "'):
+    with pytest.raises(UsageError, match=r'must be \{"type": "'):
         prediction_stack(prediction_config({name: value}))
 
 
@@ -317,9 +331,9 @@ def test_a_value_that_cannot_be_is_passed_over_when_read() -> None:
     for name, value, message in REFUSED:
         option = OPTIONS[name]
         boxed = value if option.off is None else {"checked": True, "value": value}
-        values = {PREDICTION_PREFIX + option.key: boxed}
+        values = {option.key: boxed}
         assert read_prediction_config(values) == PredictionConfig()
-        assert list(invalid_fields(values)) == [f"{PREDICTION_PREFIX}{option.key}: {message}"]
+        assert list(invalid_fields(values)) == [f"{option.key}: {message}"]
 
 
 @pytest.mark.parametrize("box", [5, None, {}, {"value": 5}, {"checked": "yes", "value": 5}, [True, 5]])
@@ -348,6 +362,49 @@ def test_raw_completion_adds_the_layer_that_formats_nothing() -> None:
     assert RAW_TEMPLATE["stopStrings"] == []
 
 
+def test_raw_completion_is_not_stopped_by_a_preset() -> None:
+    """No stop strings are an empty list there; in a turn they are left to the preset."""
+    for unformatted in (False, True):
+        stack = prediction_stack(PredictionConfig(), is_raw=True, unformatted=unformatted)
+        assert fields_of(stack, 0) == {"llm.prediction.stopStrings": []}
+        given = prediction_stack(PredictionConfig(stop_strings=("END",)), is_raw=True, unformatted=unformatted)
+        assert fields_of(given, 0) == {"llm.prediction.stopStrings": ["END"]}
+    raw = PredictionConfig(raw={"llm.prediction.stopStrings": ["END"]})
+    assert fields_of(prediction_stack(raw, is_raw=True)) == {"llm.prediction.stopStrings": ["END"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"rawTools": {"type": "toolArray", "tools": []}}, "raw tools"),
+        ({"toolChoice": {"type": "generic", "mode": "auto"}}, "tool choice"),
+        ({"enableThinking": True}, "enable thinking"),
+        ({"reasoningBudget": 5}, "reasoning budget"),
+        ({"raw": {"llm.prediction.tools": {"type": "toolArray"}}}, "raw tools"),
+        ({"raw": {"llm.prediction.reasoning.enableThinking": True}}, "enable thinking"),
+        ({"raw": {"llm.prediction.reasoning.budgetTokens": {"checked": True, "value": 5}}}, "reasoning budget"),
+    ],
+)
+def test_raw_completion_takes_no_tools_and_no_reasoning(options: dict[str, Any], name: str) -> None:
+    """There is no conversation in which they could have an effect; what is switched off is not asked for."""
+    config = prediction_config(options)
+    assert fields_of(prediction_stack(config))
+    with pytest.raises(UsageError, match=f"^raw completion does not take {name}$"):
+        prediction_stack(config, is_raw=True)
+
+
+def test_what_is_off_is_no_setting_of_a_raw_completion() -> None:
+    """The switched-off form may stand in a configuration that both kinds of prediction share."""
+    config = prediction_config(
+        {
+            "rawTools": {"type": "none"},
+            "reasoningBudget": False,
+            "raw": {"llm.prediction.reasoning.budgetTokens": {"checked": False, "value": 1}},
+        }
+    )
+    assert prediction_stack(config, is_raw=True)
+
+
 def test_a_later_layer_wins() -> None:
     """A stack collapses to one value for a key."""
     stack = {
@@ -362,45 +419,6 @@ def test_a_later_layer_wins() -> None:
 def test_fields_without_value_are_legal_and_nothing() -> None:
     """`value` may be missing from a field; null is a value."""
     assert read_fields({"fields": [{"key": "a"}, {"key": "b", "value": None}]}) == {"b": None}
-
-
-@pytest.mark.parametrize(
-    ("config", "fields"),
-    [
-        (LoadConfig(), {}),
-        (LoadConfig(context_length=4096), {"llm.load.contextLength": 4096}),
-        (LoadConfig(gpu_ratio=0.5), {"llm.load.llama.acceleration.offloadRatio": 0.5}),
-        (LoadConfig(gpu_ratio=0), {"llm.load.llama.acceleration.offloadRatio": 0}),
-        (
-            LoadConfig(1, "max"),
-            {"llm.load.contextLength": 1, "llm.load.llama.acceleration.offloadRatio": "max"},
-        ),
-        (LoadConfig(gpu_ratio="off"), {"llm.load.llama.acceleration.offloadRatio": "off"}),
-    ],
-)
-def test_load_options(config: LoadConfig, fields: dict[str, Any]) -> None:
-    """Load options go out under their keys, only those that were given."""
-    stack = load_stack(config)
-    assert [layer["layerName"] for layer in stack["layers"]] == ["apiOverride"]
-    assert fields_of(stack) == fields
-    assert read_stack(stack) == fields
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (LoadConfig(context_length=0), "context length must be at least 1, not 0"),
-        (LoadConfig(gpu_ratio=1.1), "gpu ratio must be between 0 and 1, 'max' or 'off', not '1.1'"),
-        (LoadConfig(gpu_ratio=-0.1), "gpu ratio must be between 0 and 1, 'max' or 'off', not '-0.1'"),
-        (LoadConfig(gpu_ratio=math.nan), "gpu ratio must be between 0 and 1, 'max' or 'off', not 'nan'"),
-        (LoadConfig(gpu_ratio="full"), "gpu ratio must be between 0 and 1, 'max' or 'off', not 'full'"),  # type: ignore[arg-type]
-    ],
-)
-def test_load_options_out_of_range(config: LoadConfig, message: str) -> None:
-    """A load option that cannot be is refused before anything is sent."""
-    with pytest.raises(UsageError) as error:
-        load_stack(config)
-    assert error.value.message == message
 
 
 unit = st.floats(0, 1)

@@ -11,9 +11,10 @@ from packets import COMPLETING, INSTANCE, Packet, asking, closed, failed, piece,
 from properties import QUICK
 
 from lmcli.errors import LmError, PredictionFailed, RemoteProtocolError, RequestRejected
-from lmcli.values import Fragment, LoadConfig
+from lmcli.values import Fragment
 from lmcli.wire import requests
 from lmcli.wire.channels import Call, Channel, Prediction
+from lmcli.wire.load_config import LoadConfig
 from lmcli.wire.multiplexer import WARNINGS, Multiplexer
 from lmcli.wire.pieces import joined
 from lmcli.wire.protocol import Credentials

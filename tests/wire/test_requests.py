@@ -15,9 +15,15 @@ from lmcli.client.address import Address
 from lmcli.client.api import LLM, Client
 from lmcli.client.connection import Connection
 from lmcli.server.background import Running
-from lmcli.values import LoadConfig
 from lmcli.wire import requests
-from lmcli.wire.config import PROMPT_TEMPLATE_KEY, prediction_config, read_prediction_config, read_stack
+from lmcli.wire.config import (
+    PROMPT_TEMPLATE_KEY,
+    STOP_STRINGS_KEY,
+    prediction_config,
+    read_prediction_config,
+    read_stack,
+)
+from lmcli.wire.load_config import LoadConfig
 from lmcli.wire.payloads import read_history
 from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.protocol import Credentials
@@ -104,17 +110,22 @@ def test_we_respond_as_the_javascript_sdk_does() -> None:
 
 
 def test_we_complete_as_the_javascript_sdk_does() -> None:
-    """A raw completion has the recorded shape; the SDK adds empty stop strings that nobody asked for."""
+    """A raw completion has the recorded shape, with empty stop strings where nobody asked for any."""
     recorded = list(sent("js", "completeRawText"))
     assert recorded
     for parameter in recorded:
-        opening = requests.complete(None, parameter["rawPrompt"], config_of(parameter))
+        config = config_of(parameter)
+        config = config.replace(stop_strings=config.stop_strings or None)
+        opening = requests.complete(None, parameter["rawPrompt"], config)
         assert opening.endpoint == "completeRawText"
         assert opening.parameter | {"modelSpecifier": parameter["modelSpecifier"]} == parameter
 
 
 def test_we_complete_by_predict_as_the_python_sdk_does() -> None:
-    """For older servers a raw completion is a chat without template; we send no legacy keys of the template."""
+    """For older servers a raw completion is a chat without template; we send no legacy keys of the template.
+
+    The empty stop strings are those of the JavaScript SDK: the Python SDK leaves a completion to the preset's.
+    """
     recorded = [p for p in PY_PREDICT if is_unformatted(p)]
     assert recorded
     for parameter in recorded:
@@ -124,6 +135,9 @@ def test_we_complete_by_predict_as_the_python_sdk_does() -> None:
         template = fields_of(parameter["predictionConfigStack"], 1)[PROMPT_TEMPLATE_KEY]["jinjaPromptTemplate"]
         for legacy in ("bosToken", "eosToken", "inputConfig"):
             template.pop(legacy, None)
+        fields = parameter["predictionConfigStack"]["layers"][0]["config"]["fields"]
+        if STOP_STRINGS_KEY not in fields_of(parameter["predictionConfigStack"], 0):
+            fields.append({"key": STOP_STRINGS_KEY, "value": []})
         assert in_order(opening.parameter) == in_order(parameter)
 
 
@@ -140,7 +154,9 @@ def test_we_load_as_the_python_sdk_does() -> None:
 def test_we_load_as_the_javascript_sdk_does() -> None:
     """The options that we know go out under the recorded keys with the recorded values; without ttl none is sent."""
     (parameter,) = [p for p in sent("js", "getOrLoad") if "loadTtlMs" in p]
-    ours = requests.get_or_load(parameter["identifier"], LoadConfig(8192, 0.5), ttl=120).parameter
+    ours = requests.get_or_load(
+        parameter["identifier"], LoadConfig(context_length=8192, gpu_ratio=0.5), ttl=120
+    ).parameter
     assert fields_of(ours["loadConfigStack"]).items() <= fields_of(parameter["loadConfigStack"]).items()
     assert ours | {"loadConfigStack": ...} == parameter | {"loadConfigStack": ...}
     bare = requests.get_or_load(parameter["identifier"], LoadConfig()).parameter

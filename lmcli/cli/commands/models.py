@@ -29,6 +29,7 @@ _HEADINGS: Final = {
     "context": "CONTEXT TOKENS",
     "loaded_as": "LOADED AS",
 }
+_DEVICE_HEADING: Final = {"device": "DEVICE"}
 
 
 def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -73,6 +74,11 @@ def _records(
     return records
 
 
+def _identifiers(connection: Connection, device: str | None) -> list[str]:
+    """The loaded models of every kind, of a device if one is named."""
+    return [model.identifier for model, _ in _loaded(connection) if device in (None, model.device_identifier)]
+
+
 def _instances_by_key(loaded: Sequence[ModelInstance]) -> dict[str, list[str]]:
     instances: dict[str, list[str]] = {}
     for instance in loaded:
@@ -92,7 +98,10 @@ def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Tabl
         ]
         for model in models
     ]
-    return Table(_HEADINGS, rows)
+    if not any(model.device_identifier for model in models):
+        return Table(_HEADINGS, rows)
+    devices = (model.device_identifier or "" for model in models)
+    return Table(_HEADINGS | _DEVICE_HEADING, [[*row, device] for row, device in zip(rows, devices, strict=True)])
 
 
 def _kind(model: ModelInfo) -> str:
@@ -137,7 +146,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
 
 
 def _has_load_options(options: ModelsLoadOptions) -> bool:
-    return any(value is not None for value in (options.ttl, options.context_length, options.gpu))
+    return any(value is not None for value in (options.ttl, options.context_length, options.gpu, options.set_))
 
 
 def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -151,9 +160,9 @@ def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environm
         raise UsageError("name the models to unload, or use --all", "lm models --loaded lists them")
     failure: LmError | None = None
     with connect(options, env, messages) as connection:
-        for identifier in words or [instance.identifier for instance, _ in _loaded(connection)]:
+        for identifier in words or _identifiers(connection, options.device):
             try:
-                _unload(connection, identifier)
+                _unload(connection, identifier, options.device)
             except LmError as error:
                 if failure is not None:
                     messages.error(failure)
@@ -165,16 +174,16 @@ def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environm
     return ExitCode.OK
 
 
-def _unload(connection: Connection, identifier: str) -> None:
-    """Unload a model of whatever kind.
+def _unload(connection: Connection, identifier: str, device: str | None) -> None:
+    """Unload a model of whatever kind, on any device of LM Link or on one.
 
     Raises:
         ModelNotFound: no loaded model has this identifier.
     """
     try:
-        connection.session("llm").ask(unload(identifier))
+        connection.session("llm").ask(unload(identifier, device))
     except ModelNotFound:
         others = connection.session("embedding").ask(list_loaded())
         if all(identifier != instance.identifier for instance in others):
             raise
-        connection.session("embedding").ask(unload(identifier))
+        connection.session("embedding").ask(unload(identifier, device))

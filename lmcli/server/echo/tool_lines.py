@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lmcli.chat import Message, ToolCallResult
 from lmcli.values import ToolCallFailure, ToolCallRequest
-from lmcli.wire.config import PREDICTION_PREFIX
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 TOOLS_KEY: Final = PREDICTION_PREFIX + "tools"
 TOOL_CHOICE_KEY: Final = PREDICTION_PREFIX + "toolChoice"

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import JsonObject
-from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 LOAD_PREFIX: Final = "llm.load."
 CONTEXT_LENGTH_KEY: Final = LOAD_PREFIX + "contextLength"

@@ -26,7 +26,7 @@ from lmcli.server.llama.runtime import (
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import Fragment, JsonObject, Stats
-from lmcli.wire.config import PREDICTION_PREFIX
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
 # The limit where neither the client nor the context has one: a longer answer repeats itself.

@@ -10,7 +10,8 @@ from lmcli.server.llama.runtime import NAME, VERSION, Runtime, without_surrogate
 from lmcli.server.request_errors import unsupported
 from lmcli.server.text_processing import reasoning_tags
 from lmcli.values import JsonObject, ToolCallRequest
-from lmcli.wire.config import PREDICTION_PREFIX, PROMPT_TEMPLATE_KEY
+from lmcli.wire.config import PROMPT_TEMPLATE_KEY
+from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"
 THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"

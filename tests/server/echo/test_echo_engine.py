@@ -8,6 +8,7 @@ import pytest
 from conftest import Connect, Packet, StartServer, Wire, checked, predicting, query, stack, stats_of, text_of, user
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from packets import AFFIXES
 
 from lmcli.server.background import Running
 from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
@@ -188,7 +189,7 @@ BARE_TEMPLATES = [
         "stopStrings": [],
         "jinjaPromptTemplate": {"template": "{%- for m in messages -%}\n {{- m.content -}} {% endfor %}"},
     },
-    {"type": "manual", "stopStrings": [], "manualPromptTemplate": {"beforeUser": "", "afterUser": ""}},
+    {"type": "manual", "stopStrings": [], "manualPromptTemplate": AFFIXES},
 ]
 
 

@@ -27,6 +27,7 @@ from conftest import (
     user,
     wait_until,
 )
+from packets import AFFIXES
 from tiny_model import Shape, make_model, token_of
 
 from lmcli.server import background
@@ -315,7 +316,7 @@ def test_system_prompt_and_manual_template(wire: Wire) -> None:
     manual = {
         "type": "manual",
         "stopStrings": [],
-        "manualPromptTemplate": {"beforeUser": "Q:", "beforeAssistant": "A:"},
+        "manualPromptTemplate": AFFIXES | {"beforeUser": "Q:", "beforeAssistant": "A:"},
     }
     for config, expected in (
         (stack(systemPrompt="S"), "<|system|>S\n<|user|>hi\n<|assistant|>"),

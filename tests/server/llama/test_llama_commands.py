@@ -39,10 +39,12 @@ def test_file_as_host(file: Path) -> None:
     assert one.stdout == two.stdout != ""
 
 
-def test_grammar(file: Path) -> None:
+def test_grammar(file: Path, tmp_path: Path) -> None:
     """The answer conforms to the grammar."""
-    grammar = '--set=structured={"type":"gbnf","gbnfGrammar":"root ::= \\"yes\\""}'
-    assert lm("complete", "--host", file, grammar, stdin="is it?").stdout == "yes"
+    grammar = tmp_path / "yes or no.gbnf"
+    grammar.write_text('root ::= "yes" | "no"\n')
+    for command in ("complete", "respond"):
+        assert lm(command, "--host", file, "--grammar", grammar, stdin="is it?").stdout.strip() in ("yes", "no")
 
 
 def test_models_of_a_file(file: Path) -> None:
@@ -55,6 +57,20 @@ def test_warning_reaches_the_user(file: Path) -> None:
     done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
     assert done.stderr.count("warning: ") == 1
     assert "cpuThreads" in done.stderr
+
+
+def test_settings_of_a_load(file: Path) -> None:
+    """A context and a GPU share, with which `autoFit` is switched off, and other settings load a model quietly."""
+    load = ("--context-length", "128", "--gpu", "off", "--set", "flashAttention=false", "--set", "evalBatchSize=64")
+    done = lm("respond", "--host", file, *load, "--seed", "3", "-l", "3", "-o", "json", "hello")
+    assert (done.returncode, done.stderr) == (0, "")
+    with background.start(LlamaEngine([file])) as running:
+        host = f"127.0.0.1:{running.port}"
+        assert lm("models", "load", "--host", host, "tiny", *load).stdout == "tiny\n"
+        with lms.Client(host) as client:
+            model = client.llm.model("tiny")
+            assert model.get_context_length() == 128
+            assert dict(model.get_load_config().to_dict())["evalBatchSize"] == 64
 
 
 def test_without_the_extra(file: Path) -> None:
