@@ -26,12 +26,14 @@ class Fragment(NamedTuple):
         tokens_count: model tokens in it, approximate.
         contains_drafted: whether a draft model proposed some of it.
         reasoning_type: `none` for the answer; anything else belongs to the model's reasoning.
+        is_structural: whether it is a control mark of the model's template, which belongs to neither.
     """
 
     content: str
     tokens_count: int = 1
     contains_drafted: bool = False
     reasoning_type: str = "none"
+    is_structural: bool = False
 
     def __str__(self) -> str:
         return self.content
@@ -192,10 +194,11 @@ class PredictionResult(NamedTuple):
     """A finished prediction; `str(result)` is its text.
 
     Attributes:
-        content: all the text that was generated, reasoning and its tags included (as in the SDK).
-        reasoning: the text inside the reasoning tags.
-        answer: the text outside of them.
-        parsed: the object, where structured output was asked for and the text is a JSON object; else `content`.
+        content: all the text that was generated: reasoning, its tags and structural marks included (as in the SDK).
+        reasoning: the text inside the reasoning tags, without structural marks.
+        answer: the text outside of them, without structural marks.
+        parsed: the object, where structured output was asked for and the text without structural marks is a JSON
+            object; else `content`.
     """
 
     content: str

@@ -141,6 +141,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         """
         request = self._request.channel_request(model, self._runner.uploads.resolve)
         self.channel = session.predict(request, self._request.fallback(model))
+        self.channel.is_text_only = True
 
     def judge(self) -> None:
         """Set `error` if the prediction has ended and the answer is not complete."""

@@ -113,18 +113,24 @@ class Collector:
         report(progress)
 
     def _made(self, end: PredictionEnd) -> PredictionResult:
-        content = "".join(f.content for f in self._fragments)
+        content = _joined(self._fragments)
+        text = [f for f in self._fragments if not f.is_structural]
         is_parsed = self._is_structured and not self.is_cancelled
+        parsed = parse_object(_joined(text)) if is_parsed else None
         return PredictionResult(
             content=content,
-            reasoning="".join(f.content for f in self._fragments if f.reasoning_type == "reasoning"),
-            answer="".join(f.content for f in self._fragments if f.reasoning_type == "none"),
-            parsed=parse_object(content) if is_parsed else content,
+            reasoning=_joined(f for f in text if f.reasoning_type == "reasoning"),
+            answer=_joined(f for f in text if f.reasoning_type == "none"),
+            parsed=content if parsed is None else parsed,
             stats=end.stats,
             model_info=end.model_info,
             load_config=end.load_config,
             prediction_config=end.prediction_config,
         )
+
+
+def _joined(fragments: Iterable[Fragment]) -> str:
+    return "".join(fragment.content for fragment in fragments)
 
 
 class LoadReport:

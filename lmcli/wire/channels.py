@@ -179,11 +179,14 @@ class Prediction(Channel):
 
     Attributes:
         end: the stats and what else the server sends last; None until then.
+        is_text_only: whether structural fragments, which belong to no text, are left out.
     """
 
     def __init__(self, fallback: ChannelRequest | None = None) -> None:
         super().__init__()
         self.end: PredictionEnd | None = None
+        self.is_text_only = False
+        self._has_structure = False
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
 
@@ -198,10 +201,20 @@ class Prediction(Channel):
         """Drop the fallback: a cancelled prediction is not requested again."""
         self._fallback = None
 
+    def read(self) -> list[Value]:
+        """What has arrived, see `Channel.read`; a burst may be empty without its structural fragments."""
+        values = super().read()
+        if self._has_structure and self.is_text_only:
+            return [value for value in values if not (isinstance(value, Fragment) and value.is_structural)]
+        return values
+
     def _value(self, packet: Any) -> Value | None:
         match packet:
             case {"type": "fragment"}:
-                return self._joiner.join(payloads.fragment(packet))
+                fragment = payloads.fragment(packet)
+                if fragment.is_structural:
+                    self._has_structure = True
+                return self._joiner.join(fragment)
             case {"type": "promptProcessingProgress"}:
                 return PromptProgress(payloads.progress(packet))
             case {"type": "success"}:

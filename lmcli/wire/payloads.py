@@ -7,7 +7,7 @@ a required key that is missing or of another type is a `RemoteProtocolError`.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -18,12 +18,14 @@ from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, Predict
 from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+_new: Final = tuple.__new__  # without the constructor of named tuples, a sixth of the time of a fragment
 
 
 def fragment(body: Any) -> Fragment:
     """Read the piece of text inside a `fragment` packet.
 
-    Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str}}.
+    Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str,
+        "isStructural": bool}}.
     Units: tokens_count in model tokens; content may be empty and may end inside a grapheme.
     Raises:
         RemoteProtocolError: `content` is missing or a value has another type.
@@ -31,21 +33,21 @@ def fragment(body: Any) -> Fragment:
     """
     try:
         piece = body["fragment"]
-        value = Fragment(
-            piece["content"],
-            piece.get("tokensCount", 1),
-            piece.get("containsDrafted", False),
-            piece.get("reasoningType", "none"),
-        )
+        content = piece["content"]
+        tokens_count = piece.get("tokensCount", 1)
+        contains_drafted = piece.get("containsDrafted", False)
+        reasoning_type = piece.get("reasoningType", "none")
+        is_structural = piece.get("isStructural", False)
     except (KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
     if (
-        type(value.content) is str
-        and type(value.tokens_count) is int
-        and type(value.contains_drafted) is bool
-        and type(value.reasoning_type) is str
+        type(content) is str
+        and type(tokens_count) is int
+        and type(contains_drafted) is bool
+        and type(reasoning_type) is str
+        and type(is_structural) is bool
     ):
-        return value
+        return _new(Fragment, (content, tokens_count, contains_drafted, reasoning_type, is_structural))
     raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
 
 
@@ -58,7 +60,7 @@ def write_fragment(value: Fragment) -> JsonObject:
             "tokensCount": value.tokens_count,
             "containsDrafted": value.contains_drafted,
             "reasoningType": value.reasoning_type,
-            "isStructural": False,
+            "isStructural": value.is_structural,
         },
     }
 
@@ -104,13 +106,13 @@ def write_prediction_end(
     }
 
 
-def parse_object(text: str) -> str | JsonObject:
-    """The JSON object in a text; the text itself where it holds none."""
+def parse_object(text: str) -> JsonObject | None:
+    """The JSON object in a text; None where it holds none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text
-    return value if isinstance(value, dict) else text
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write_history(messages: Iterable[Message]) -> JsonObject:

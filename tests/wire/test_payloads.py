@@ -360,18 +360,12 @@ def test_any_packet_is_a_value_or_an_error(body: Any) -> None:
     [
         ('{"a": [1]}', {"a": [1]}),
         (" {}\n", {}),
-        ("[1]", "[1]"),
-        ("5", "5"),
-        ('"text"', '"text"'),
-        ("null", "null"),
-        ("no JSON", "no JSON"),
-        ("", ""),
-        ('{"a": 1} and more', '{"a": 1} and more'),
-        ('{"a": "\ud83d"}', '{"a": "\ud83d"}'),
+        *((text, None) for text in ("[1]", "5", '"text"', "null", "no JSON", "", '{"a": 1} and more')),
+        ('{"a": "\ud83d"}', None),
     ],
 )
 def test_parse_object(text: str, parsed: Any) -> None:
-    """Structured output is the object that the text is, or the text."""
+    """Structured output is the object that the text is, if it is one."""
     assert parse_object(text) == parsed
 
 

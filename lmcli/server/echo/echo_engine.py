@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from lmcli.chat import Message
@@ -19,7 +20,7 @@ from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import LoadProgress, ModelInfo, Stats
+from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PredictionConfig
 
@@ -37,6 +38,7 @@ MAX_TOKEN_CHARACTERS: Final = 1000
 
 _LENGTH: Final = f"1,{MAX_TOKEN_CHARACTERS}"
 _TOKEN = re.compile(rf"\s{{0,{MAX_TOKEN_CHARACTERS}}}+\S{{{_LENGTH}}}|\s{{{_LENGTH}}}")
+_MARK = re.compile(r"(<\|[^\s<>|]+\|>)")
 
 
 def tokens(text: str) -> Iterator[str]:
@@ -135,14 +137,15 @@ class EchoModel:
         size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
         async for progress in self._read_prompt(size, request.cancelled):
             yield progress
-        state = _PredictionState(request.options, free_context=self.context_length - size)
+        free_context = self.context_length - size
+        state = _PredictionState(request.options, free_context=free_context, has_marks=_has_template(request))
         rate_limit = _RateLimit(self._pace.tokens_per_second)
         for token in tokens(answer):
             if rate_limit.is_exceeded:
                 await rate_limit.wait(request.cancelled)
             if not state.count_token(cancelled=request.cancelled.is_set()):
                 break
-            for fragment in state.processor.feed(token):
+            for fragment in state.fragments(token):
                 yield fragment
             if state.processor.stop_string is not None:
                 state.stop_reason = "stopStringFound"
@@ -187,10 +190,12 @@ class _PredictionState:
     Args:
         options: the config.
         free_context: the tokens that are left after the prompt.
+        has_marks: whether `<|…|>` is a mark of the template, which is sent as a structural fragment.
     """
 
     options: PredictionConfig
     free_context: int
+    has_marks: bool
     stop_reason: str = ""
     predicted: int = 0
     processor: TextProcessor = field(init=False)
@@ -214,6 +219,11 @@ class _PredictionState:
         self.predicted += 1
         return True
 
+    def fragments(self, token: str) -> Iterator[Fragment]:
+        """The fragments that a token completes."""
+        fragments = self.processor.feed(token)
+        return chain.from_iterable(map(_separated, fragments)) if self.has_marks else fragments
+
     def stats(self, prompt_size: int) -> Stats:
         return Stats(
             stop_reason=self.stop_reason,
@@ -223,6 +233,15 @@ class _PredictionState:
             predicted_tokens_count=self.predicted,
             total_tokens_count=prompt_size + self.predicted,
         )
+
+
+def _separated(fragment: Fragment) -> Iterator[Fragment]:
+    """A fragment, with each mark of the template in a fragment of its own; the first one has its tokens."""
+    pieces = [piece for piece in _MARK.split(fragment.content) if piece]
+    for index, piece in enumerate(pieces):
+        is_mark = _MARK.fullmatch(piece) is not None
+        count = 0 if index else fragment.tokens_count
+        yield fragment._replace(content=piece, tokens_count=count, is_structural=is_mark)
 
 
 class _RateLimit:
@@ -252,6 +271,11 @@ async def _pause(seconds: float, cancelled: asyncio.Event) -> None:
             await cancelled.wait()
     except TimeoutError:
         pass
+
+
+def _has_template(request: PredictionRequest) -> bool:
+    """Whether the answer may have marks of the template; raw and structured ones have none."""
+    return request.raw_prompt is None and (request.options.structured or {}).get("type", "none") == "none"
 
 
 def _answer(request: PredictionRequest) -> str:

@@ -1,0 +1,60 @@
+"""What a prediction brings besides its text: the same from the synchronous and the asynchronous client."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+from loops import run
+from packets import answering, piece, sent, success
+
+import lmcli as lms
+from lmcli.server.background import Running
+
+
+class Answered(NamedTuple):
+    """What a program got: the fragments of a stream, and the result."""
+
+    fragments: Sequence[lms.Fragment]
+    result: lms.PredictionResult
+
+
+Respond = Callable[..., Answered]
+
+
+@pytest.fixture(params=["synchronous", "asynchronous"])
+def respond(request: pytest.FixtureRequest, server: Running, monkeypatch: pytest.MonkeyPatch) -> Respond:
+    """Asks echo, or another server, by either client."""
+    for name in ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def wait(text: str, *, port: int = server.port, **options: Any) -> Answered:
+        with lms.Client(f"127.0.0.1:{port}") as client:
+            stream = lms.LLM(client, "echo").respond_stream(text, **options)
+            return Answered(list(stream), stream.result())
+
+    async def awaited(text: str, *, port: int = server.port, **options: Any) -> Answered:
+        async with lms.AsyncClient(f"127.0.0.1:{port}") as client:
+            stream = lms.AsyncLLM(client._connection, "echo").respond_stream(text, **options)
+            return Answered([fragment async for fragment in stream], stream.result())
+
+    if request.param == "synchronous":
+        return wait
+    return lambda text, **options: run("asyncio", awaited(text, **options))
+
+
+def test_structural_fragments_are_streamed_and_belong_to_no_text(respond: Respond) -> None:
+    """As in the official SDK the stream, the callback and `content` have them; `answer` and `reasoning` do not."""
+    seen: list[lms.Fragment] = []
+    fragments, result = respond("<|start|><think>h<|x|>m</think>four<|end|>", on_prediction_fragment=seen.append)
+    assert seen == list(fragments)
+    assert [f.content for f in fragments if f.is_structural] == ["<|start|>", "<|x|>", "<|end|>"]
+    assert result.content == str(result) == "<|start|><think>h<|x|>m</think>four<|end|>"
+    assert (result.reasoning, result.answer) == ("hm", "four")
+
+
+def test_structured_output_is_parsed_without_structural_fragments(respond: Respond) -> None:
+    """Control marks behind an object do not leave it unparsed."""
+    mark = sent(1, {"type": "fragment", "fragment": {"content": "<|end|>", "isStructural": True}})
+    with answering(piece('{"a": 1}'), mark, success()) as server:
+        result = respond("hi", port=server.port, response_format={"type": "json"}).result
+    assert (result.content, result.parsed) == ('{"a": 1}<|end|>', {"a": 1})
