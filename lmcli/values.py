@@ -46,11 +46,29 @@ class LoadProgress(NamedTuple):
     progress: float
 
 
+class PromptDetails(Record):
+    """How many tokens of the prompt the model has read; what the server did not send is None.
+
+    Attributes:
+        total_prompt_token_count: all of the prompt: cached, processed and unprocessed.
+        cached_token_count: those that the server still had from an earlier prompt.
+        processed_prompt_token_count: those that have been read.
+        unprocessed_prompt_token_count: those that are left.
+    Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/llmBackendInterface.ts
+    """
+
+    total_prompt_token_count: int | None = None
+    cached_token_count: int | None = None
+    processed_prompt_token_count: int | None = None
+    unprocessed_prompt_token_count: int | None = None
+
+
 @distinct
 class PromptProgress(NamedTuple):
-    """How much of the prompt the model has read, 0.0 to 1.0."""
+    """How much of the prompt the model has read, 0.0 to 1.0; details if the server sent them."""
 
     progress: float
+    details: PromptDetails | None = None
 
 
 Value = Fragment | PromptProgress | LoadProgress
@@ -71,6 +89,7 @@ class Stats(Record):
         prompt_tokens_count: model tokens in the prompt.
         predicted_tokens_count: model tokens that were predicted, that of the end included.
         total_tokens_count: prompt and predicted tokens together.
+        cached_prompt_tokens_count: tokens of the prompt that the server still had from an earlier one.
         used_draft_model_key: the draft model of speculative decoding.
         total_draft_tokens_count: tokens that the draft model proposed: accepted, rejected and ignored ones.
         accepted_draft_tokens_count: proposed tokens that the model accepted.
@@ -88,6 +107,7 @@ class Stats(Record):
     prompt_tokens_count: int | None = None
     predicted_tokens_count: int | None = None
     total_tokens_count: int | None = None
+    cached_prompt_tokens_count: int | None = None
     used_draft_model_key: str | None = None
     total_draft_tokens_count: int | None = None
     accepted_draft_tokens_count: int | None = None

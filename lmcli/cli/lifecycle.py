@@ -150,6 +150,12 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
             self._runner.cache_model_key(self._end.model_info.model_key)
             self.error = self.error or self._check(self._end)
 
+    def finish(self) -> None:
+        """See `_Lifecycle.finish`; then report how much of the prompt was cached, if the server said so."""
+        super().finish()
+        if self._end is not None and (cached := self._end.stats.cached_prompt_tokens_count) is not None:
+            self._runner.messages.detail(f"cached prompt tokens: {cached}")
+
     def _check(self, end: PredictionEnd) -> LmError | None:
         """Why the answer is not complete or does not meet the schema; None if it is and does."""
         error = _check_stop_reason(end, self._request.config)

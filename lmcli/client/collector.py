@@ -9,7 +9,7 @@ from typing import NamedTuple
 from lmcli.chat import Message, TextPart
 from lmcli.errors import Incomplete, LmError
 from lmcli.record import distinct
-from lmcli.values import Fragment, LoadProgress, PredictionEnd, PredictionResult, PromptProgress, Value
+from lmcli.values import Fragment, LoadProgress, PredictionEnd, PredictionResult, PromptDetails, PromptProgress, Value
 from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
@@ -19,6 +19,7 @@ class Callbacks(NamedTuple):
     """Called while a prediction runs, by whoever reads its stream."""
 
     on_prompt_processing_progress: Callable[[float], object] | None = None
+    on_prompt_processing_details: Callable[[PromptDetails], object] | None = None
     on_first_token: Callable[[], object] | None = None
     on_prediction_fragment: Callable[[Fragment], object] | None = None
     on_message: Callable[[Message], object] | None = None
@@ -29,6 +30,7 @@ class Collector:
 
     Args:
         callbacks: what to call. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
+            details of the prompt are reported as the server sends them, if it does;
             then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
         is_structured: whether the text is to be parsed as JSON.
 
@@ -64,6 +66,8 @@ class Collector:
                 self._callbacks.on_prediction_fragment(value)
             return value
         if isinstance(value, PromptProgress):
+            if value.details is not None and self._callbacks.on_prompt_processing_details is not None:
+                self._callbacks.on_prompt_processing_details(value.details)
             self._report_progress(value.progress)
         return None
 

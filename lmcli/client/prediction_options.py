@@ -7,7 +7,7 @@ from lmcli.chat import Chat, Message
 from lmcli.client.collector import Callbacks, Collector
 from lmcli.errors import UsageError, quoted
 from lmcli.record import distinct
-from lmcli.values import Fragment, JsonObject, LoadConfig, ModelInfo
+from lmcli.values import Fragment, JsonObject, LoadConfig, ModelInfo, PromptDetails
 from lmcli.wire import requests
 from lmcli.wire.config import prediction_config
 from lmcli.wire.prediction_config import PredictionConfig
@@ -34,6 +34,7 @@ class PredictionOptions(TypedDict, total=False):
     response_format: type[HasJsonSchema] | Mapping[str, Any] | None
     preset: str | None
     on_prompt_processing_progress: Callable[[float], object] | None
+    on_prompt_processing_details: Callable[[PromptDetails], object] | None
     on_first_token: Callable[[], object] | None
     on_prediction_fragment: Callable[[Fragment], object] | None
     on_message: Callable[[Message], object] | None

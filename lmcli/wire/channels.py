@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, Protocol
 
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
-from lmcli.values import Fragment, LoadProgress, ModelInstance, PredictionEnd, PromptProgress, Value
+from lmcli.values import Fragment, LoadProgress, ModelInstance, PredictionEnd, PromptDetails, Value
 from lmcli.wire import payloads
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.protocol import Rejection
@@ -187,6 +187,7 @@ class Prediction(Channel):
         self.end: PredictionEnd | None = None
         self.is_text_only = False
         self._has_structure = False
+        self._prompt_details: PromptDetails | None = None
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
 
@@ -216,9 +217,11 @@ class Prediction(Channel):
                     self._has_structure = True
                 return self._joiner.join(fragment)
             case {"type": "promptProcessingProgress"}:
-                return PromptProgress(payloads.progress(packet))
+                value = payloads.prompt_progress(packet)
+                self._prompt_details = value.details or self._prompt_details
+                return value
             case {"type": "success"}:
-                self.end = payloads.prediction_end(packet)
+                self.end = payloads.prediction_end(packet, self._prompt_details)
                 if rest := self._joiner.rest():
                     self._values.append(Fragment(rest, 0))
                 self.close()

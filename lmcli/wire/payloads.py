@@ -14,7 +14,17 @@ import orjson
 from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRequest, ToolCallResult, read_message
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
-from lmcli.values import Fragment, JsonObject, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.values import (
+    Fragment,
+    JsonObject,
+    ModelInfo,
+    ModelInstance,
+    PredictionEnd,
+    PromptDetails,
+    PromptProgress,
+    Quantization,
+    Stats,
+)
 from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -77,16 +87,34 @@ def progress(body: Any) -> float:
     raise RemoteProtocolError(f"the server sent progress without a number: {quoted(body, limit=80)}")
 
 
-def prediction_end(body: Any) -> PredictionEnd:
+def prompt_progress(body: Any) -> PromptProgress:
+    """Read a `promptProcessingProgress` packet.
+
+    Shapes: {"progress": number, "details": {"cachedTokenCount": int, …}}; the details may be missing.
+    Raises:
+        RemoteProtocolError: a value has another type.
+    """
+    share, details = progress(body), body.get("details")
+    return PromptProgress(share, None if details is None else read(PromptDetails, details))
+
+
+def prediction_end(body: Any, details: PromptDetails | None = None) -> PredictionEnd:
     """Read a `success` packet.
 
     Shapes: {"stats": {…}, "modelInfo": {…}, "loadModelConfig": KV, "predictionConfig": KV}; the KVs may be missing.
+    Args:
+        body: the packet.
+        details: the last that the progress said about the prompt; the stats do not say how much of it was cached.
+
     Raises:
         RemoteProtocolError: stats or model info are missing or malformed.
     """
     packet = _object(body, "success")
+    stats = packet.get("stats")
+    if details is not None and isinstance(stats, dict):
+        stats = stats | {"cachedPromptTokensCount": details.cached_token_count}
     return PredictionEnd(
-        stats=read(Stats, packet.get("stats")),
+        stats=read(Stats, stats),
         model_info=read(ModelInstance, packet.get("modelInfo")),
         load_config=_object(packet.get("loadModelConfig", {}), "loadModelConfig"),
         prediction_config=_object(packet.get("predictionConfig", {}), "predictionConfig"),
@@ -249,7 +277,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 
 
 _LAYOUTS: Mapping[type[Record], tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
-    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization)
+    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization, PromptDetails)
 }
 
 

@@ -58,3 +58,32 @@ def test_structured_output_is_parsed_without_structural_fragments(respond: Respo
     with answering(piece('{"a": 1}'), mark, success()) as server:
         result = respond("hi", port=server.port, response_format={"type": "json"}).result
     assert (result.content, result.parsed) == ('{"a": 1}<|end|>', {"a": 1})
+
+
+def test_details_of_the_prompt(respond: Respond) -> None:
+    """How many tokens are read, of how many, and how many were cached, and what the stats say of it."""
+    respond("one two three")
+    seen: list[lms.PromptDetails] = []
+    shares: list[float] = []
+    result = respond(
+        "one two four",
+        on_prompt_processing_details=seen.append,
+        on_prompt_processing_progress=shares.append,
+    ).result
+    assert [(d.cached_token_count, d.processed_prompt_token_count, d.unprocessed_prompt_token_count) for d in seen] == [
+        (3, 0, 3),
+        (3, 1, 2),
+        (3, 3, 0),
+    ]
+    assert {details.total_prompt_token_count for details in seen} == {result.stats.prompt_tokens_count} == {6}
+    assert result.stats.cached_prompt_tokens_count == 3
+    assert shares == [0.0, 0.5, 1.0]
+
+
+def test_a_server_that_sends_no_details(respond: Respond) -> None:
+    """The progress is reported, and what was cached is unknown."""
+    shares: list[float] = []
+    progress = sent(1, {"type": "promptProcessingProgress", "progress": 0.5})
+    with answering(progress, piece("four"), success()) as server:
+        result = respond("hi", port=server.port, on_prompt_processing_progress=shares.append).result
+    assert (shares, result.stats.cached_prompt_tokens_count) == ([0.0, 0.5, 1.0], None)

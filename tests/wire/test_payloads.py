@@ -11,7 +11,16 @@ from properties import QUICK, any_json, garbled, json_objects, nested
 from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallRequest, ToolCallResult
 from lmcli.errors import BadInput, RemoteProtocolError
 from lmcli.record import Record
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats
+from lmcli.values import (
+    Fragment,
+    ModelInfo,
+    ModelInstance,
+    PredictionEnd,
+    PromptDetails,
+    PromptProgress,
+    Quantization,
+    Stats,
+)
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import (
     camel,
@@ -20,6 +29,7 @@ from lmcli.wire.payloads import (
     parse_object,
     prediction_end,
     progress,
+    prompt_progress,
     read,
     read_history,
     write,
@@ -38,6 +48,7 @@ STATS = {
     "promptTokensCount": 9,
     "predictedTokensCount": 3,
     "totalTokensCount": 12,
+    "cachedPromptTokensCount": 4,
     "usedDraftModelKey": "acme/draft",
     "totalDraftTokensCount": 6,
     "acceptedDraftTokensCount": 3,
@@ -68,17 +79,25 @@ INSTANCE = MODEL | {
     "lastUsedTime": 1.7e12,
     "contextLength": 4096,
 }
+DETAILS = {
+    "totalPromptTokenCount": 9,
+    "cachedTokenCount": 4,
+    "processedPromptTokenCount": 3,
+    "unprocessedPromptTokenCount": 2,
+}
 WHOLE: list[tuple[type[Record], dict[str, Any]]] = [
     (Stats, STATS),
     (ModelInfo, MODEL),
     (ModelInstance, INSTANCE),
     (Quantization, {"name": "Q4_K_M", "bits": 4}),
+    (PromptDetails, DETAILS),
 ]
 RECORDS = pytest.mark.parametrize(("cls", "wire"), WHOLE, ids=lambda value: getattr(value, "__name__", ""))
 REQUIRED: dict[type[Record], set[str]] = {
     Stats: {"stopReason"},
     ModelInfo: {"type", "modelKey", "displayName", "path", "format", "sizeBytes", "maxContextLength"},
     Quantization: {"name", "bits"},
+    PromptDetails: set(),
 }
 REQUIRED[ModelInstance] = REQUIRED[ModelInfo] | {"identifier", "instanceReference", "contextLength"}
 NULL_IS_A_VALUE = {"deviceIdentifier", "ttlMs", "lastUsedTime"}
@@ -125,6 +144,7 @@ def test_null_is_written_only_where_it_is_a_value(cls: type[Record], wire: dict[
 
 
 COUNTS = {key for key in STATS if key.endswith("TokensCount")} | {
+    *DETAILS,
     "sizeBytes",
     "maxContextLength",
     "contextLength",
@@ -288,6 +308,26 @@ def test_progress(sent: Any, share: float) -> None:
     assert (value, type(value)) == (share, float)
 
 
+@pytest.mark.parametrize("details", [{}, {"details": None}, {"details": DETAILS}, {"details": {"cachedTokenCount": 4}}])
+def test_prompt_progress(details: dict[str, Any]) -> None:
+    """Servers before 2026 send no details, and what they leave out is unknown."""
+    value = prompt_progress({"type": "promptProcessingProgress", "progress": 0.5, **details})
+    if not details.get("details"):
+        assert value == PromptProgress(0.5)
+        return
+    assert value.details is not None
+    assert (value.progress, value.details.cached_token_count) == (0.5, 4)
+    assert value.details.total_prompt_token_count == details["details"].get("totalPromptTokenCount")
+
+
+def test_cached_prompt_tokens_are_stats() -> None:
+    """The stats of the server do not have them: they are those of the last progress."""
+    details = PromptDetails(cached_token_count=4)
+    body = {"stats": {"stopReason": "eosFound"}, "modelInfo": INSTANCE}
+    assert prediction_end(body, details).stats.cached_prompt_tokens_count == 4
+    assert prediction_end(body).stats.cached_prompt_tokens_count is None
+
+
 @pytest.mark.parametrize("body", [None, [], 5, {}, *({"progress": v} for v in (None, "0.5", True, [0.5]))])
 def test_no_progress(body: Any) -> None:
     """Progress without a number is a protocol error."""
@@ -344,10 +384,16 @@ def test_prediction_end_round_trip() -> None:
 
 
 @QUICK
-@given(any_json | garbled(SUCCESS) | garbled({"fragment": FRAGMENT}) | garbled({"progress": 0.5}))
+@given(any_json | garbled(SUCCESS) | garbled({"fragment": FRAGMENT}) | garbled({"progress": 0.5, "details": DETAILS}))
 def test_any_packet_is_a_value_or_an_error(body: Any) -> None:
     """Each reader gives its value or RemoteProtocolError, whatever JSON the packet is."""
-    for reader, kind in ((fragment, Fragment), (progress, float), (prediction_end, PredictionEnd)):
+    readers = (
+        (fragment, Fragment),
+        (progress, float),
+        (prompt_progress, PromptProgress),
+        (prediction_end, PredictionEnd),
+    )
+    for reader, kind in readers:
         try:
             value = reader(body)
         except RemoteProtocolError:

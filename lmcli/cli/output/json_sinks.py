@@ -7,7 +7,7 @@ from lmcli.cli.json_text import dump_json, json_pieces
 from lmcli.cli.output.results import StoredTextCollector, outcome_error, result_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
-from lmcli.values import Fragment, JsonObject, LoadProgress, Value
+from lmcli.values import Fragment, JsonObject, LoadProgress, PromptProgress, Value
 
 
 class JsonSink(StoredTextCollector):
@@ -54,7 +54,9 @@ def _event(value: Value) -> JsonObject:
     if isinstance(value, Fragment):
         return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
     kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
-    return {"type": kind, "progress": value.progress}
+    event = {"type": kind, "progress": value.progress}
+    details = value.details if isinstance(value, PromptProgress) else None
+    return event if details is None else event | {"details": details.as_dict()}
 
 
 class HistorySink(StoredTextCollector):

@@ -30,6 +30,8 @@ MAX_CONTEXT_LENGTH: Final = 131_072
 CONTEXT_LENGTH_KEY: Final = "llm.load.contextLength"
 VOCABULARY: Final = 65_536
 LOAD_STEPS: Final = 5
+# The beginning of a prompt that can be cached.
+MAX_CACHED_CHARACTERS: Final = 100_000
 # The seconds between two reports of the prompt progress.
 PROGRESS_INTERVAL: Final = 0.1
 
@@ -49,6 +51,15 @@ def tokens(text: str) -> Iterator[str]:
 def count(text: str) -> int:
     """Count the tokens of a text."""
     return sum(1 for _ in tokens(text))
+
+
+def _cached_count(prompt: str, earlier: str) -> int:
+    """Count the tokens that a prompt begins with as an earlier one did; the last one is always read again."""
+    same, different = 0, min(len(prompt), len(earlier)) + 1
+    while same + 1 < different:
+        middle = (same + different) // 2
+        same, different = (middle, different) if prompt[:middle] == earlier[:middle] else (same, middle)
+    return max(0, count(prompt[:same]) - 1)
 
 
 def _numbers(text: str) -> list[int]:
@@ -129,13 +140,17 @@ class EchoModel:
         self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: self.context_length}
         self.prediction_values = DEFAULT_VALUES
         self._pace = pace
+        self._cached_text = ""
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Report the prompt progress, then repeat the input."""
         answer = _answer(request)
         prompt = request.raw_prompt
-        size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
-        async for progress in self._read_prompt(size, request.cancelled):
+        if prompt is None:
+            prompt = _formatted(request.messages, request.values)
+        size = await self.count_tokens(prompt)
+        cached, self._cached_text = _cached_count(prompt, self._cached_text), prompt[:MAX_CACHED_CHARACTERS]
+        async for progress in self._read_prompt(size, cached, request.cancelled):
             yield progress
         free_context = self.context_length - size
         state = _PredictionState(request.options, free_context=free_context, has_marks=_has_template(request))
@@ -172,15 +187,16 @@ class EchoModel:
     async def unload(self) -> None:
         """Nothing to free."""
 
-    async def _read_prompt(self, size: int, cancelled: asyncio.Event) -> AsyncGenerator[PromptRead, None]:
-        seconds = size / self._pace.prompt_tokens_per_second if self._pace.prompt_tokens_per_second else 0.0
+    async def _read_prompt(self, size: int, cached: int, cancelled: asyncio.Event) -> AsyncGenerator[PromptRead, None]:
+        new = size - cached
+        seconds = new / self._pace.prompt_tokens_per_second if self._pace.prompt_tokens_per_second else 0.0
         steps = max(2, math.ceil(seconds / PROGRESS_INTERVAL))
-        yield PromptRead(0.0, 0, size)
+        yield PromptRead(0.0, 0, size, cached)
         for step in range(1, steps + 1):
             await _pause(seconds / steps, cancelled)
             if cancelled.is_set():
                 return
-            yield PromptRead(step / steps, size * step // steps, size)
+            yield PromptRead(step / steps, new * step // steps, size, cached)
 
 
 @dataclass(slots=True)

@@ -68,10 +68,10 @@ def test_statistics(json_of: Any) -> None:
     """The seven that are always there come first; all that a server may send are described."""
     (result,) = json_of("lm respond -o json hi")
     described = list(fields("Statistics"))
-    assert list(result["stats"]) == described[:7]
-    check(result["stats"], "Statistics", without=set(described[7:]))
+    assert list(result["stats"]) == [*described[:7], "cached_prompt_tokens_count"]
+    check(result["stats"], "Statistics", without={"stop_string", *described[9:]})
     (stopped,) = json_of("lm respond -o json --stop two one two three")
-    check(stopped["stats"], "Statistics", without=set(described[8:]))
+    check(stopped["stats"], "Statistics", without=set(described[9:]))
     assert set(described) == set(Stats.__annotations__) - {"num_gpu_layers"}
 
 
@@ -87,6 +87,8 @@ def test_events(json_of: Any) -> None:
     events += json_of("lm complete -o jsonl --preset short 1 2 3 4 5 6 7 8 9")
     assert {event["type"] for event in events} == described.keys()
     for event in events:
+        if event["type"] == "prompt_processing_progress":
+            check(event["details"], "Details")
         assert event.keys() == described[event["type"]] | {"type"}
     assert {e["reasoning_type"] for e in events if e["type"] == "fragment"} == set(
         re.findall(r"\.Ql (none|reas\w+)", text)
