@@ -63,6 +63,7 @@ complete -c lm -n '__lm_is respond' -l repeat-penalty -d 'Above 1 discourages re
 complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is respond' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is respond' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -103,6 +104,7 @@ complete -c lm -n '__lm_is complete' -l repeat-penalty -d 'Above 1 discourages r
 complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is complete' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is complete' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -143,6 +145,7 @@ complete -c lm -n '__lm_is chat' -l repeat-penalty -d 'Above 1 discourages repet
 complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is chat' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is chat' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -189,6 +192,7 @@ complete -c lm -n '__lm_is stats' -l repeat-penalty -d 'Above 1 discourages repe
 complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is stats' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_keys)'
 complete -c lm -n '__lm_is stats' -l set -d 'Any other llm.prediction.* field; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f

@@ -16,6 +16,23 @@ JsonObject = dict[str, Any]
 
 
 @distinct
+class PredictedToken(NamedTuple):
+    """A model token of an answer, or one that could have been chosen in its place; sent if `log_probs` is asked for.
+
+    Attributes:
+        text: its text; half a character where it is a part of one that is U+FFFD.
+        id: its number in the vocabulary of the model.
+        log_prob: the natural logarithm of its probability; None if the server did not send it.
+        candidates: the likeliest tokens at this place, the likeliest first.
+    """
+
+    text: str
+    id: int
+    log_prob: float | None = None
+    candidates: "tuple[PredictedToken, ...]" = ()
+
+
+@distinct
 class Fragment(NamedTuple):
     """A piece of text as it arrives; usually one model token.
 
@@ -27,6 +44,7 @@ class Fragment(NamedTuple):
         contains_drafted: whether a draft model proposed some of it.
         reasoning_type: `none` for the answer; anything else belongs to the model's reasoning.
         is_structural: whether it is a control mark of the model's template, which belongs to neither.
+        tokens: its tokens, if `log_probs` was asked for.
     """
 
     content: str
@@ -34,6 +52,7 @@ class Fragment(NamedTuple):
     contains_drafted: bool = False
     reasoning_type: str = "none"
     is_structural: bool = False
+    tokens: tuple[PredictedToken, ...] = ()
 
     def __str__(self) -> str:
         return self.content
@@ -219,6 +238,7 @@ class PredictionResult(NamedTuple):
         answer: the text outside of them, without structural marks.
         parsed: the object, where structured output was asked for and the text without structural marks is a JSON
             object; else `content`.
+        tokens: the tokens of `answer`, if `log_probs` was asked for.
     """
 
     content: str
@@ -229,6 +249,7 @@ class PredictionResult(NamedTuple):
     model_info: ModelInstance
     load_config: JsonObject
     prediction_config: JsonObject
+    tokens: tuple[PredictedToken, ...] = ()
 
     def __str__(self) -> str:
         return self.content

@@ -220,6 +220,17 @@ class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
 class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
+    def refuse_unseen(self) -> None:
+        """Refuse what would be asked of the server and never shown.
+
+        Raises:
+            UsageError: log probabilities, and nothing is written that has them.
+        """
+        given = vars(self)
+        is_shown = given["output"] in (OutputForm.JSON, OutputForm.JSONL) or given.get("results") is not None
+        if given["log_probs"] is not None and not is_shown:
+            raise UsageError("--logprobs needs -o json or -o jsonl", f"-o {given['output']} has no log probabilities")
+
 
 class SystemOptions(Options):
     """What a turn of a conversation is made of, besides the prompt."""

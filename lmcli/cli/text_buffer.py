@@ -1,10 +1,11 @@
 """A text that grows by pieces: memory holds it about once, or, if it is only written again, not at all."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
-from typing import Final
+from typing import Any, Final
 
-from lmcli.wire.pieces import LongText, sliced
+from lmcli.cli.json_text import dump_json
+from lmcli.wire.pieces import LongJson, LongText, sliced
 
 _SHARE: Final = 16
 """Pieces wait until together they are so large a part of the text: copying remains linear, and they take little."""
@@ -101,3 +102,31 @@ class StoredTextBuffer(TextBuffer, LongText):
     def __del__(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class JsonArray(LongJson):
+    """An array that grows, kept as JSON, which is shorter than the values are.
+
+    Args:
+        items: a buffer for the items, without the brackets.
+    """
+
+    def __init__(self, items: TextBuffer) -> None:
+        self._items = items
+        self._is_empty = True
+
+    def extend(self, values: Sequence[Any]) -> None:
+        """Add values at the end."""
+        if values:
+            text = dump_json(values).decode()[1:-2]  # without brackets and newline
+            self._items.append(text if self._is_empty else f",{text}")
+            self._is_empty = False
+
+    def __bool__(self) -> bool:
+        return not self._is_empty
+
+    def __iter__(self) -> Iterator[str]:
+        contents = self._items.contents
+        yield "["
+        yield from contents if isinstance(contents, LongText) else sliced(contents)
+        yield "]"

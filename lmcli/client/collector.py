@@ -4,6 +4,7 @@ Whoever waits, synchronously or not, passes in the values as they arrive.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
@@ -119,12 +120,14 @@ class Collector:
     def _made(self, end: PredictionEnd) -> PredictionResult:
         content = _joined(self._fragments)
         text = [f for f in self._fragments if not f.is_structural]
+        answer = [f for f in text if f.reasoning_type == "none"]
         is_parsed = self._is_structured and not self.is_cancelled
         parsed = parse_object(_joined(text)) if is_parsed else None
         return PredictionResult(
             content=content,
             reasoning=_joined(f for f in text if f.reasoning_type == "reasoning"),
-            answer=_joined(f for f in text if f.reasoning_type == "none"),
+            answer=_joined(answer),
+            tokens=tuple(chain.from_iterable(f.tokens for f in answer)),
             parsed=content if parsed is None else parsed,
             stats=end.stats,
             model_info=end.model_info,

@@ -308,11 +308,11 @@ class SurrogateJoiner:
             return None
         text = self._held + content
         self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
-        return fragment._replace(content=_repaired(text[: len(text) - len(self._held)]))
+        return fragment._replace(content=payloads.repaired(text[: len(text) - len(self._held)]))
 
     def rest(self) -> str:
         """What stands for a half that is still alone at the end."""
-        rest, self._held = _repaired(self._held), ""
+        rest, self._held = payloads.repaired(self._held), ""
         return rest
 
 
@@ -331,7 +331,3 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _repaired(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

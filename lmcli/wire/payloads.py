@@ -19,6 +19,7 @@ from lmcli.values import (
     JsonObject,
     ModelInfo,
     ModelInstance,
+    PredictedToken,
     PredictionEnd,
     PromptDetails,
     PromptProgress,
@@ -35,7 +36,7 @@ def fragment(body: Any) -> Fragment:
     """Read the piece of text inside a `fragment` packet.
 
     Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str,
-        "isStructural": bool}}.
+        "isStructural": bool, "tokens": [token, …]}}; tokens only if log probabilities were asked for, see `_token`.
     Units: tokens_count in model tokens; content may be empty and may end inside a grapheme.
     Raises:
         RemoteProtocolError: `content` is missing or a value has another type.
@@ -48,6 +49,7 @@ def fragment(body: Any) -> Fragment:
         contains_drafted = piece.get("containsDrafted", False)
         reasoning_type = piece.get("reasoningType", "none")
         is_structural = piece.get("isStructural", False)
+        tokens = piece.get("tokens")
     except (KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
     if (
@@ -57,22 +59,68 @@ def fragment(body: Any) -> Fragment:
         and type(reasoning_type) is str
         and type(is_structural) is bool
     ):
-        return _new(Fragment, (content, tokens_count, contains_drafted, reasoning_type, is_structural))
+        read_tokens = () if tokens is None else _tokens(tokens, _token)
+        return _new(Fragment, (content, tokens_count, contains_drafted, reasoning_type, is_structural, read_tokens))
     raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
+
+
+def _tokens(entries: Any, read_one: Callable[[Any], PredictedToken]) -> tuple[PredictedToken, ...]:
+    """Read the tokens of a fragment, or the candidates of a token; null is none.
+
+    Raises:
+        RemoteProtocolError: it is not an array of tokens.
+    """
+    if entries is None:
+        return ()
+    if not isinstance(entries, list):
+        raise RemoteProtocolError(f"the server sent tokens as {quoted(entries, limit=40)}")
+    return tuple(map(read_one, entries))
+
+
+def _token(entry: Any) -> PredictedToken:
+    return _candidate(entry)._replace(candidates=_tokens(entry.get("candidates"), _candidate))
+
+
+def _candidate(entry: Any) -> PredictedToken:
+    """Read a token, but for its candidates, which have none themselves.
+
+    Shapes: {"text": str, "id": int, "logProb": number}; `logProb` may be missing, or null.
+    Raises:
+        RemoteProtocolError: `text` or `id` is missing or a value has another type.
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionFragment.ts
+    """
+    match entry:
+        case {"text": str(text), "id": number} if (id_ := _whole(number)) is not None:
+            log_prob = entry.get("logProb")
+            if log_prob in _UNKNOWN:
+                return PredictedToken(repaired(text), id_)
+            if _number(log_prob) is not None:
+                return PredictedToken(repaired(text), id_, log_prob)
+    raise RemoteProtocolError(f"the server sent a token as {quoted(entry, limit=80)}")
+
+
+def _write_token(token: PredictedToken) -> JsonObject:
+    value = _present({"text": token.text, "id": token.id, "logProb": token.log_prob})
+    return value | {"candidates": list(map(_write_token, token.candidates))} if token.candidates else value
+
+
+def repaired(text: str) -> str:
+    """A text in which U+FFFD stands for each half of a surrogate pair that is alone."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def write_fragment(value: Fragment) -> JsonObject:
     """Write a `fragment` packet with every key that either official SDK requires."""
-    return {
-        "type": "fragment",
-        "fragment": {
-            "content": value.content,
-            "tokensCount": value.tokens_count,
-            "containsDrafted": value.contains_drafted,
-            "reasoningType": value.reasoning_type,
-            "isStructural": value.is_structural,
-        },
+    piece = {
+        "content": value.content,
+        "tokensCount": value.tokens_count,
+        "containsDrafted": value.contains_drafted,
+        "reasoningType": value.reasoning_type,
+        "isStructural": value.is_structural,
     }
+    if value.tokens:
+        piece["tokens"] = list(map(_write_token, value.tokens))
+    return {"type": "fragment", "fragment": piece}
 
 
 def progress(body: Any) -> float:

@@ -1,5 +1,6 @@
 """What a prediction brings besides its text: the same from the synchronous and the asynchronous client."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,3 +88,35 @@ def test_a_server_that_sends_no_details(respond: Respond) -> None:
     with answering(progress, piece("four"), success()) as server:
         result = respond("hi", port=server.port, on_prompt_processing_progress=shares.append).result
     assert (shares, result.stats.cached_prompt_tokens_count) == ([0.0, 0.5, 1.0], None)
+
+
+def test_log_probabilities(respond: Respond) -> None:
+    """A fragment has its tokens, the result those of the answer; each with its candidates, the likeliest first."""
+    fragments, result = respond("<think> hm </think> one two", config={"logProbs": 3})
+    assert [t.text for f in fragments for t in f.tokens] == ["<think>", " hm", " </think>", " one", " two"]
+    assert [token.text for token in result.tokens] == [" one", " two"]
+    assert result.tokens == tuple(token for f in fragments if f.content in result.answer for token in f.tokens)[-2:]
+    for token in result.tokens:
+        first, *others = token.candidates
+        assert (first.text, first.id, first.log_prob) == (token.text, token.id, token.log_prob)
+        shares = [math.exp(candidate.log_prob or 0) for candidate in (first, *others)]
+        assert shares == pytest.approx([0.5, 0.25, 0.125])
+
+
+@pytest.mark.parametrize("config", [{}, {"logProbs": False}])
+def test_nothing_is_kept_without_the_option(respond: Respond, config: dict[str, Any]) -> None:
+    """Neither by the fragments nor by the result."""
+    fragments, result = respond("one two", config=config)
+    assert {fragment.tokens for fragment in fragments} == {()}
+    assert result.tokens == ()
+
+
+def test_half_an_emoji_in_a_token(respond: Respond) -> None:
+    """What a server cut in the text of a token, where nothing follows to complete it, can be printed all the same."""
+    token = b'{"text": "\\ud83d", "id": 7, "logProb": -1, "candidates": [{"text": "\\ude00", "id": 8}]}'
+    text = (
+        b'{"type":"channelSend","channelId":1,"message":{"type":"fragment","fragment":{"content":"a","tokens":[%s]}}}'
+    )
+    with answering(text % token, success()) as server:
+        result = respond("hi", port=server.port).result
+    assert result.tokens == (lms.PredictedToken("\ufffd", 7, -1, (lms.PredictedToken("\ufffd", 8),)),)

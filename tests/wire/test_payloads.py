@@ -15,6 +15,7 @@ from lmcli.values import (
     Fragment,
     ModelInfo,
     ModelInstance,
+    PredictedToken,
     PredictionEnd,
     PromptDetails,
     PromptProgress,
@@ -288,13 +289,22 @@ def test_no_fragment(body: Any) -> None:
         fragment(body)
 
 
+def _predicted(*candidates: st.SearchStrategy[PredictedToken]) -> st.SearchStrategy[PredictedToken]:
+    log_probs = st.none() | st.floats(-1000, 0)
+    return st.builds(PredictedToken, st.text(), st.integers(0, 2**31), log_probs, st.tuples(*candidates))
+
+
+_predicted_tokens = st.lists(_predicted() | _predicted(_predicted(), _predicted()), max_size=2).map(tuple)
+
+
 @QUICK
-@given(st.builds(Fragment, st.text(), st.integers(0, 9), st.booleans(), st.text()))
+@given(st.builds(Fragment, st.text(), st.integers(0, 9), st.booleans(), st.text(), st.booleans(), _predicted_tokens))
 def test_fragment_round_trip(value: Fragment) -> None:
     """A fragment written is read back the same, and has every key that an official SDK requires."""
     packet = write_fragment(value)
     assert fragment(packet) == value
-    assert set(packet["fragment"]) == {"content", "tokensCount", "containsDrafted", "reasoningType", "isStructural"}
+    required = {"content", "tokensCount", "containsDrafted", "reasoningType", "isStructural"}
+    assert set(packet["fragment"]) == required | ({"tokens"} if value.tokens else set())
 
 
 @pytest.mark.parametrize(
@@ -306,6 +316,47 @@ def test_progress(sent: Any, share: float) -> None:
     """Progress is a share of the whole, whatever number a server sends."""
     value = progress({"type": "loadProgress", "progress": sent})
     assert (value, type(value)) == (share, float)
+
+
+TOKEN = {"text": " hi", "id": 7, "logProb": -0.5, "candidates": [{"text": " hi", "id": 7, "logProb": -0.5}]}
+
+
+def test_tokens() -> None:
+    """A fragment has the tokens that the server sends, and is written with them; `logProb` and candidates may lack."""
+    bare = {"text": "!", "id": 8}
+    value = fragment({"fragment": {"content": " hi!", "tokens": [TOKEN, bare]}})
+    assert value.tokens == (
+        PredictedToken(" hi", 7, -0.5, (PredictedToken(" hi", 7, -0.5),)),
+        PredictedToken("!", 8),
+    )
+    assert write_fragment(value)["fragment"]["tokens"] == [TOKEN, bare]
+    assert fragment({"fragment": {"content": "", "tokens": None}}).tokens == ()
+    assert "tokens" not in write_fragment(Fragment("hi"))["fragment"]
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        5,
+        {},
+        "text",
+        [None],
+        [[]],
+        [{}],
+        [{"text": "a"}],
+        [{"text": "a", "id": 1.5}],
+        [{"text": "a", "id": True}],
+        [{"text": 1, "id": 1}],
+        [TOKEN | {"logProb": "1"}],
+        [TOKEN | {"logProb": True}],
+        [TOKEN | {"candidates": {}}],
+        [TOKEN | {"candidates": [5]}],
+    ],
+)
+def test_no_tokens(tokens: Any) -> None:
+    """Tokens of another form are a protocol error."""
+    with pytest.raises(RemoteProtocolError, match=r"^the server sent (a token|tokens) as "):
+        fragment({"fragment": {"content": "hi", "tokens": tokens}})
 
 
 @pytest.mark.parametrize("details", [{}, {"details": None}, {"details": DETAILS}, {"details": {"cachedTokenCount": 4}}])
@@ -384,7 +435,12 @@ def test_prediction_end_round_trip() -> None:
 
 
 @QUICK
-@given(any_json | garbled(SUCCESS) | garbled({"fragment": FRAGMENT}) | garbled({"progress": 0.5, "details": DETAILS}))
+@given(
+    any_json
+    | garbled(SUCCESS)
+    | garbled({"fragment": FRAGMENT | {"tokens": [TOKEN]}})
+    | garbled({"progress": 0.5, "details": DETAILS})
+)
 def test_any_packet_is_a_value_or_an_error(body: Any) -> None:
     """Each reader gives its value or RemoteProtocolError, whatever JSON the packet is."""
     readers = (

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.json_text import dump_json, json_pieces
-from lmcli.cli.output.results import StoredTextCollector, outcome_error, result_record
+from lmcli.cli.output.results import StoredTextCollector, outcome_error, result_record, token_record
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
 from lmcli.values import Fragment, JsonObject, LoadProgress, PromptProgress, Value
@@ -14,7 +14,7 @@ class JsonSink(StoredTextCollector):
     """Writes one object when the prediction has ended: indented on a terminal, else on one line."""
 
     def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
-        super().__init__()
+        super().__init__(keeps_tokens=True)
         self._output = output
         self._is_terminal = is_terminal
         self._is_structured = is_structured
@@ -32,7 +32,7 @@ class JsonLinesSink(StoredTextCollector):
     """Writes a line for each value; one write for those that arrived together."""
 
     def __init__(self, output: Output, *, is_structured: bool) -> None:
-        super().__init__()
+        super().__init__(keeps_tokens=True)
         self._output = output
         self._is_structured = is_structured
 
@@ -52,11 +52,11 @@ class JsonLinesSink(StoredTextCollector):
 
 def _event(value: Value) -> JsonObject:
     if isinstance(value, Fragment):
-        return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
+        event: JsonObject = {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
+        return event | {"tokens": list(map(token_record, value.tokens))} if value.tokens else event
     kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
-    event = {"type": kind, "progress": value.progress}
     details = value.details if isinstance(value, PromptProgress) else None
-    return event if details is None else event | {"details": details.as_dict()}
+    return {"type": kind, "progress": value.progress, **({} if details is None else {"details": details.as_dict()})}
 
 
 class HistorySink(StoredTextCollector):

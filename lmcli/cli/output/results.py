@@ -6,9 +6,9 @@ import orjson
 
 from lmcli.cli.json_text import load_json
 from lmcli.cli.output.sinks import Outcome
-from lmcli.cli.text_buffer import StoredTextBuffer, TextBuffer
+from lmcli.cli.text_buffer import JsonArray, StoredTextBuffer, TextBuffer
 from lmcli.errors import LmError
-from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, Value
+from lmcli.values import Fragment, JsonObject, ModelInstance, PredictedToken, Stats, Value
 from lmcli.wire.pieces import LongText
 
 SIGNALLED = 128
@@ -26,18 +26,27 @@ _REQUIRED_STATS = (
 
 
 class TextCollector:
-    """A sink that collects the text of a prediction: the answer and, separately, the reasoning."""
+    """A sink that collects the text of a prediction: the answer and, separately, the reasoning.
+
+    Args:
+        keeps_tokens: collect the tokens of the answer, too, if the server sends them.
+    """
 
     _buffer: ClassVar[type[TextBuffer]] = TextBuffer
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_tokens: bool = False) -> None:
         self._buffers = {"none": self._buffer(), "reasoning": self._buffer()}
+        self._keeps_tokens = keeps_tokens
+        self.tokens = JsonArray(self._buffer())
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
         for value in values:
             if isinstance(value, Fragment) and (buffer := self._buffers.get(value.reasoning_type)) is not None:
                 buffer.append(value.content)
+        if self._keeps_tokens:
+            answer = (v for v in values if isinstance(v, Fragment) and v.tokens and v.reasoning_type == "none")
+            self.tokens.extend([token_record(token) for fragment in answer for token in fragment.tokens])
 
     def finish(self, outcome: Outcome) -> None:
         """Replace the answer with the recovered one, if there is one."""
@@ -64,13 +73,20 @@ class StoredTextCollector(TextCollector):
 def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool) -> JsonObject:
     """A finished prediction: the keys of `-o json`."""
     end = outcome.end
-    return {
+    record = {
         "content": text.answer,
         "reasoning": text.reasoning or None,
         "parsed": _parsed(str(text.answer)) if is_structured else None,
         "model": None if end is None else model_record(end.model_info),
         "stats": None if end is None else stats_record(end.stats),
     }
+    return record | {"tokens": text.tokens} if text.tokens else record
+
+
+def token_record(token: PredictedToken) -> JsonObject:
+    """A token of an answer, or a candidate for one."""
+    record = {"text": token.text, "id": token.id, "log_prob": token.log_prob}
+    return record | {"candidates": list(map(token_record, token.candidates))} if token.candidates else record
 
 
 def _parsed(text: str) -> Any:

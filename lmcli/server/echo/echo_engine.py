@@ -20,7 +20,7 @@ from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import Fragment, LoadProgress, ModelInfo, Stats
+from lmcli.values import Fragment, LoadProgress, ModelInfo, PredictedToken, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PredictionConfig
 
@@ -63,7 +63,11 @@ def _cached_count(prompt: str, earlier: str) -> int:
 
 
 def _numbers(text: str) -> list[int]:
-    return [zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY for token in tokens(text)]
+    return [_number(token) for token in tokens(text)]
+
+
+def _number(token: str) -> int:
+    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
 def model_info(key: str, display_name: str) -> ModelInfo:
@@ -237,6 +241,8 @@ class _PredictionState:
 
     def fragments(self, token: str) -> Iterator[Fragment]:
         """The fragments that a token completes."""
+        if self.options.log_probs is not None:
+            self.processor.tokens.append(_predicted(token, self.options.log_probs))
         fragments = self.processor.feed(token)
         return chain.from_iterable(map(_separated, fragments)) if self.has_marks else fragments
 
@@ -251,13 +257,20 @@ class _PredictionState:
         )
 
 
+def _predicted(token: str, candidates_count: int) -> PredictedToken:
+    """A token with its log probability and candidates: itself, then itself with numbers, each half as likely."""
+    texts = (token, *(f"{token}{number}" for number in range(2, candidates_count + 1)))
+    candidates = [PredictedToken(text, _number(text), -math.log(2) * rank) for rank, text in enumerate(texts, start=1)]
+    return candidates[0]._replace(candidates=tuple(candidates[:candidates_count]))
+
+
 def _separated(fragment: Fragment) -> Iterator[Fragment]:
     """A fragment, with each mark of the template in a fragment of its own; the first one has its tokens."""
     pieces = [piece for piece in _MARK.split(fragment.content) if piece]
     for index, piece in enumerate(pieces):
         is_mark = _MARK.fullmatch(piece) is not None
-        count = 0 if index else fragment.tokens_count
-        yield fragment._replace(content=piece, tokens_count=count, is_structural=is_mark)
+        count, tokens = (0, ()) if index else (fragment.tokens_count, fragment.tokens)
+        yield fragment._replace(content=piece, tokens_count=count, tokens=tokens, is_structural=is_mark)
 
 
 class _RateLimit:

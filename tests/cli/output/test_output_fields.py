@@ -24,6 +24,7 @@ TYPES: Final[dict[str, tuple[type, ...]]] = {
     "object or null": (dict, type(None)),
     "any value or null": (object,),
     "true": (bool,),
+    "array": (list,),
 }
 
 
@@ -55,11 +56,14 @@ def json_of(tmp_path: Path, start_server: StartServer) -> Any:
 def test_result(json_of: Any) -> None:
     """A result has the fields described, an error only where something went wrong."""
     (whole,) = json_of("lm respond -o json '<think>well</think>hi'")
-    check(whole, "Result", without={"error"})
+    check(whole, "Result", without={"error", "tokens"})
     check(whole["model"], "Model")
-    (cut,) = json_of("lm respond -o json --preset short 1 2 3 4 5 6 7 8 9")
+    (cut,) = json_of("lm respond -o json --logprobs 1 --preset short 1 2 3 4 5 6 7 8 9")
     check(cut, "Result")
     check(cut["error"], "Error")
+    for token in cut["tokens"]:
+        check(token, "Token")
+        check(token["candidates"][0], "Token", without={"candidates"})
     (formed,) = json_of('lm respond -o json --schema \'{"type": "object"}\' hi')
     assert formed["parsed"] == {}
 
@@ -83,13 +87,14 @@ def test_events(json_of: Any) -> None:
     result = fields("Result").keys() - {"error"}
     described["result"] |= result
     described["error"] |= result
-    events = json_of("lm respond -o jsonl -m echo-jit '<think>well</think>hi'")
-    events += json_of("lm complete -o jsonl --preset short 1 2 3 4 5 6 7 8 9")
+    events = json_of("lm respond -o jsonl --logprobs 1 -m echo-jit '<think>well</think> hi'")
+    events += json_of("lm complete -o jsonl --logprobs 1 --preset short 1 2 3 4 5 6 7 8 9")
     assert {event["type"] for event in events} == described.keys()
     for event in events:
         if event["type"] == "prompt_processing_progress":
             check(event["details"], "Details")
-        assert event.keys() == described[event["type"]] | {"type"}
+        is_part = event.get("reasoning_type", "none") != "none"  # of a token, whose first text is in another fragment
+        assert event.keys() | ({"tokens"} if is_part else set()) == described[event["type"]] | {"type"}
     assert {e["reasoning_type"] for e in events if e["type"] == "fragment"} == set(
         re.findall(r"\.Ql (none|reas\w+)", text)
     )
