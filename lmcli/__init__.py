@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from lmcli.values import (
+        AmbiguousModel,
         Fragment,
         LoadConfig,
         LoadProgress,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         PromptProgress,
         Quantization,
         Stats,
+        UnloadingModel,
     )
     from lmcli.wire.prediction_config import PredictionConfig
 
@@ -66,6 +68,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AmbiguousModel",
     "AsyncClient",
     "AsyncLLM",
     "AsyncPredictionStream",
@@ -114,6 +117,7 @@ __all__ = [
     "ToolCallRequest",
     "ToolCallResult",
     "Unavailable",
+    "UnloadingModel",
     "Unusable",
     "UsageError",
     "configure_default_client",

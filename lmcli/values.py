@@ -65,6 +65,34 @@ class LoadProgress(NamedTuple):
     progress: float
 
 
+class AmbiguousModel(Record):
+    """Several models match the key that was to be loaded.
+
+    Attributes:
+        model_key: the model that is loaded.
+        candidates: the keys of those that match.
+    """
+
+    model_key: str
+    candidates: tuple[str, ...]
+
+
+class UnloadingModel(Record):
+    """A model is unloaded first: the server keeps one of those that are loaded on request.
+
+    Attributes:
+        model_key: the model that is unloaded.
+        identifier: its name among the loaded models.
+    """
+
+    model_key: str
+    identifier: str
+
+
+LoadNote = AmbiguousModel | UnloadingModel
+"""What a server reports of a load besides its progress."""
+
+
 class PromptDetails(Record):
     """How many tokens of the prompt the model has read; what the server did not send is None.
 
@@ -90,7 +118,7 @@ class PromptProgress(NamedTuple):
     details: PromptDetails | None = None
 
 
-Value = Fragment | PromptProgress | LoadProgress
+Value = Fragment | PromptProgress | LoadProgress | LoadNote
 """What a channel delivers while it is open."""
 
 

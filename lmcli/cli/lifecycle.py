@@ -12,8 +12,8 @@ from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.resolve import Request
 from lmcli.cli.runner import Runner
 from lmcli.client.session import Session
-from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import Fragment, ModelInstance, PredictionEnd, Value
+from lmcli.errors import ContextFull, Incomplete, LmError, ModelUnloaded, PredictionFailed, Unusable, shortened
+from lmcli.values import AmbiguousModel, Fragment, LoadNote, ModelInstance, PredictionEnd, Value
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.config import PREDICTION_PREFIX
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
@@ -72,6 +72,14 @@ class _Lifecycle(Generic[AnyChannel]):
 class LoadLifecycle(_Lifecycle[Loading]):
     """The load of a model; Ctrl-C cancels it on the server."""
 
+    def feed(self, values: list[Value]) -> None:
+        """Pass the progress to the sinks; write what else the server reports as notes."""
+        for note in (value for value in values if isinstance(value, LoadNote)):
+            for sink in self._sinks:
+                getattr(sink, "erase", lambda: None)()
+            self._runner.messages.note(_note_text(note))
+        super().feed(values)
+
     def load(self, request: ChannelRequest) -> ModelInstance:
         """Load a model.
 
@@ -82,6 +90,12 @@ class LoadLifecycle(_Lifecycle[Loading]):
         self.channel = session.load(request)
         self._deliver(session)
         return self.channel.loaded()
+
+
+def _note_text(note: LoadNote) -> str:
+    if isinstance(note, AmbiguousModel):
+        return f"several models match ({shortened(', '.join(note.candidates))}), using {note.model_key}"
+    return f"the server unloads {note.identifier} first, which was loaded on request, too"
 
 
 class PredictionLifecycle(_Lifecycle[Prediction]):

@@ -10,7 +10,16 @@ from typing import NamedTuple
 from lmcli.chat import Message, TextPart
 from lmcli.errors import Incomplete, LmError
 from lmcli.record import distinct
-from lmcli.values import Fragment, LoadProgress, PredictionEnd, PredictionResult, PromptDetails, PromptProgress, Value
+from lmcli.values import (
+    Fragment,
+    LoadNote,
+    LoadProgress,
+    PredictionEnd,
+    PredictionResult,
+    PromptDetails,
+    PromptProgress,
+    Value,
+)
 from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
@@ -145,10 +154,14 @@ class LoadReport:
 
     Args:
         report: called with the progress; None reports nothing.
+        on_note: called with what else the server reports; None reports nothing.
     """
 
-    def __init__(self, report: Callable[[float], object] | None) -> None:
+    def __init__(
+        self, report: Callable[[float], object] | None, on_note: Callable[[LoadNote], object] | None = None
+    ) -> None:
         self._report = report or (lambda _: None)
+        self._on_note = on_note or (lambda _: None)
         self._reported = -1.0
 
     def take(self, values: Iterable[Value]) -> None:
@@ -157,6 +170,8 @@ class LoadReport:
             if isinstance(value, LoadProgress) and value.progress > self._reported:
                 self._reported = value.progress
                 self._report(self._reported)
+            elif isinstance(value, LoadNote):
+                self._on_note(value)
 
     def finish(self) -> None:
         """Report the end, where a load has begun."""

@@ -3,7 +3,7 @@
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBackendInterface.ts
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -39,7 +39,12 @@ from lmcli.wire.payloads import write
 
 
 def _downloaded_model(context: Context, key_or_path: str) -> ModelInfo:
-    """The downloaded model with a key or path.
+    """The downloaded model with a key or path, or the first one with such a path; raises as `_matching_models`."""
+    return _matching_models(context, key_or_path)[0]
+
+
+def _matching_models(context: Context, key_or_path: str) -> Sequence[ModelInfo]:
+    """The downloaded model with a key or path, or all whose path begins with it, such as those of a publisher.
 
     Raises:
         RequestFailed: there is none, or it belongs to another domain.
@@ -48,7 +53,11 @@ def _downloaded_model(context: Context, key_or_path: str) -> ModelInfo:
         if key_or_path in (model.model_key, model.path, model.indexed_model_identifier):
             if model.type != context.domain:
                 raise domain_mismatch(key_or_path, model.type, context.domain)
-            return model
+            return [model]
+    folder = f"{key_or_path.lower()}/"
+    below = [m for m in context.engine.downloaded if m.type == context.domain and m.path.lower().startswith(folder)]
+    if below:
+        return below
     raise path_not_found(key_or_path, [m.model_key for m in context.engine.downloaded if m.type == context.domain])
 
 
@@ -132,10 +141,11 @@ async def embed_string(context: Context, parameter: JsonObject) -> Any:
 
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Load a new instance of a downloaded model."""
-    model = _downloaded_model(context, parameter["modelKey"])
-    load = context.registry.load(_load_parameters(context, parameter, model), parameter.get("identifier"))
+    models = _matching_models(context, parameter["modelKey"])
+    load = context.registry.load(_load_parameters(context, parameter, models[0]), parameter.get("identifier"))
+    ambiguous = {"ambiguous": [model.model_key for model in models]} if len(models) > 1 else {}
     with load.subscribed():
-        await channel.send({"type": "resolved", "info": write(model)})
+        await channel.send({"type": "resolved", "info": write(models[0]), **ambiguous})
         instance = await _send_progress(channel, load, progress_type="progress")
     await channel.send({"type": "success", "info": write(instance.describe())})
 
@@ -147,20 +157,25 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
         context.registry.restart_ttl(instance)
         await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
         return
-    model = _downloaded_model(context, parameter["identifier"])
-    load = context.registry.load_once(_load_parameters(context, parameter, model))
+    parameters = _load_parameters(context, parameter, _downloaded_model(context, parameter["identifier"]))
+    if parameters.ttl_ms is not None:
+        parameters = parameters._replace(is_jit=True)
+        for other in context.registry.idle_jit_instances():
+            info = write(other.describe())
+            await context.registry.unload(other)
+            await channel.send({"type": "unloadingOtherJITModel", "info": info})
+    load = context.registry.load_once(parameters)
     with load.subscribed():
-        await channel.send({"type": "startLoading", "identifier": load.identifier, "info": write(model)})
+        await channel.send(
+            {"type": "startLoading", "identifier": load.identifier, "info": write(parameters.model_info)}
+        )
         instance = await _send_progress(channel, load, progress_type="loadProgress")
     await channel.send({"type": "loadSuccess", "info": write(instance.describe())})
 
 
 def _loaded(context: Context, name: str) -> Instance | None:
-    """The instance with an identifier, or the one whose identifier is the key of the model at a path."""
-    instance = context.registry.get(name)
-    if instance is None:
-        keys = {model.path: model.model_key for model in context.engine.downloaded}
-        instance = context.registry.get(keys.get(name, name))
+    """The instance with an identifier, or the one whose identifier is the key of the model that a name stands for."""
+    instance = context.registry.get(name) or context.registry.get(_downloaded_model(context, name).model_key)
     return instance if instance and instance.model_info.type == context.domain else None
 
 

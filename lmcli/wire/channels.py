@@ -274,6 +274,8 @@ class Loading(Channel):
                 return self._rising(0.0)
             case {"type": "loadProgress" | "progress"}:
                 return self._rising(payloads.progress(packet))
+            case {"type": "resolved" | "unloadingOtherJITModel"}:
+                return payloads.load_note(packet)
             case {"type": str()}:
                 return None
         raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")

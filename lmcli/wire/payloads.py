@@ -15,8 +15,10 @@ from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallReq
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
 from lmcli.values import (
+    AmbiguousModel,
     Fragment,
     JsonObject,
+    LoadNote,
     ModelInfo,
     ModelInstance,
     PredictedToken,
@@ -25,6 +27,7 @@ from lmcli.values import (
     PromptProgress,
     Quantization,
     Stats,
+    UnloadingModel,
 )
 from lmcli.wire.config import write_fields
 
@@ -133,6 +136,26 @@ def progress(body: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(min(max(value, 0.0), 1.0))  # held first: a whole number may be too large for a float
     raise RemoteProtocolError(f"the server sent progress without a number: {quoted(body, limit=80)}")
+
+
+def load_note(body: Any) -> LoadNote | None:
+    """Read a `resolved` or `unloadingOtherJITModel` packet; None where one model matches, as is usual.
+
+    Shapes: {"type": "resolved", "info": {"modelKey": str}, "ambiguous": [str, …]}, `ambiguous` may be missing;
+    {"type": "unloadingOtherJITModel", "info": {"modelKey": str, "identifier": str}}, a model of any kind.
+    Raises:
+        RemoteProtocolError: a value is missing or has another type.
+    Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBackendInterface.ts
+    """
+    match body:
+        case {"type": "unloadingOtherJITModel", "info": {"modelKey": str(key), "identifier": str(identifier)}}:
+            return UnloadingModel(model_key=repaired(key), identifier=repaired(identifier))
+        case {"type": "resolved"} if body.get("ambiguous") in (None, []):
+            return None
+        case {"type": "resolved", "info": {"modelKey": str(key)}, "ambiguous": [*keys]}:
+            if all(isinstance(candidate, str) for candidate in keys):
+                return AmbiguousModel(model_key=repaired(key), candidates=tuple(map(repaired, keys)))
+    raise RemoteProtocolError(f"the server sent a note on a load as {quoted(body, limit=80)}")
 
 
 def prompt_progress(body: Any) -> PromptProgress:

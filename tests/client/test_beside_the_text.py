@@ -120,3 +120,42 @@ def test_half_an_emoji_in_a_token(respond: Respond) -> None:
     with answering(text % token, success()) as server:
         result = respond("hi", port=server.port).result
     assert result.tokens == (lms.PredictedToken("\ufffd", 7, -1, (lms.PredictedToken("\ufffd", 8),)),)
+
+
+Load = Callable[[int, Callable[[Any], Any]], str]
+
+
+@pytest.fixture(params=["synchronous", "asynchronous"])
+def load(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Runs a load on the namespace of either client; gives the identifier."""
+    for name in ("LM_API_TOKEN", "LMSTUDIO_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def awaited(port: int, begin: Callable[[Any], Any]) -> str:
+        async with lms.AsyncClient(f"127.0.0.1:{port}") as client:
+            return str((await begin(client.llm)).identifier)
+
+    def wait(port: int, begin: Callable[[Any], Any]) -> str:
+        with lms.Client(f"127.0.0.1:{port}") as client:
+            return str(begin(client.llm).identifier)
+
+    if request.param == "synchronous":
+        return wait
+    return lambda port, begin: run("asyncio", awaited(port, begin))
+
+
+def test_notes_of_a_load(load: Load, server: Running, capfd: pytest.CaptureFixture[str]) -> None:
+    """They are passed to a callback, if there is one, and nothing is printed."""
+    notes: list[lms.AmbiguousModel | lms.UnloadingModel] = []
+    more: Any = {"on_load_note": notes.append}
+    assert load(server.port, lambda llm: llm.load_new_instance("lmcli", "first", **more)) == "first"
+    assert notes == [lms.AmbiguousModel(model_key="echo", candidates=("echo", "echo-jit"))]
+    with lms.Client(f"127.0.0.1:{server.port}") as client:
+        client.llm.unload("echo")
+    notes.clear()
+    load(server.port, lambda llm: llm.model("echo-jit", ttl=60, **more))
+    assert notes == []
+    load(server.port, lambda llm: llm.model("echo", ttl=60, **more))
+    assert notes == [lms.UnloadingModel(model_key="echo-jit", identifier="echo-jit")]
+    load(server.port, lambda llm: llm.model("echo-jit", ttl=60))
+    assert capfd.readouterr() == ("", "")

@@ -12,7 +12,9 @@ from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallRequest, 
 from lmcli.errors import BadInput, RemoteProtocolError
 from lmcli.record import Record
 from lmcli.values import (
+    AmbiguousModel,
     Fragment,
+    LoadNote,
     ModelInfo,
     ModelInstance,
     PredictedToken,
@@ -21,12 +23,14 @@ from lmcli.values import (
     PromptProgress,
     Quantization,
     Stats,
+    UnloadingModel,
 )
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import (
     camel,
     file_part,
     fragment,
+    load_note,
     parse_object,
     prediction_end,
     progress,
@@ -357,6 +361,46 @@ def test_no_tokens(tokens: Any) -> None:
     """Tokens of another form are a protocol error."""
     with pytest.raises(RemoteProtocolError, match=r"^the server sent (a token|tokens) as "):
         fragment({"fragment": {"content": "hi", "tokens": tokens}})
+
+
+@pytest.mark.parametrize(
+    ("packet", "note"),
+    [
+        ({"type": "resolved", "info": MODEL}, None),
+        ({"type": "resolved", "info": MODEL, "ambiguous": None}, None),
+        ({"type": "resolved", "info": MODEL, "ambiguous": []}, None),
+        (
+            {"type": "resolved", "ambiguous": ["a", "b"], "info": MODEL},
+            AmbiguousModel(model_key="acme/tiny-1b", candidates=("a", "b")),
+        ),
+        (
+            {"type": "unloadingOtherJITModel", "info": {"type": "tts", "modelKey": "a", "identifier": "b"}},
+            UnloadingModel(model_key="a", identifier="b"),
+        ),
+    ],
+)
+def test_load_note(packet: Any, note: LoadNote | None) -> None:
+    """What a server reports of a load; a model that is unloaded may be of any kind, with other keys."""
+    assert load_note(packet) == note
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"type": "resolved", "ambiguous": ["a"]},
+        {"type": "resolved", "info": MODEL, "ambiguous": 5},
+        {"type": "resolved", "info": MODEL, "ambiguous": "ab"},
+        {"type": "resolved", "info": MODEL, "ambiguous": {}},
+        {"type": "resolved", "info": MODEL, "ambiguous": ["a", None]},
+        {"type": "unloadingOtherJITModel"},
+        {"type": "unloadingOtherJITModel", "info": []},
+        {"type": "unloadingOtherJITModel", "info": {"modelKey": "a", "identifier": 1}},
+    ],
+)
+def test_no_load_note(packet: Any) -> None:
+    """Anything else is a protocol error."""
+    with pytest.raises(RemoteProtocolError, match=r"^the server sent a note on a load as "):
+        load_note(packet)
 
 
 @pytest.mark.parametrize("details", [{}, {"details": None}, {"details": DETAILS}, {"details": {"cachedTokenCount": 4}}])

@@ -1,6 +1,7 @@
 """The answer as JSON: one object, a stream of lines, or the chat history with the new turn at its end."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.json_text import dump_json, json_pieces
@@ -39,8 +40,9 @@ class JsonLinesSink(StoredTextCollector):
     def burst(self, values: list[Value]) -> None:
         """Write the values that arrived together."""
         super().burst(values)
-        if values:
-            self._output.write(b"".join(dump_json(_event(value)) for value in values))
+        lines = [dump_json(event(value)) for value in values if (event := _EVENTS.get(type(value))) is not None]
+        if lines:
+            self._output.write(b"".join(lines))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""
@@ -50,13 +52,26 @@ class JsonLinesSink(StoredTextCollector):
         _write(self._output, kind | result_record(self, outcome, is_structured=self._is_structured))
 
 
-def _event(value: Value) -> JsonObject:
-    if isinstance(value, Fragment):
-        event: JsonObject = {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
-        return event | {"tokens": list(map(token_record, value.tokens))} if value.tokens else event
-    kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
-    details = value.details if isinstance(value, PromptProgress) else None
-    return {"type": kind, "progress": value.progress, **({} if details is None else {"details": details.as_dict()})}
+def _fragment_event(fragment: Fragment) -> JsonObject:
+    event: JsonObject = {"type": "fragment", "content": fragment.content, "reasoning_type": fragment.reasoning_type}
+    return event | {"tokens": list(map(token_record, fragment.tokens))} if fragment.tokens else event
+
+
+def _reading_event(reading: PromptProgress) -> JsonObject:
+    event: JsonObject = {"type": "prompt_processing_progress", "progress": reading.progress}
+    return event if reading.details is None else event | {"details": reading.details.as_dict()}
+
+
+def _loading_event(loading: LoadProgress) -> JsonObject:
+    return {"type": "model_load_progress", "progress": loading.progress}
+
+
+_EVENTS: Final[Mapping[type, Callable[[Any], JsonObject]]] = {
+    Fragment: _fragment_event,
+    PromptProgress: _reading_event,
+    LoadProgress: _loading_event,
+}
+"""The lines that values are written as; others are not written."""
 
 
 class HistorySink(StoredTextCollector):

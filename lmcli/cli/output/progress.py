@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from lmcli.cli.output.sinks import Outcome
-from lmcli.values import Fragment, LoadProgress, Value
+from lmcli.values import Fragment, LoadProgress, PromptProgress, Value
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -67,7 +67,7 @@ class TerminalSink:
         if isinstance(value, Fragment):
             self._set_phase("answering" if value.reasoning_type == "none" else "thinking")
             self._tokens_count += value.tokens_count
-        else:
+        elif isinstance(value, LoadProgress | PromptProgress):
             self._set_phase("loading" if isinstance(value, LoadProgress) else "reading")
             self._progress = value.progress
 
@@ -123,7 +123,7 @@ class LinesSink:
     def burst(self, values: list[Value]) -> None:
         """Write a line for each new tenth."""
         for value in values:
-            if not isinstance(value, Fragment):
+            if isinstance(value, LoadProgress | PromptProgress):
                 label = "loading" if isinstance(value, LoadProgress) else "reading"
                 step = (label, int(value.progress * 10))
                 if step != self._last:
