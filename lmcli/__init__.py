@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     )
     from lmcli.values import (
         AmbiguousModel,
+        CandidateToken,
         Fragment,
         LoadConfig,
         LoadProgress,
@@ -74,6 +75,7 @@ __all__ = [
     "AsyncPredictionStream",
     "BadInput",
     "BadSetting",
+    "CandidateToken",
     "CannotConnect",
     "Chat",
     "Client",

@@ -16,20 +16,35 @@ JsonObject = dict[str, Any]
 
 
 @distinct
-class PredictedToken(NamedTuple):
-    """A model token of an answer, or one that could have been chosen in its place; sent if `log_probs` is asked for.
+class CandidateToken(NamedTuple):
+    """A model token that could have been chosen.
 
     Attributes:
-        text: its text; half a character where it is a part of one that is U+FFFD.
+        text: its text; U+FFFD for a part of a character.
         id: its number in the vocabulary of the model.
         log_prob: the natural logarithm of its probability; None if the server did not send it.
-        candidates: the likeliest tokens at this place, the likeliest first.
     """
 
     text: str
     id: int
     log_prob: float | None = None
-    candidates: "tuple[PredictedToken, ...]" = ()
+
+
+@distinct
+class PredictedToken(NamedTuple):
+    """A model token that was chosen, sent if `log_probs` is asked for; see `CandidateToken`.
+
+    Attributes:
+        text: its text.
+        id: its number.
+        log_prob: the logarithm of its probability.
+        candidates: the likeliest tokens for its place, the likeliest first.
+    """
+
+    text: str
+    id: int
+    log_prob: float | None = None
+    candidates: tuple[CandidateToken, ...] = ()
 
 
 @distinct

@@ -16,6 +16,7 @@ from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
 from lmcli.values import (
     AmbiguousModel,
+    CandidateToken,
     Fragment,
     JsonObject,
     LoadNote,
@@ -32,6 +33,7 @@ from lmcli.values import (
 from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+AnyToken = TypeVar("AnyToken", CandidateToken, PredictedToken)
 _new: Final = tuple.__new__  # without the constructor of named tuples, a sixth of the time of a fragment
 
 
@@ -67,7 +69,7 @@ def fragment(body: Any) -> Fragment:
     raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
 
 
-def _tokens(entries: Any, read_one: Callable[[Any], PredictedToken]) -> tuple[PredictedToken, ...]:
+def _tokens(entries: Any, read_one: Callable[[Any], AnyToken]) -> tuple[AnyToken, ...]:
     """Read the tokens of a fragment, or the candidates of a token; null is none.
 
     Raises:
@@ -81,11 +83,11 @@ def _tokens(entries: Any, read_one: Callable[[Any], PredictedToken]) -> tuple[Pr
 
 
 def _token(entry: Any) -> PredictedToken:
-    return _candidate(entry)._replace(candidates=_tokens(entry.get("candidates"), _candidate))
+    return PredictedToken(*_candidate(entry), _tokens(entry.get("candidates"), _candidate))
 
 
-def _candidate(entry: Any) -> PredictedToken:
-    """Read a token, but for its candidates, which have none themselves.
+def _candidate(entry: Any) -> CandidateToken:
+    """Read a candidate, or a token but for its candidates.
 
     Shapes: {"text": str, "id": int, "logProb": number}; `logProb` may be missing, or null.
     Raises:
@@ -96,15 +98,19 @@ def _candidate(entry: Any) -> PredictedToken:
         case {"text": str(text), "id": number} if (id_ := _whole(number)) is not None:
             log_prob = entry.get("logProb")
             if log_prob in _UNKNOWN:
-                return PredictedToken(repaired(text), id_)
+                return CandidateToken(repaired(text), id_)
             if _number(log_prob) is not None:
-                return PredictedToken(repaired(text), id_, log_prob)
+                return CandidateToken(repaired(text), id_, log_prob)
     raise RemoteProtocolError(f"the server sent a token as {quoted(entry, limit=80)}")
 
 
 def _write_token(token: PredictedToken) -> JsonObject:
-    value = _present({"text": token.text, "id": token.id, "logProb": token.log_prob})
-    return value | {"candidates": list(map(_write_token, token.candidates))} if token.candidates else value
+    value = _write_candidate(token)
+    return value | {"candidates": list(map(_write_candidate, token.candidates))} if token.candidates else value
+
+
+def _write_candidate(token: CandidateToken | PredictedToken) -> JsonObject:
+    return _present({"text": token.text, "id": token.id, "logProb": token.log_prob})
 
 
 def repaired(text: str) -> str:

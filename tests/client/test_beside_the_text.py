@@ -119,7 +119,7 @@ def test_half_an_emoji_in_a_token(respond: Respond) -> None:
     )
     with answering(text % token, success()) as server:
         result = respond("hi", port=server.port).result
-    assert result.tokens == (lms.PredictedToken("\ufffd", 7, -1, (lms.PredictedToken("\ufffd", 8),)),)
+    assert result.tokens == (lms.PredictedToken("\ufffd", 7, -1, (lms.CandidateToken("\ufffd", 8),)),)
 
 
 Load = Callable[[int, Callable[[Any], Any]], str]

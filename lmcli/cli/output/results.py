@@ -84,9 +84,10 @@ def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool)
 
 
 def token_record(token: PredictedToken) -> JsonObject:
-    """A token of an answer, or a candidate for one."""
-    record = {"text": token.text, "id": token.id, "log_prob": token.log_prob}
-    return record | {"candidates": list(map(token_record, token.candidates))} if token.candidates else record
+    """A token of an answer, with its candidates if there are any."""
+    record = token._asdict()
+    candidates = [candidate._asdict() for candidate in record.pop("candidates")]
+    return record | {"candidates": candidates} if candidates else record
 
 
 def _parsed(text: str) -> Any:

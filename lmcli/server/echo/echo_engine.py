@@ -20,7 +20,7 @@ from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import Fragment, LoadProgress, ModelInfo, PredictedToken, Stats
+from lmcli.values import CandidateToken, Fragment, LoadProgress, ModelInfo, PredictedToken, Stats
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PredictionConfig
 
@@ -260,8 +260,8 @@ class _PredictionState:
 def _predicted(token: str, candidates_count: int) -> PredictedToken:
     """A token with its log probability and candidates: itself, then itself with numbers, each half as likely."""
     texts = (token, *(f"{token}{number}" for number in range(2, candidates_count + 1)))
-    candidates = [PredictedToken(text, _number(text), -math.log(2) * rank) for rank, text in enumerate(texts, start=1)]
-    return candidates[0]._replace(candidates=tuple(candidates[:candidates_count]))
+    candidates = [CandidateToken(text, _number(text), -math.log(2) * rank) for rank, text in enumerate(texts, start=1)]
+    return PredictedToken(*candidates[0], tuple(candidates[:candidates_count]))
 
 
 def _separated(fragment: Fragment) -> Iterator[Fragment]:

@@ -25,7 +25,7 @@ from lmcli.server.llama.runtime import (
 )
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import Fragment, JsonObject, PredictedToken, Stats
+from lmcli.values import CandidateToken, Fragment, JsonObject, PredictedToken, Stats
 from lmcli.wire.config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
@@ -294,8 +294,8 @@ def _step(output: JsonObject) -> Step:
 
 
 def _predicted(token: Mapping[str, Any]) -> PredictedToken:
-    candidates = tuple(map(_predicted, token.get("top_logprobs", ())))
-    return PredictedToken(token["token"], token["id"], token["logprob"], candidates)
+    candidates = (CandidateToken(one["token"], one["id"], one["logprob"]) for one in token["top_logprobs"])
+    return PredictedToken(token["token"], token["id"], token["logprob"], tuple(candidates))
 
 
 def _prompt_read(progress: Mapping[str, int]) -> PromptRead:
