@@ -220,16 +220,16 @@ class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
 class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
-    def refuse_unseen(self) -> None:
-        """Refuse what would be asked of the server and never shown.
+    def refuse_unseen_log_probs(self) -> None:
+        """Refuse log probabilities where nothing is written that has them.
 
         Raises:
-            UsageError: log probabilities, and nothing is written that has them.
+            UsageError: they are requested, for another form of output.
         """
         given = vars(self)
-        is_shown = given["output"] in (OutputForm.JSON, OutputForm.JSONL) or given.get("results") is not None
-        if given["log_probs"] is not None and not is_shown:
-            raise UsageError("--logprobs needs -o json or -o jsonl", f"-o {given['output']} has no log probabilities")
+        form, is_kept = given.get("output"), given.get("results") is not None
+        if given.get("log_probs") is not None and not is_kept and form not in (OutputForm.JSON, OutputForm.JSONL):
+            raise UsageError("--logprobs needs -o json or -o jsonl", f"-o {form} has no log probabilities")
 
 
 class SystemOptions(Options):

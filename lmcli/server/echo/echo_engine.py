@@ -265,11 +265,14 @@ def _predicted(token: str, candidates_count: int) -> PredictedToken:
 
 
 def _separated(fragment: Fragment) -> Iterator[Fragment]:
-    """A fragment, with each mark of the template in a fragment of its own; the first one has its tokens."""
-    pieces = [piece for piece in _MARK.split(fragment.content) if piece]
-    for index, piece in enumerate(pieces):
-        is_mark = _MARK.fullmatch(piece) is not None
-        count, tokens = (0, ()) if index else (fragment.tokens_count, fragment.tokens)
+    """A fragment, with each mark of the template in a fragment of its own; the first text has its tokens."""
+    if "<|" not in fragment.content:
+        yield fragment
+        return
+    pieces = [(piece, _MARK.fullmatch(piece) is not None) for piece in _MARK.split(fragment.content) if piece]
+    counted = next((index for index, (_, is_mark) in enumerate(pieces) if not is_mark), 0)
+    for index, (piece, is_mark) in enumerate(pieces):
+        count, tokens = (fragment.tokens_count, fragment.tokens) if index == counted else (0, ())
         yield fragment._replace(content=piece, tokens_count=count, tokens=tokens, is_structural=is_mark)
 
 
