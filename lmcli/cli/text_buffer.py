@@ -1,6 +1,6 @@
 """A text that grows by pieces: memory holds it about once, or, if it is only written again, not at all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from typing import Any, Final
 
@@ -109,17 +109,18 @@ class JsonArray(LongJson):
 
     Args:
         items: a buffer for the items, without the brackets.
+        is_indented: each value is on a line of its own, as a value of an object that is indented.
     """
 
-    def __init__(self, items: TextBuffer) -> None:
+    def __init__(self, items: TextBuffer, *, is_indented: bool = False) -> None:
         self._items = items
         self._is_empty = True
+        self._before, self._after = ("\n    ", "\n  ") if is_indented else ("", "")
 
-    def extend(self, values: Sequence[Any]) -> None:
+    def extend(self, values: Iterable[Any]) -> None:
         """Add values at the end."""
-        if values:
-            text = dump_json(values).decode()[1:-2]  # without brackets and newline
-            self._items.append(text if self._is_empty else f",{text}")
+        for value in values:
+            self._items.append(("" if self._is_empty else ",") + self._before + dump_json(value).decode()[:-1])
             self._is_empty = False
 
     def __bool__(self) -> bool:
@@ -129,4 +130,4 @@ class JsonArray(LongJson):
         contents = self._items.contents
         yield "["
         yield from contents if isinstance(contents, LongText) else sliced(contents)
-        yield "]"
+        yield f"{self._after}]"

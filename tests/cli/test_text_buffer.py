@@ -103,6 +103,21 @@ def test_an_array_is_written_as_it_is() -> None:
         }
 
 
+def test_an_indented_array() -> None:
+    """Each value is on a line of its own, below its key."""
+    array = JsonArray(TextBuffer(), is_indented=True)
+    array.extend([{"text": "a"}])
+    array.extend([{"text": "b"}])
+    assert b"".join(json_pieces({"tokens": array}, is_indented=True)).decode().splitlines() == [
+        "{",
+        '  "tokens": [',
+        '    {"text":"a"},',
+        '    {"text":"b"}',
+        "  ]",
+        "}",
+    ]
+
+
 def test_an_array_without_values() -> None:
     """It is false, and an array all the same."""
     array = JsonArray(TextBuffer())

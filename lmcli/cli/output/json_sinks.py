@@ -15,7 +15,7 @@ class JsonSink(StoredTextCollector):
     """Writes one object when the prediction has ended: indented on a terminal, else on one line."""
 
     def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
-        super().__init__(keeps_tokens=True)
+        super().__init__(keeps_tokens=True, is_indented=is_terminal)
         self._output = output
         self._is_terminal = is_terminal
         self._is_structured = is_structured

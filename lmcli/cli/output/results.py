@@ -30,14 +30,15 @@ class TextCollector:
 
     Args:
         keeps_tokens: collect the tokens of the answer, too, if the server sends them.
+        is_indented: how the tokens are written.
     """
 
     _buffer: ClassVar[type[TextBuffer]] = TextBuffer
 
-    def __init__(self, *, keeps_tokens: bool = False) -> None:
+    def __init__(self, *, keeps_tokens: bool = False, is_indented: bool = False) -> None:
         self._buffers = {"none": self._buffer(), "reasoning": self._buffer()}
         self._keeps_tokens = keeps_tokens
-        self.tokens = JsonArray(self._buffer())
+        self.tokens = JsonArray(self._buffer(), is_indented=is_indented)
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
@@ -46,7 +47,7 @@ class TextCollector:
                 buffer.append(value.content)
         if self._keeps_tokens:
             answer = (v for v in values if isinstance(v, Fragment) and v.tokens and v.reasoning_type == "none")
-            self.tokens.extend([token_record(token) for fragment in answer for token in fragment.tokens])
+            self.tokens.extend(token_record(token) for fragment in answer for token in fragment.tokens)
 
     def finish(self, outcome: Outcome) -> None:
         """Replace the answer with the recovered one, if there is one."""
