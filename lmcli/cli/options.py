@@ -229,7 +229,7 @@ class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOption
         given = vars(self)
         form, is_kept = given.get("output"), given.get("results") is not None
         if given.get("log_probs") is not None and not is_kept and form not in (OutputForm.JSON, OutputForm.JSONL):
-            raise UsageError("--logprobs needs -o json or -o jsonl", f"-o {form} has no log probabilities")
+            raise UsageError("--logprobs needs -o json or -o jsonl", "-o json prints the tokens with the answer")
 
 
 class SystemOptions(Options):
