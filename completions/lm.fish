@@ -65,6 +65,7 @@ complete -c lm -n '__lm_is respond' -l frequency-penalty -d 'Above 0 discourages
 complete -c lm -n '__lm_is respond' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is respond' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is respond' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is respond' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is respond' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is respond' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -110,6 +111,7 @@ complete -c lm -n '__lm_is complete' -l frequency-penalty -d 'Above 0 discourage
 complete -c lm -n '__lm_is complete' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is complete' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is complete' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is complete' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is complete' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is complete' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -155,6 +157,7 @@ complete -c lm -n '__lm_is chat' -l frequency-penalty -d 'Above 0 discourages fr
 complete -c lm -n '__lm_is chat' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is chat' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is chat' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is chat' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is chat' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is chat' -l preset -d 'Preset saved in LM Studio' -r -f
@@ -206,6 +209,7 @@ complete -c lm -n '__lm_is stats' -l frequency-penalty -d 'Above 0 discourages f
 complete -c lm -n '__lm_is stats' -l min-p -d 'Least relative probability, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l top-p -d 'Nucleus sampling, 0 to 1' -r -f
 complete -c lm -n '__lm_is stats' -l seed -d 'Same seed, same text' -r -f
+complete -c lm -n '__lm_is stats' -l logprobs -d 'In JSON, log probabilities of the tokens and of N candidates' -r -f
 complete -c lm -n '__lm_is stats' -l draft-model -d 'Small model for speculative decoding' -r -f -a '(__lm_names models)'
 complete -c lm -n '__lm_is stats' -l set -d 'Any other field of a prediction or a load; may be repeated' -r -f
 complete -c lm -n '__lm_is stats' -l preset -d 'Preset saved in LM Studio' -r -f

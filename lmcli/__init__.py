@@ -47,17 +47,22 @@ if TYPE_CHECKING:
         UsageError,
     )
     from lmcli.values import (
+        AmbiguousModel,
+        CandidateToken,
         Fragment,
         LoadProgress,
         ModelInfo,
         ModelInstance,
+        PredictedToken,
         PredictionEnd,
         PredictionResult,
+        PromptDetails,
         PromptProgress,
         Quantization,
         Stats,
         ToolCallFailure,
         ToolCallRequest,
+        UnloadingModel,
     )
     from lmcli.wire.load_config import LoadConfig
     from lmcli.wire.prediction_config import PredictionConfig
@@ -66,11 +71,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AmbiguousModel",
     "AsyncClient",
     "AsyncLLM",
     "AsyncPredictionStream",
     "BadInput",
     "BadSetting",
+    "CandidateToken",
     "CannotConnect",
     "Chat",
     "Client",
@@ -94,6 +101,7 @@ __all__ = [
     "NoModelLoaded",
     "NotAllowed",
     "OutputFailed",
+    "PredictedToken",
     "PredictionConfig",
     "PredictionEnd",
     "PredictionFailed",
@@ -101,6 +109,7 @@ __all__ = [
     "PredictionResult",
     "PredictionStream",
     "PresetNotFound",
+    "PromptDetails",
     "PromptProgress",
     "Quantization",
     "RemoteProtocolError",
@@ -113,6 +122,7 @@ __all__ = [
     "ToolCallRequest",
     "ToolCallResult",
     "Unavailable",
+    "UnloadingModel",
     "Unusable",
     "UsageError",
     "configure_default_client",

@@ -14,6 +14,38 @@ JsonObject = dict[str, Any]
 
 
 @distinct
+class CandidateToken(NamedTuple):
+    """A model token that could have been chosen.
+
+    Attributes:
+        text: its text; U+FFFD for a part of a character.
+        id: its number in the vocabulary of the model.
+        log_prob: the natural logarithm of its probability; None if the server did not send it.
+    """
+
+    text: str
+    id: int
+    log_prob: float | None = None
+
+
+@distinct
+class PredictedToken(NamedTuple):
+    """A model token that was chosen, sent if `log_probs` is asked for; see `CandidateToken`.
+
+    Attributes:
+        text: its text.
+        id: its number.
+        log_prob: the logarithm of its probability.
+        candidates: the likeliest tokens for its place, the likeliest first.
+    """
+
+    text: str
+    id: int
+    log_prob: float | None = None
+    candidates: tuple[CandidateToken, ...] = ()
+
+
+@distinct
 class Fragment(NamedTuple):
     """A piece of text as it arrives; usually one model token.
 
@@ -24,12 +56,16 @@ class Fragment(NamedTuple):
         tokens_count: model tokens in it, approximate.
         contains_drafted: whether a draft model proposed some of it.
         reasoning_type: `none` for the answer; anything else belongs to the model's reasoning.
+        is_structural: whether it is a control mark of the model's template, which belongs to neither.
+        tokens: its tokens, if `log_probs` was asked for.
     """
 
     content: str
     tokens_count: int = 1
     contains_drafted: bool = False
     reasoning_type: str = "none"
+    is_structural: bool = False
+    tokens: tuple[PredictedToken, ...] = ()
 
     def __str__(self) -> str:
         return self.content
@@ -42,11 +78,57 @@ class LoadProgress(NamedTuple):
     progress: float
 
 
+class AmbiguousModel(Record):
+    """Several models match the key that was to be loaded.
+
+    Attributes:
+        model_key: the model that is loaded.
+        candidates: the keys of those that match.
+    """
+
+    model_key: str
+    candidates: tuple[str, ...]
+
+
+class UnloadingModel(Record):
+    """A model is unloaded first: the server keeps one of those that are loaded on request.
+
+    Attributes:
+        model_key: the model that is unloaded.
+        identifier: its name among the loaded models.
+    """
+
+    model_key: str
+    identifier: str
+
+
+LoadNote = AmbiguousModel | UnloadingModel
+"""What a server reports of a load besides its progress."""
+
+
+class PromptDetails(Record):
+    """How many tokens of the prompt the model has read; what the server did not send is None.
+
+    Attributes:
+        total_prompt_token_count: all of the prompt: cached, processed and unprocessed.
+        cached_token_count: those that the server still had from an earlier prompt.
+        processed_prompt_token_count: those that have been read.
+        unprocessed_prompt_token_count: those that are left.
+    Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/llmBackendInterface.ts
+    """
+
+    total_prompt_token_count: int | None = None
+    cached_token_count: int | None = None
+    processed_prompt_token_count: int | None = None
+    unprocessed_prompt_token_count: int | None = None
+
+
 @distinct
 class PromptProgress(NamedTuple):
-    """How much of the prompt the model has read, 0.0 to 1.0."""
+    """How much of the prompt the model has read, 0.0 to 1.0; details if the server sent them."""
 
     progress: float
+    details: PromptDetails | None = None
 
 
 @distinct
@@ -95,7 +177,7 @@ class ToolCallFailure(NamedTuple):
 
 
 ToolCallValue = ToolCallFragment | ToolCallRequest | ToolCallFailure
-Value = Fragment | PromptProgress | LoadProgress | ToolCallValue
+Value = Fragment | PromptProgress | LoadProgress | LoadNote | ToolCallValue
 """What a channel delivers while it is open."""
 
 
@@ -113,6 +195,7 @@ class Stats(Record):
         prompt_tokens_count: model tokens in the prompt.
         predicted_tokens_count: model tokens that were predicted, that of the end included.
         total_tokens_count: prompt and predicted tokens together.
+        cached_prompt_tokens_count: tokens of the prompt that the server still had from an earlier one.
         used_draft_model_key: the draft model of speculative decoding.
         total_draft_tokens_count: tokens that the draft model proposed: accepted, rejected and ignored ones.
         accepted_draft_tokens_count: proposed tokens that the model accepted.
@@ -130,6 +213,7 @@ class Stats(Record):
     prompt_tokens_count: int | None = None
     predicted_tokens_count: int | None = None
     total_tokens_count: int | None = None
+    cached_prompt_tokens_count: int | None = None
     used_draft_model_key: str | None = None
     total_draft_tokens_count: int | None = None
     accepted_draft_tokens_count: int | None = None
@@ -225,12 +309,14 @@ class PredictionResult(NamedTuple):
     """A finished prediction; `str(result)` is its text.
 
     Attributes:
-        content: all the text that was generated, reasoning and its tags included (as in the SDK).
-        reasoning: the text inside the reasoning tags.
-        answer: the text outside of them.
-        parsed: the object, where structured output was asked for and the text is a JSON object; else `content`.
+        content: all the text that was generated: reasoning, its tags and structural marks included (as in the SDK).
+        reasoning: the text inside the reasoning tags, without structural marks.
+        answer: the text outside of them, without structural marks.
+        parsed: the object, where structured output was asked for and the text without structural marks is a JSON
+            object; else `content`.
         tool_calls: the tool calls that the model requests, in order.
         tool_call_failures: those that are not valid.
+        tokens: the tokens of `answer`, if `log_probs` was asked for.
     """
 
     content: str
@@ -243,6 +329,7 @@ class PredictionResult(NamedTuple):
     prediction_config: JsonObject
     tool_calls: tuple[ToolCallRequest, ...] = ()
     tool_call_failures: tuple[ToolCallFailure, ...] = ()
+    tokens: tuple[PredictedToken, ...] = ()
 
     def __str__(self) -> str:
         return self.content

@@ -16,7 +16,7 @@ LINES: Final = [
     "echo 'Hello from a pipe' | lm respond",
     "lm respond 'Explain' < notes.txt",
     "echo hi | lm respond -o history | lm respond 'shorter'",
-    "lm respond -o jsonl 'two words' | head -n 4",
+    "lm respond -o jsonl 'two words' | grep fragment",
     "lm models",
     "lm respond --temprature 0 hello; echo $?",
 ]

@@ -50,6 +50,13 @@ def test_respond_stream(model: lms.LLM) -> None:
     assert stream.result().content == TEXT
 
 
+def test_structural_fragments(model: lms.LLM) -> None:
+    """They are fragments, and in the content of the result; our own client keeps them there, too."""
+    stream = model.respond_stream("one<|end|> two")
+    assert [fragment.content for fragment in stream] == ["one", "<|end|>", " two"]
+    assert stream.result().content == "one<|end|> two"
+
+
 def test_chat(model: lms.LLM) -> None:
     """The model's messages are added to a conversation; its last user message is answered."""
     chat = lms.Chat("You are terse.")

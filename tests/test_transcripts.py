@@ -8,8 +8,9 @@ import pytest
 from recordings import NAMES, Line, lines
 
 from lmcli.errors import LmError, ModelNotFound, PresetNotFound
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd
+from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, PromptProgress
 from lmcli.wire import payloads
+from lmcli.wire.channels import Prediction
 from lmcli.wire.envelopes import Envelope, decode
 from lmcli.wire.pieces import joined
 from lmcli.wire.protocol import (
@@ -193,3 +194,26 @@ def test_what_the_recordings_hold(name: str) -> None:
     assert any("crashed" in error.message and "smaller context" in error.hints[0] for error in errors)
     texts = {"".join(f.content for f in v if isinstance(f, Fragment)) for (e, _), v in values.items() if e == "predict"}
     assert "You said: hello brave new world" in texts
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("llm")])
+def test_the_details_of_the_progress_add_up(name: str) -> None:
+    """Each progress of the recordings has them, and those of the last are in the stats of the prediction."""
+    predictions: defaultdict[int, Prediction] = defaultdict(Prediction)
+    cached: dict[int, int | None] = {}
+    for line in lines(name):
+        number, packet = line.value.get("channelId"), line.value.get("message")
+        match packet:
+            case {"type": "promptProcessingProgress"}:
+                predictions[number].take(packet)
+                (progress,) = predictions[number].read()
+                assert isinstance(progress, PromptProgress)
+                assert progress.details is not None
+                total, *parts = progress.details.as_dict().values()
+                assert total == sum(parts)
+                cached[number] = progress.details.cached_token_count
+            case {"type": "success", "stats": _}:
+                predictions[number].take(packet)
+                end = predictions[number].end
+                assert end is not None
+                assert end.stats.cached_prompt_tokens_count == cached.get(number)

@@ -129,6 +129,11 @@ class BatchOutput:
         """Whether the requests of records are needed that have a result."""
         return self._writer.needs_request
 
+    @property
+    def keeps_tokens(self) -> bool:
+        """Whether the tokens of answers are written."""
+        return self._writer.is_json or self._file is not None
+
     def start(self, job: Job) -> None:
         """Stream what comes before an answer."""
         if job.request is not None and (preface := self._writer.preface(job.request)):

@@ -128,6 +128,7 @@ class ResultWriter:
 
     def __init__(self, form: str, each: Each, *, is_terminal: bool, is_echoed: bool) -> None:
         self.is_text = form == OutputForm.TEXT
+        self.is_json = form == OutputForm.JSONL
         self.needs_request = form == OutputForm.HISTORY or is_echoed
         self._is_history = form == OutputForm.HISTORY
         self._end = "\0" if each is Each.NUL else "\n"

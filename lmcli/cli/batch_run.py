@@ -60,7 +60,7 @@ class _RecordPrediction(PredictionLifecycle):
     def __init__(self, job: Job, runner: Runner, output: BatchOutput) -> None:
         assert job.request is not None  # noqa: S101  records that cannot be read are not predicted
         self.job = job
-        self.text = TextCollector()
+        self.text = TextCollector(keeps_tokens=output.keeps_tokens)
         self._output = output
         self._may_be_replaced = job.request.schema is not None
         self._blank = ""  # the beginning of an answer that one from the reasoning may replace

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from lmcli.errors import BadInput
-from lmcli.wire.pieces import LongText, in_pieces, is_deeper
+from lmcli.wire.pieces import LongJson, LongText, in_pieces, is_deeper
 
 MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
@@ -80,14 +80,27 @@ def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
     becomes U+FFFD, and an infinite number null.
     """
     try:
-        text = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if is_indented else 0))
+        layout_option = orjson.OPT_INDENT_2 if is_indented else 0
+        text = orjson.dumps(value, _fragment, orjson.OPT_APPEND_NEWLINE | layout_option)
     except orjson.JSONEncodeError:  # a number beyond 64 bits, half a surrogate pair, deep nesting
         layout: dict[str, Any] = {"indent": 2} if is_indented else {"separators": (",", ":")}
-        whole = json.dumps(value, default=LongText.__str__)
+        whole = json.dumps(value, default=_loaded)
         finite = json.loads(whole, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         characters = json.dumps(finite, ensure_ascii=False, **layout)
         text = characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
     return _safe(text)
+
+
+def _fragment(value: Any) -> orjson.Fragment:
+    """What a value is written as that only its class can write."""
+    if isinstance(value, LongJson):
+        return orjson.Fragment(str(value))
+    raise TypeError
+
+
+def _loaded(value: Any) -> Any:
+    """The same for the standard library, which has no way to write JSON as it is."""
+    return load_json(str(value)) if isinstance(value, LongJson) else LongText.__str__(value)
 
 
 def json_pieces(value: Any, *, is_indented: bool = False) -> Iterator[bytes]:

@@ -14,8 +14,26 @@ from lmcli.cli.resolve import Request
 from lmcli.cli.runner import Runner
 from lmcli.client.catalog import list_downloaded
 from lmcli.client.session import Session
-from lmcli.errors import ContextFull, Incomplete, LmError, ModelNotFound, ModelUnloaded, PredictionFailed, Unusable
-from lmcli.values import Fragment, ModelInstance, PredictionEnd, ToolCallFailure, ToolCallRequest, Value
+from lmcli.errors import (
+    ContextFull,
+    Incomplete,
+    LmError,
+    ModelNotFound,
+    ModelUnloaded,
+    PredictionFailed,
+    Unusable,
+    shortened,
+)
+from lmcli.values import (
+    AmbiguousModel,
+    Fragment,
+    LoadNote,
+    ModelInstance,
+    PredictionEnd,
+    ToolCallFailure,
+    ToolCallRequest,
+    Value,
+)
 from lmcli.wire.channels import Channel, Loading, Prediction
 from lmcli.wire.prediction_config import OPTIONS, PredictionConfig
 from lmcli.wire.requests import ChannelRequest
@@ -73,6 +91,14 @@ class _Lifecycle(Generic[AnyChannel]):
 class LoadLifecycle(_Lifecycle[Loading]):
     """The load of a model; Ctrl-C cancels it on the server."""
 
+    def feed(self, values: list[Value]) -> None:
+        """Pass the progress to the sinks; write what else the server reports as notes."""
+        for note in (value for value in values if isinstance(value, LoadNote)):
+            for sink in self._sinks:
+                getattr(sink, "erase", lambda: None)()
+            self._runner.messages.note(_note_text(note))
+        super().feed(values)
+
     def load(self, request: ChannelRequest) -> ModelInstance:
         """Load a model.
 
@@ -96,6 +122,12 @@ class LoadLifecycle(_Lifecycle[Loading]):
             if keys := nearest_keys(name, [model.model_key for model in downloaded if model.type == "llm"]):
                 return [f"did you mean {' or '.join(keys)}?"]
         return []
+
+
+def _note_text(note: LoadNote) -> str:
+    if isinstance(note, AmbiguousModel):
+        return f"several models match ({shortened(', '.join(note.candidates))}), using {note.model_key}"
+    return f"the server unloads {note.identifier} first, which was loaded on request, too"
 
 
 class PredictionLifecycle(_Lifecycle[Prediction]):
@@ -165,6 +197,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         if self._must_fit:
             self._runner.length_check.check(session, request, model)
         self.channel = session.predict(request, self._request.fallback(model.identifier))
+        self.channel.is_text_only = True
         self._tool_calls, self._tool_call_failures = self.channel.tool_calls, self.channel.tool_call_failures
 
     def judge(self) -> None:
@@ -173,6 +206,12 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         if self._end is not None:
             self._runner.cache_model_key(self._end.model_info.model_key)
             self.error = self.error or self._check(self._end)
+
+    def finish(self) -> None:
+        """See `_Lifecycle.finish`; then report how much of the prompt was cached, if the server said so."""
+        super().finish()
+        if self._end is not None and (cached := self._end.stats.cached_prompt_tokens_count) is not None:
+            self._runner.messages.detail(f"cached prompt tokens: {cached}")
 
     def _check(self, end: PredictionEnd) -> LmError | None:
         """Why the answer is not complete or does not meet the schema; None if it is and does."""

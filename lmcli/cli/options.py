@@ -233,6 +233,17 @@ class AskOptions(StdinOptions, SchemaOptions, SamplingOptions):
 class PredictionOptions(ProgressOptions, ServerOptions, LoadOptions, ModelOptions, RecordOptions, AskOptions):
     """What every prediction has."""
 
+    def refuse_unseen_log_probs(self) -> None:
+        """Refuse log probabilities where nothing is written that has them.
+
+        Raises:
+            UsageError: they are requested, for another form of output.
+        """
+        given = vars(self)
+        form, is_kept = given.get("output"), given.get("results") is not None
+        if given.get("log_probs") is not None and not is_kept and form not in (OutputForm.JSON, OutputForm.JSONL):
+            raise UsageError("--logprobs needs -o json or -o jsonl", "-o json prints the tokens with the answer")
+
 
 class SystemOptions(Options):
     """What a turn of a conversation is made of, besides the prompt."""

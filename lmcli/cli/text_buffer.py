@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from io import FileIO
-from typing import Final
+from typing import Any, Final
 
-from lmcli.wire.pieces import LongText, sliced
+from lmcli.cli.json_text import dump_json
+from lmcli.wire.pieces import LongJson, LongText, sliced
 
 _SHARE: Final = 16
 """Pieces wait until together they are so large a part of the text: copying remains linear, and they take little."""
@@ -101,3 +102,32 @@ class StoredTextBuffer(TextBuffer, LongText):
     def __del__(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+class JsonArray(LongJson):
+    """An array that grows, kept as JSON, which is shorter than the values are.
+
+    Args:
+        items: a buffer for the items, without the brackets.
+        is_indented: each value is on a line of its own, as a value of an object that is indented.
+    """
+
+    def __init__(self, items: TextBuffer, *, is_indented: bool = False) -> None:
+        self._items = items
+        self._is_empty = True
+        self._before, self._after = ("\n    ", "\n  ") if is_indented else ("", "")
+
+    def extend(self, values: Iterable[Any]) -> None:
+        """Add values at the end."""
+        for value in values:
+            self._items.append(("" if self._is_empty else ",") + self._before + dump_json(value).decode()[:-1])
+            self._is_empty = False
+
+    def __bool__(self) -> bool:
+        return not self._is_empty
+
+    def __iter__(self) -> Iterator[str]:
+        contents = self._items.contents
+        yield "["
+        yield from contents if isinstance(contents, LongText) else sliced(contents)
+        yield f"{self._after}]"

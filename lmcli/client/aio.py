@@ -27,7 +27,7 @@ from lmcli.client.prediction_options import (
 )
 from lmcli.client.waiting import is_duration
 from lmcli.errors import NoModelLoaded, UsageError
-from lmcli.values import ModelInfo, ModelInstance, PredictionResult
+from lmcli.values import LoadNote, ModelInfo, ModelInstance, PredictionResult
 from lmcli.wire import queries, requests
 from lmcli.wire.channels import Prediction
 from lmcli.wire.queries import Answer, Query
@@ -105,6 +105,7 @@ class AsyncLlmNamespace:
         ttl: float | None = None,
         config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
+        on_load_note: Callable[[LoadNote], object] | None = None,
     ) -> "AsyncLLM":
         """A handle on a model, loaded first if it has to be.
 
@@ -113,6 +114,7 @@ class AsyncLlmNamespace:
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
             config: how to load it, if it is loaded now: {"contextLength": 8192, "gpu": {"ratio": 1}}: `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
+            on_load_note: called if another model is unloaded first, with an `UnloadingModel`.
 
         Raises:
             ModelNotFound: there is no such model, or none is loaded.
@@ -123,7 +125,8 @@ class AsyncLlmNamespace:
             if not instances:
                 raise NoModelLoaded("no model is loaded", "give the key of the model that is to be loaded")
             return self._handle(instances[0])
-        return await self._load(requests.get_or_load(key, read_load_options(config), ttl=ttl), on_load_progress)
+        request = requests.get_or_load(key, read_load_options(config), ttl=ttl)
+        return await self._load(request, LoadReport(on_load_progress, on_load_note))
 
     async def load_new_instance(
         self,
@@ -133,6 +136,7 @@ class AsyncLlmNamespace:
         ttl: float | None = None,
         config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
+        on_load_note: Callable[[LoadNote], object] | None = None,
     ) -> "AsyncLLM":
         """Load a model once more, whether it is loaded or not.
 
@@ -142,13 +146,14 @@ class AsyncLlmNamespace:
             ttl: seconds without use after which it may be unloaded again.
             config: how to load it, see `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly.
+            on_load_note: called if several models match the key, with an `AmbiguousModel`.
 
         Raises:
             ModelNotFound: there is no such model.
             LoadFailed: it could not be loaded, or the identifier is taken.
         """
         request = requests.load(key, read_load_options(config), identifier=identifier, ttl=ttl)
-        return await self._load(request, on_load_progress)
+        return await self._load(request, LoadReport(on_load_progress, on_load_note))
 
     async def list_loaded(self) -> "list[AsyncLLM]":
         """Handles on the loaded models."""
@@ -162,10 +167,9 @@ class AsyncLlmNamespace:
         """
         await self._ask(queries.unload(identifier))
 
-    async def _load(self, request: ChannelRequest, on_load_progress: Callable[[float], object] | None) -> "AsyncLLM":
+    async def _load(self, request: ChannelRequest, report: LoadReport) -> "AsyncLLM":
         session = await self._connection.session("llm")
         loading = await session.load(request)
-        report = LoadReport(on_load_progress)
         try:
             while not loading.is_over:
                 report.take(await session.read(loading))

@@ -29,7 +29,7 @@ from lmcli.client.streams import PredictionStream
 from lmcli.client.waiting import is_duration
 from lmcli.closing import Closing
 from lmcli.errors import NoModelLoaded, UsageError
-from lmcli.values import ModelInfo, ModelInstance, PredictionResult
+from lmcli.values import LoadNote, ModelInfo, ModelInstance, PredictionResult
 from lmcli.wire import queries, requests
 
 
@@ -112,6 +112,7 @@ class LlmNamespace:
         ttl: float | None = None,
         config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
+        on_load_note: Callable[[LoadNote], object] | None = None,
     ) -> "LLM":
         """A handle on a model, loaded first if it has to be.
 
@@ -120,6 +121,7 @@ class LlmNamespace:
             ttl: seconds without use after which a model that is loaded now may be unloaded again.
             config: how to load it, if it is loaded now: {"contextLength": 8192, "gpu": {"ratio": 1}}: `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly; never if it is loaded already.
+            on_load_note: called if another model is unloaded first, with an `UnloadingModel`.
 
         Raises:
             ModelNotFound: there is no such model, or none is loaded.
@@ -127,7 +129,8 @@ class LlmNamespace:
         """
         if key is None:
             return LLM(self._client, self._loaded().identifier)
-        return self._load(requests.get_or_load(key, read_load_options(config), ttl=ttl), on_load_progress)
+        request = requests.get_or_load(key, read_load_options(config), ttl=ttl)
+        return self._load(request, LoadReport(on_load_progress, on_load_note))
 
     def load_new_instance(
         self,
@@ -137,6 +140,7 @@ class LlmNamespace:
         ttl: float | None = None,
         config: LoadOptions = None,
         on_load_progress: Callable[[float], object] | None = None,
+        on_load_note: Callable[[LoadNote], object] | None = None,
     ) -> "LLM":
         """Load a model once more, whether it is loaded or not.
 
@@ -146,13 +150,14 @@ class LlmNamespace:
             ttl: seconds without use after which it may be unloaded again.
             config: how to load it, see `load_config`.
             on_load_progress: called with 0.0 … 1.0 while it loads, rising strictly.
+            on_load_note: called if several models match the key, with an `AmbiguousModel`.
 
         Raises:
             ModelNotFound: there is no such model.
             LoadFailed: it could not be loaded, or the identifier is taken.
         """
         request = requests.load(key, read_load_options(config), identifier=identifier, ttl=ttl)
-        return self._load(request, on_load_progress)
+        return self._load(request, LoadReport(on_load_progress, on_load_note))
 
     def list_loaded(self) -> "list[LLM]":
         """Handles on the loaded models."""
@@ -166,10 +171,9 @@ class LlmNamespace:
         """
         unload(self._client.session("llm"), identifier)
 
-    def _load(self, request: requests.ChannelRequest, on_load_progress: Callable[[float], object] | None) -> "LLM":
+    def _load(self, request: requests.ChannelRequest, report: LoadReport) -> "LLM":
         session = self._client.session("llm")
         loading = session.load(request)
-        report = LoadReport(on_load_progress)
         try:
             for burst in session.bursts(loading):
                 report.take(burst)

@@ -4,12 +4,22 @@ Whoever waits, synchronously or not, passes in the values as they arrive.
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from lmcli.chat import Message, TextPart
 from lmcli.errors import Incomplete, LmError
 from lmcli.record import distinct
-from lmcli.values import Fragment, LoadProgress, PredictionEnd, PredictionResult, PromptProgress, Value
+from lmcli.values import (
+    Fragment,
+    LoadNote,
+    LoadProgress,
+    PredictionEnd,
+    PredictionResult,
+    PromptDetails,
+    PromptProgress,
+    Value,
+)
 from lmcli.wire.channels import Prediction
 from lmcli.wire.payloads import parse_object
 
@@ -19,6 +29,7 @@ class Callbacks(NamedTuple):
     """Called while a prediction runs, by whoever reads its stream."""
 
     on_prompt_processing_progress: Callable[[float], object] | None = None
+    on_prompt_processing_details: Callable[[PromptDetails], object] | None = None
     on_first_token: Callable[[], object] | None = None
     on_prediction_fragment: Callable[[Fragment], object] | None = None
     on_message: Callable[[Message], object] | None = None
@@ -29,6 +40,7 @@ class Collector:
 
     Args:
         callbacks: what to call. Progress rises strictly, begins with 0.0 and reaches 1.0 before the first fragment;
+            details of the prompt are reported as the server sends them, if it does;
             then come `on_first_token`, `on_prediction_fragment`, and the fragment itself.
         is_structured: whether the text is to be parsed as JSON.
 
@@ -64,6 +76,8 @@ class Collector:
                 self._callbacks.on_prediction_fragment(value)
             return value
         if isinstance(value, PromptProgress):
+            if value.details is not None and self._callbacks.on_prompt_processing_details is not None:
+                self._callbacks.on_prompt_processing_details(value.details)
             self._report_progress(value.progress)
         return None
 
@@ -113,13 +127,17 @@ class Collector:
         report(progress)
 
     def _made(self, prediction: Prediction, end: PredictionEnd) -> PredictionResult:
-        content = "".join(f.content for f in self._fragments)
+        content = _joined(self._fragments)
+        text = [f for f in self._fragments if not f.is_structural]
+        answer = [f for f in text if f.reasoning_type == "none"]
         is_parsed = self._is_structured and not self.is_cancelled
+        parsed = parse_object(_joined(text)) if is_parsed else None
         return PredictionResult(
             content=content,
-            reasoning="".join(f.content for f in self._fragments if f.reasoning_type == "reasoning"),
-            answer="".join(f.content for f in self._fragments if f.reasoning_type == "none"),
-            parsed=parse_object(content) if is_parsed else content,
+            reasoning=_joined(f for f in text if f.reasoning_type == "reasoning"),
+            answer=_joined(answer),
+            tokens=tuple(chain.from_iterable(f.tokens for f in answer)),
+            parsed=content if parsed is None else parsed,
             stats=end.stats,
             model_info=end.model_info,
             load_config=end.load_config,
@@ -129,15 +147,23 @@ class Collector:
         )
 
 
+def _joined(fragments: Iterable[Fragment]) -> str:
+    return "".join(fragment.content for fragment in fragments)
+
+
 class LoadReport:
     """Reports how much of a model is loaded: 0.0 … 1.0, rising strictly; nothing if it was loaded already.
 
     Args:
         report: called with the progress; None reports nothing.
+        on_note: called with what else the server reports; None reports nothing.
     """
 
-    def __init__(self, report: Callable[[float], object] | None) -> None:
+    def __init__(
+        self, report: Callable[[float], object] | None, on_note: Callable[[LoadNote], object] | None = None
+    ) -> None:
         self._report = report or (lambda _: None)
+        self._on_note = on_note or (lambda _: None)
         self._reported = -1.0
 
     def take(self, values: Iterable[Value]) -> None:
@@ -146,6 +172,8 @@ class LoadReport:
             if isinstance(value, LoadProgress) and value.progress > self._reported:
                 self._reported = value.progress
                 self._report(self._reported)
+            elif isinstance(value, LoadNote):
+                self._on_note(value)
 
     def finish(self) -> None:
         """Report the end, where a load has begun."""

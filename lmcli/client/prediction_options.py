@@ -9,7 +9,7 @@ from lmcli.chat import Chat, Message
 from lmcli.client.collector import Callbacks, Collector
 from lmcli.errors import UsageError, quoted
 from lmcli.record import distinct
-from lmcli.values import Fragment, JsonObject, ModelInfo
+from lmcli.values import Fragment, JsonObject, ModelInfo, PromptDetails
 from lmcli.wire import requests
 from lmcli.wire.config import prediction_config, unknown_options
 from lmcli.wire.load_config import LoadConfig, load_config, unknown_load_options
@@ -37,6 +37,7 @@ class PredictionOptions(TypedDict, total=False):
     response_format: type[HasJsonSchema] | Mapping[str, Any] | None
     preset: str | None
     on_prompt_processing_progress: Callable[[float], object] | None
+    on_prompt_processing_details: Callable[[PromptDetails], object] | None
     on_first_token: Callable[[], object] | None
     on_prediction_fragment: Callable[[Fragment], object] | None
     on_message: Callable[[Message], object] | None

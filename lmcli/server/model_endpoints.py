@@ -3,7 +3,7 @@
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBackendInterface.ts
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -25,7 +25,7 @@ from lmcli.server.endpoints import (
 )
 from lmcli.server.model_instance import Instance
 from lmcli.server.model_load import LoadParameters, ModelLoad
-from lmcli.server.model_names import find_model
+from lmcli.server.model_names import find_models
 from lmcli.server.request_errors import (
     RequestFailed,
     domain_mismatch,
@@ -40,16 +40,21 @@ from lmcli.wire.payloads import write
 
 
 def _downloaded_model(context: Context, name: str) -> ModelInfo:
-    """The downloaded model that a name stands for.
+    """The downloaded model that a name stands for, the first of several; raises as `_matching_models`."""
+    return _matching_models(context, name)[0]
+
+
+def _matching_models(context: Context, name: str) -> Sequence[ModelInfo]:
+    """The downloaded models that a name stands for.
 
     Raises:
         RequestFailed: there is none, or it belongs to another domain.
     """
     in_domain = [model for model in context.engine.downloaded if model.type == context.domain]
-    if (model := find_model(in_domain, name)) is not None:
-        return model
-    if (model := find_model(context.engine.downloaded, name)) is not None:
-        raise domain_mismatch(name, model.type, context.domain)
+    if models := find_models(in_domain, name):
+        return models
+    if others := find_models(context.engine.downloaded, name):
+        raise domain_mismatch(name, others[0].type, context.domain)
     raise path_not_found(name, [model.model_key for model in in_domain])
 
 
@@ -133,10 +138,11 @@ async def embed_string(context: Context, parameter: JsonObject) -> Any:
 
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Load a new instance of a downloaded model."""
-    model = _downloaded_model(context, parameter["modelKey"])
-    load = context.registry.load(_load_parameters(context, parameter, model), parameter.get("identifier"))
+    models = _matching_models(context, parameter["modelKey"])
+    load = context.registry.load(_load_parameters(context, parameter, models[0]), parameter.get("identifier"))
+    ambiguous = {"ambiguous": [model.model_key for model in models]} if len(models) > 1 else {}
     with load.subscribed():
-        await channel.send({"type": "resolved", "info": write(model)})
+        await channel.send({"type": "resolved", "info": write(models[0]), **ambiguous})
         instance = await _send_progress(channel, load, progress_type="progress")
     await channel.send({"type": "success", "info": write(instance.describe())})
 
@@ -148,10 +154,18 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
         context.registry.restart_ttl(instance)
         await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
         return
-    model = _downloaded_model(context, parameter["identifier"])
-    load = context.registry.load_once(_load_parameters(context, parameter, model))
+    parameters = _load_parameters(context, parameter, _downloaded_model(context, parameter["identifier"]))
+    if parameters.ttl_ms is not None:
+        parameters = parameters._replace(is_jit=True)
+        for other in context.registry.idle_jit_instances():
+            info = write(other.describe())
+            await context.registry.unload(other)
+            await channel.send({"type": "unloadingOtherJITModel", "info": info})
+    load = context.registry.load_once(parameters)
     with load.subscribed():
-        await channel.send({"type": "startLoading", "identifier": load.identifier, "info": write(model)})
+        await channel.send(
+            {"type": "startLoading", "identifier": load.identifier, "info": write(parameters.model_info)}
+        )
         instance = await _send_progress(channel, load, progress_type="loadProgress")
     await channel.send({"type": "loadSuccess", "info": write(instance.describe())})
 
@@ -159,8 +173,8 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
 def _loaded(context: Context, name: str) -> Instance | None:
     """The instance with an identifier, or the one whose identifier is the key of the model that the name stands for."""
     instance = next((i for i in context.registry if i.identifier.casefold() == name.casefold()), None)
-    if instance is None and (model := find_model(context.engine.downloaded, name)):
-        instance = context.registry.get(model.model_key)
+    if instance is None and (models := find_models(context.engine.downloaded, name)):
+        instance = context.registry.get(models[0].model_key)
     return instance if instance and instance.model_info.type == context.domain else None
 
 

@@ -27,7 +27,7 @@ class ActivePrediction:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Instance:
-    """A loaded model under an identifier.
+    """A loaded model under an identifier; `is_jit` if it was loaded on request, with a time to live.
 
     Units: ttl_ms and last_used_time in milliseconds, the latter since 1970.
     """
@@ -36,6 +36,7 @@ class Instance:
     model: LoadedModel
     identifier: str
     ttl_ms: int | None = None
+    is_jit: bool = False
     reference: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     last_used_time: int | None = None
     is_unloaded: bool = False

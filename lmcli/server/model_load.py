@@ -19,12 +19,13 @@ _log: Final = logging.getLogger(__name__)
 
 
 class LoadParameters(NamedTuple):
-    """Which model to load, and with which config."""
+    """Which model to load, and with which config; `is_jit` if it may be unloaded for the next one of its kind."""
 
     engine: Engine
     model_info: ModelInfo
     values: Mapping[str, Any]
     ttl_ms: int | None
+    is_jit: bool = False
 
 
 class ModelLoad:
@@ -98,6 +99,7 @@ class ModelLoad:
                             model=step,
                             identifier=self.identifier,
                             ttl_ms=parameters.ttl_ms,
+                            is_jit=parameters.is_jit,
                         )
         raise RequestFailed("Model loading was cancelled")
 

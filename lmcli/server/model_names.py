@@ -1,20 +1,21 @@
 """Which model a name stands for.
 
 The name is a key, the path of a file or its beginning `publisher/repository`, in any case, and after an @ there may be
-the quantization. Of several models the one with the most similar name is found, then the first.
+the quantization. Of several models those with the most similar name are found.
 Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts, and the test suites of both SDKs
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from lmcli.values import ModelInfo
 
 
-def find_model(models: Iterable[ModelInfo], name: str) -> ModelInfo | None:
-    """The model that a name stands for."""
+def find_models(models: Iterable[ModelInfo], name: str) -> Sequence[ModelInfo]:
+    """The models that a name stands for, several if it is the name of a repository; none if there is no such name."""
     models = list(models)
-    return next((model for matches in _MATCHES for model in models if matches(model, name)), None)
+    found = ([model for model in models if matches(model, name)] for matches in _MATCHES)
+    return next(filter(None, found), ())
 
 
 def is_named(model: ModelInfo, name: str) -> bool:

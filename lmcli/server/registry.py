@@ -100,6 +100,10 @@ class ModelRegistry:
         self.restart_ttl(instance)
         return instance
 
+    def idle_jit_instances(self) -> list[Instance]:
+        """The models that were loaded on request, with a time to live, and predict nothing."""
+        return [instance for instance in self if instance.is_jit and not instance.predictions]
+
     def find(self, specifier: Mapping[str, Any], domain: str) -> Instance | None:
         """The instance that matches a specifier; of several the one used last, then the one loaded first.
 

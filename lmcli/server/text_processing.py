@@ -6,7 +6,7 @@ Pure. However the text is split, the joined fragments are the text up to the sto
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lmcli.values import Fragment
+from lmcli.values import Fragment, PredictedToken
 from lmcli.wire.prediction_config import PredictionConfig
 
 
@@ -147,9 +147,13 @@ class TextProcessor:
     Args:
         stop_strings: the strings that end the text.
         tags: the tags around reasoning; None does not parse reasoning.
+
+    Attributes:
+        tokens: tokens with their probabilities, which the next fragment gets.
     """
 
     def __init__(self, stop_strings: Sequence[str], tags: ReasoningTags | None) -> None:
+        self.tokens: list[PredictedToken] = []
         self._stop_matcher = StopStringMatcher(stop_strings)
         self._reasoning_parser = ReasoningParser(tags)
         self._uncounted = 0
@@ -172,5 +176,6 @@ class TextProcessor:
     def _fragments(self, pieces: Iterable[tuple[str, str]]) -> Iterator[Fragment]:
         """Count each token in the first fragment that has text of it."""
         for text, kind in pieces:
-            yield Fragment(text, self._uncounted, reasoning_type=kind)
+            yield Fragment(text, self._uncounted, reasoning_type=kind, tokens=tuple(self.tokens))
             self._uncounted = 0
+            self.tokens.clear()

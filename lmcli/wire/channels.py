@@ -15,7 +15,7 @@ from lmcli.values import (
     LoadProgress,
     ModelInstance,
     PredictionEnd,
-    PromptProgress,
+    PromptDetails,
     ToolCallFailure,
     ToolCallRequest,
     ToolCallValue,
@@ -195,6 +195,7 @@ class Prediction(Channel):
         end: the stats and what else the server sends last; None until then.
         tool_calls: the tool calls that are complete.
         tool_call_failures: those that are not valid.
+        is_text_only: whether structural fragments, which belong to no text, are left out.
     """
 
     def __init__(self, fallback: ChannelRequest | None = None) -> None:
@@ -203,6 +204,9 @@ class Prediction(Channel):
         self.tool_calls: list[ToolCallRequest] = []
         self.tool_call_failures: list[ToolCallFailure] = []
         self._tool_call_reader: ToolCallReader | None = None
+        self.is_text_only = False
+        self._has_structure = False
+        self._prompt_details: PromptDetails | None = None
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
 
@@ -217,14 +221,26 @@ class Prediction(Channel):
         """Drop the fallback: a cancelled prediction is not requested again."""
         self._fallback = None
 
+    def read(self) -> list[Value]:
+        """What has arrived, see `Channel.read`; a burst may be empty without its structural fragments."""
+        values = super().read()
+        if self._has_structure and self.is_text_only:
+            return [value for value in values if not (isinstance(value, Fragment) and value.is_structural)]
+        return values
+
     def _value(self, packet: Any) -> Value | None:
         match packet:
             case {"type": "fragment"}:
-                return self._joiner.join(payloads.fragment(packet))
+                fragment = payloads.fragment(packet)
+                if fragment.is_structural:
+                    self._has_structure = True
+                return self._joiner.join(fragment)
             case {"type": "promptProcessingProgress"}:
-                return PromptProgress(payloads.progress(packet))
+                value = payloads.prompt_progress(packet)
+                self._prompt_details = value.details or self._prompt_details
+                return value
             case {"type": "success"}:
-                self.end = payloads.prediction_end(packet)
+                self.end = payloads.prediction_end(packet, self._prompt_details)
                 if rest := self._joiner.rest():
                     self._values.append(Fragment(rest, 0))
                 if self._tool_call_reader is not None and (unfinished := self._tool_call_reader.rest()) is not None:
@@ -294,6 +310,8 @@ class Loading(Channel):
                 return self._rising(0.0)
             case {"type": "loadProgress" | "progress"}:
                 return self._rising(payloads.progress(packet))
+            case {"type": "resolved" | "unloadingOtherJITModel"}:
+                return payloads.load_note(packet)
             case {"type": str()}:
                 return None
         raise RemoteProtocolError(f"the server sent a packet without a type: {quoted(packet, limit=60)}")
@@ -328,11 +346,11 @@ class SurrogateJoiner:
             return None
         text = self._held + content
         self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
-        return fragment._replace(content=_repaired(text[: len(text) - len(self._held)]))
+        return fragment._replace(content=payloads.repaired(text[: len(text) - len(self._held)]))
 
     def rest(self) -> str:
         """What stands for a half that is still alone at the end."""
-        rest, self._held = _repaired(self._held), ""
+        rest, self._held = payloads.repaired(self._held), ""
         return rest
 
 
@@ -351,7 +369,3 @@ def _is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _repaired(text: str) -> str:
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -7,7 +7,7 @@ a required key that is missing or of another type is a `RemoteProtocolError`.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -15,24 +15,34 @@ from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallRes
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
 from lmcli.record import Record
 from lmcli.values import (
+    AmbiguousModel,
+    CandidateToken,
     Fragment,
     JsonObject,
+    LoadNote,
     ModelInfo,
     ModelInstance,
+    PredictedToken,
     PredictionEnd,
+    PromptDetails,
+    PromptProgress,
     Quantization,
     Stats,
     ToolCallRequest,
+    UnloadingModel,
 )
 from lmcli.wire.config import write_fields
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+AnyToken = TypeVar("AnyToken", CandidateToken, PredictedToken)
+_new: Final = tuple.__new__  # without the constructor of named tuples, a sixth of the time of a fragment
 
 
 def fragment(body: Any) -> Fragment:
     """Read the piece of text inside a `fragment` packet.
 
-    Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str}}.
+    Shapes: {"fragment": {"content": str, "tokensCount": int, "containsDrafted": bool, "reasoningType": str,
+        "isStructural": bool, "tokens": [token, …]}}; tokens only if log probabilities were asked for, see `_token`.
     Units: tokens_count in model tokens; content may be empty and may end inside a grapheme.
     Raises:
         RemoteProtocolError: `content` is missing or a value has another type.
@@ -40,36 +50,87 @@ def fragment(body: Any) -> Fragment:
     """
     try:
         piece = body["fragment"]
-        value = Fragment(
-            piece["content"],
-            piece.get("tokensCount", 1),
-            piece.get("containsDrafted", False),
-            piece.get("reasoningType", "none"),
-        )
+        content = piece["content"]
+        tokens_count = piece.get("tokensCount", 1)
+        contains_drafted = piece.get("containsDrafted", False)
+        reasoning_type = piece.get("reasoningType", "none")
+        is_structural = piece.get("isStructural", False)
+        tokens = piece.get("tokens")
     except (KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
     if (
-        type(value.content) is str
-        and type(value.tokens_count) is int
-        and type(value.contains_drafted) is bool
-        and type(value.reasoning_type) is str
+        type(content) is str
+        and type(tokens_count) is int
+        and type(contains_drafted) is bool
+        and type(reasoning_type) is str
+        and type(is_structural) is bool
     ):
-        return value
+        read_tokens = () if tokens is None else _tokens(tokens, _token)
+        return _new(Fragment, (content, tokens_count, contains_drafted, reasoning_type, is_structural, read_tokens))
     raise RemoteProtocolError(f"the server sent a fragment with a value of the wrong type: {quoted(body, limit=80)}")
+
+
+def _tokens(entries: Any, read_one: Callable[[Any], AnyToken]) -> tuple[AnyToken, ...]:
+    """Read the tokens of a fragment, or the candidates of a token; null is none.
+
+    Raises:
+        RemoteProtocolError: it is not an array of tokens.
+    """
+    if entries is None:
+        return ()
+    if not isinstance(entries, list):
+        raise RemoteProtocolError(f"the server sent tokens as {quoted(entries, limit=40)}")
+    return tuple(map(read_one, entries))
+
+
+def _token(entry: Any) -> PredictedToken:
+    return PredictedToken(*_candidate(entry), _tokens(entry.get("candidates"), _candidate))
+
+
+def _candidate(entry: Any) -> CandidateToken:
+    """Read a candidate, or a token but for its candidates.
+
+    Shapes: {"text": str, "id": int, "logProb": number}; `logProb` may be missing, or null.
+    Raises:
+        RemoteProtocolError: `text` or `id` is missing or a value has another type.
+    Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionFragment.ts
+    """
+    match entry:
+        case {"text": str(text), "id": number} if (id_ := _whole(number)) is not None:
+            log_prob = entry.get("logProb")
+            if log_prob in _UNKNOWN:
+                return CandidateToken(repaired(text), id_)
+            if _number(log_prob) is not None:
+                return CandidateToken(repaired(text), id_, log_prob)
+    raise RemoteProtocolError(f"the server sent a token as {quoted(entry, limit=80)}")
+
+
+def _write_token(token: PredictedToken) -> JsonObject:
+    value = _write_candidate(token)
+    return value | {"candidates": list(map(_write_candidate, token.candidates))} if token.candidates else value
+
+
+def _write_candidate(token: CandidateToken | PredictedToken) -> JsonObject:
+    return present({"text": token.text, "id": token.id, "logProb": token.log_prob})
+
+
+def repaired(text: str) -> str:
+    """A text in which U+FFFD stands for each half of a surrogate pair that is alone."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def write_fragment(value: Fragment) -> JsonObject:
     """Write a `fragment` packet with every key that either official SDK requires."""
-    return {
-        "type": "fragment",
-        "fragment": {
-            "content": value.content,
-            "tokensCount": value.tokens_count,
-            "containsDrafted": value.contains_drafted,
-            "reasoningType": value.reasoning_type,
-            "isStructural": False,
-        },
+    piece = {
+        "content": value.content,
+        "tokensCount": value.tokens_count,
+        "containsDrafted": value.contains_drafted,
+        "reasoningType": value.reasoning_type,
+        "isStructural": value.is_structural,
     }
+    if value.tokens:
+        piece["tokens"] = list(map(_write_token, value.tokens))
+    return {"type": "fragment", "fragment": piece}
 
 
 def progress(body: Any) -> float:
@@ -84,16 +145,54 @@ def progress(body: Any) -> float:
     raise RemoteProtocolError(f"the server sent progress without a number: {quoted(body, limit=80)}")
 
 
-def prediction_end(body: Any) -> PredictionEnd:
+def load_note(body: Any) -> LoadNote | None:
+    """Read a `resolved` or `unloadingOtherJITModel` packet; None where one model matches, as is usual.
+
+    Shapes: {"type": "resolved", "info": {"modelKey": str}, "ambiguous": [str, …]}, `ambiguous` may be missing;
+    {"type": "unloadingOtherJITModel", "info": {"modelKey": str, "identifier": str}}, a model of any kind.
+    Raises:
+        RemoteProtocolError: a value is missing or has another type.
+    Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/baseModelBackendInterface.ts
+    """
+    match body:
+        case {"type": "unloadingOtherJITModel", "info": {"modelKey": str(key), "identifier": str(identifier)}}:
+            return UnloadingModel(model_key=repaired(key), identifier=repaired(identifier))
+        case {"type": "resolved"} if body.get("ambiguous") in (None, []):
+            return None
+        case {"type": "resolved", "info": {"modelKey": str(key)}, "ambiguous": [*keys]}:
+            if all(isinstance(candidate, str) for candidate in keys):
+                return AmbiguousModel(model_key=repaired(key), candidates=tuple(map(repaired, keys)))
+    raise RemoteProtocolError(f"the server sent a note on a load as {quoted(body, limit=80)}")
+
+
+def prompt_progress(body: Any) -> PromptProgress:
+    """Read a `promptProcessingProgress` packet.
+
+    Shapes: {"progress": number, "details": {"cachedTokenCount": int, …}}; the details may be missing.
+    Raises:
+        RemoteProtocolError: a value has another type.
+    """
+    share, details = progress(body), body.get("details")
+    return PromptProgress(share, None if details is None else read(PromptDetails, details))
+
+
+def prediction_end(body: Any, details: PromptDetails | None = None) -> PredictionEnd:
     """Read a `success` packet.
 
     Shapes: {"stats": {…}, "modelInfo": {…}, "loadModelConfig": KV, "predictionConfig": KV}; the KVs may be missing.
+    Args:
+        body: the packet.
+        details: the last that the progress said about the prompt; the stats do not say how much of it was cached.
+
     Raises:
         RemoteProtocolError: stats or model info are missing or malformed.
     """
     packet = _object(body, "success")
+    stats = packet.get("stats")
+    if details is not None and isinstance(stats, dict):
+        stats = stats | {"cachedPromptTokensCount": details.cached_token_count}
     return PredictionEnd(
-        stats=read(Stats, packet.get("stats")),
+        stats=read(Stats, stats),
         model_info=read(ModelInstance, packet.get("modelInfo")),
         load_config=_object(packet.get("loadModelConfig", {}), "loadModelConfig"),
         prediction_config=_object(packet.get("predictionConfig", {}), "predictionConfig"),
@@ -113,13 +212,13 @@ def write_prediction_end(
     }
 
 
-def parse_object(text: str) -> str | JsonObject:
-    """The JSON object in a text; the text itself where it holds none."""
+def parse_object(text: str) -> JsonObject | None:
+    """The JSON object in a text; None where it holds none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return text
-    return value if isinstance(value, dict) else text
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write_history(messages: Iterable[Message]) -> JsonObject:
@@ -274,7 +373,7 @@ _CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
 
 
 _LAYOUTS: Mapping[type[Record], tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
-    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization)
+    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization, PromptDetails)
 }
 
 

@@ -14,6 +14,7 @@ PIECE_LENGTH: Final = 3 << 18
 """Characters or bytes that are converted at once; a multiple of 3, so that the base64 of pieces can be joined."""
 
 _GAP: Final = orjson.Fragment(b'"\0"')  # JSON text contains no other null byte
+_JSON_GAP: Final = orjson.Fragment(b"\0")
 _SCALARS: Final = frozenset((int, float, bool, type(None)))
 _MAX_DEPTH: Final = 16
 """How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
@@ -29,6 +30,10 @@ class LongText:
         return "".join(self)
 
 
+class LongJson(LongText):
+    """JSON that is not in memory: it is written as it is, not as a string."""
+
+
 class Pieces:
     """A JSON text whose long strings are not converted yet; made anew each time that it is iterated over."""
 
@@ -41,6 +46,8 @@ class Pieces:
         for value, after in zip(self._long, self._parts[1:], strict=True):
             if isinstance(value, bytes):
                 yield from map(base64.b64encode, sliced(value))
+            elif isinstance(value, LongJson):
+                yield from map(str.encode, value)
             else:
                 yield from map(_converted, _paired(value if isinstance(value, LongText) else sliced(value)))
             yield after
@@ -88,7 +95,7 @@ def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) ->
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
     if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
         long.append(value)
-        return _GAP
+        return _JSON_GAP if isinstance(value, LongJson) else _GAP
     short, count = value, len(long)
     if depth and isinstance(value, dict):
         short = {k: v if _is_short(v) else _without_long(v, long, depth - 1) for k, v in value.items()}

@@ -118,7 +118,15 @@ class PredictionConfig(Record):
         int | Literal[False] | None,
         Entry("seed", (-1, None), off=-1, flag=Flag(("--seed",), "N", "Same seed, same text.")),
     ] = None
-    log_probs: Annotated[int | Literal[False] | None, Entry("logProbs", (0, 100), off=0)] = None
+    log_probs: Annotated[
+        int | Literal[False] | None,
+        Entry(
+            "logProbs",
+            (0, 100),
+            off=0,
+            flag=Flag(("--logprobs",), "N", "In JSON, log probabilities of the tokens and of N candidates."),
+        ),
+    ] = None
     xtc_probability: Annotated[float | Literal[False] | None, Entry("llama.xtcProbability", ANY_SHARE, off=0)] = None
     xtc_threshold: Annotated[float | Literal[False] | None, Entry("llama.xtcThreshold", ANY_SHARE, off=0)] = None
     cpu_threads: Annotated[int | None, Entry("llama.cpuThreads", AT_LEAST_1)] = None

@@ -106,7 +106,11 @@ def test_the_summary_is_of_the_runs(tmp_path: Path, server: Running) -> None:
     """Least, median, slow tail and greatest are those of the runs in the same report."""
     ran = run("echo one two | lm stats --runs 5 -o json", tmp_path, environment(tmp_path, server.port))
     (series,) = json.loads(ran.stdout)["models"]
-    assert set(series["summary"]) == set(series["runs"][0]) - {"stop_reason", "total_tokens_count"}
+    assert set(series["summary"]) == set(series["runs"][0]) - {
+        "stop_reason",
+        "total_tokens_count",
+        "cached_prompt_tokens_count",
+    }
     for name, shares in series["summary"].items():
         values = [one[name] for one in series["runs"]]
         cuts = statistics.quantiles(values, n=20, method="inclusive")

@@ -11,7 +11,7 @@ from properties import QUICK
 
 from lmcli.cli import text_buffer
 from lmcli.cli.json_text import dump_json, json_pieces
-from lmcli.cli.text_buffer import StoredTextBuffer, TextBuffer
+from lmcli.cli.text_buffer import JsonArray, StoredTextBuffer, TextBuffer
 from lmcli.wire import pieces as wire_pieces
 
 _texts = st.text(st.sampled_from('ab\ud83d\ude00🦉é"\\\n\0\x7f\u202e'), max_size=20)
@@ -83,3 +83,43 @@ def test_what_the_disk_has_no_room_for_remains_in_memory(room: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert written(buffer) == expected(pieces)
     assert buffer.text == "".join(pieces)
+
+
+def test_an_array_is_written_as_it_is() -> None:
+    """Whatever its length and the layout, its values are read back; what is long is not in memory, but in a file."""
+    values = [{"text": f"{number} \x7f \ud83d", "log_prob": -0.5} for number in range(200)]
+    array = JsonArray(StoredTextBuffer())
+    for start in range(0, len(values), 7):
+        array.extend(values[start : start + 7])
+    expected = {"tokens": [value | {"text": str(value["text"]).replace("\ud83d", "\ufffd")} for value in values]}
+    pieces = list(json_pieces({"tokens": array}))
+    assert json.loads(b"".join(pieces)) == expected
+    assert max(map(len, pieces)) < 20, "a piece has at most five characters"
+    assert b"\x7f" not in b"".join(pieces)
+    for is_indented in (False, True):
+        assert json.loads(dump_json({"tokens": array}, is_indented=is_indented)) == expected
+        assert json.loads(dump_json({"tokens": array, "large": 2**70}, is_indented=is_indented)) == expected | {
+            "large": 2**70
+        }
+
+
+def test_an_indented_array() -> None:
+    """Each value is on a line of its own, below its key."""
+    array = JsonArray(TextBuffer(), is_indented=True)
+    array.extend([{"text": "a"}])
+    array.extend([{"text": "b"}])
+    assert b"".join(json_pieces({"tokens": array}, is_indented=True)).decode().splitlines() == [
+        "{",
+        '  "tokens": [',
+        '    {"text":"a"},',
+        '    {"text":"b"}',
+        "  ]",
+        "}",
+    ]
+
+
+def test_an_array_without_values() -> None:
+    """It is false, and an array all the same."""
+    array = JsonArray(TextBuffer())
+    array.extend([])
+    assert (bool(array), dump_json([array])) == (False, b"[[]]\n")

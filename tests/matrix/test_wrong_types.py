@@ -1,11 +1,13 @@
 """A value of the wrong type in each field of each packet: the library gives values or an error of its own.
 
-The packets are the recorded ones of the official server-side packages, and those of tool calls, each field of each of
-them; the client is the module, over a real socket, in this process.
+The packets are the recorded ones of the official server-side packages, each field of each of them, and those that the
+recordings lack; the client is the module, synchronous and asynchronous, over a real socket, in this process.
 """
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -65,43 +67,9 @@ def dialogues() -> Iterator[Dialogue]:
             yield Dialogue(endpoint, [failure])
 
 
-def _stream(stream: Any) -> str:
-    text = ""
-    try:
-        for fragment in stream:
-            text += fragment.content
-    except LmError:
-        SEEN.append(text)
-        raise
-    SEEN.append(text)
-    result = stream.result()
-    assert result.content == text
-    assert all(isinstance(call.name, str) and isinstance(call.arguments, dict | None) for call in result.tool_calls)
-    assert all(failure.message and "\n" not in failure.message for failure in result.tool_call_failures)
-    return text
-
-
-SEEN: Final[list[str]] = []
-_PIXEL: Final = base64.b64decode("iVBORw0KGgo=")
-ASK: Final[dict[str, Callable[[lms.Client], object]]] = {
-    "predict": lambda client: _stream(lms.LLM(client, "m").respond_stream("hi")),
-    "completeRawText": lambda client: _stream(lms.LLM(client, "m").complete_stream("hi")),
-    "getOrLoad": lambda client: client.llm.model("m", on_load_progress=lambda share: None).identifier,
-    "listLoaded": lambda client: [str(model) for model in client.llm.list_loaded()],
-    "listDownloadedModels": lambda client: client.system.list_downloaded_models(),
-    "uploadFileBase64": lambda client: client.files.prepare_image(_PIXEL),
-    "getModelInfo": lambda client: lms.LLM(client, "m").get_info(),
-    "tokenize": lambda client: lms.LLM(client, "m").tokenize("hi"),
-    "countTokens": lambda client: lms.LLM(client, "m").count_tokens("hi"),
-    "applyPromptTemplate": lambda client: lms.LLM(client, "m").apply_prompt_template("hi"),
-    "unloadModel": lambda client: lms.LLM(client, "m").unload(),
-}
-"""How each endpoint is reached from a program."""
-
-
-def _sent(packet: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "channelSend", "channelId": 1, "message": packet}
-
+_TOKEN: Final = {"text": "a", "id": 1, "logProb": -0.5, "candidates": [{"text": "a", "id": 1, "logProb": -0.5}]}
+_FRAGMENT: Final = {"tokensCount": 1, "containsDrafted": False, "reasoningType": "none"}
+_INFO: Final = {"modelKey": "m", "identifier": "m"}
 
 CALLED: Final[dict[str, dict[str, Any]]] = {
     "toolCallGenerationStart": {"toolCallId": "7"},
@@ -113,20 +81,98 @@ CALLED: Final[dict[str, dict[str, Any]]] = {
     },
     "toolCallGenerationFailed": {"error": {"title": "t", "cause": "c", "suggestion": "s"}, "rawContent": "{"},
 }
-"""The packets of tool calls, which no recording holds. Source: lmstudio-js 6ec11db, llmBackendInterface.ts."""
+"""The packets of tool calls. Source: lmstudio-js 6ec11db, llmBackendInterface.ts."""
 
 
-def with_calls(dialogue: Dialogue) -> Dialogue:
-    """A recorded prediction in which the model calls tools, too: after the text, before the end."""
-    index = [_kind(value)[1] for value in dialogue.values].index("success")
-    calls = [_sent({"type": kind, **keys}) for kind, keys in CALLED.items()]
-    return Dialogue(dialogue.endpoint, [*dialogue.values[:index], *calls, *dialogue.values[index:]])
+def recent() -> Iterator[Dialogue]:
+    """What the recordings lack: structural fragments, log probabilities, tool calls, notes on a load."""
+    ends = {d.endpoint: {_kind(value)[1]: value for value in d.values} for d in dialogues() if len(d.values) > 1}
+    fragments = [
+        {"type": "fragment", "fragment": _FRAGMENT | {"content": "a", "isStructural": False, "tokens": [_TOKEN]}},
+        {"type": "fragment", "fragment": _FRAGMENT | {"content": "<|end|>", "isStructural": True}},
+    ]
+    calls = [{"type": kind, **keys} for kind, keys in CALLED.items()]
+    yield Dialogue("predict", [*map(_sent, [*fragments, *calls]), ends["predict"]["success"]])
+    unloading = _sent({"type": "unloadingOtherJITModel", "info": _INFO})
+    yield Dialogue("getOrLoad", [unloading, ends["getOrLoad"]["loadSuccess"]])
+    resolved = _sent({"type": "resolved", "info": _INFO, "ambiguous": ["m", "n"]})
+    yield Dialogue("loadModel", [resolved, ends["loadModel"]["success"]])
 
 
-DIALOGUES = [
-    with_calls(dialogue) if dialogue.endpoint == "predict" and len(dialogue.values) > 1 else dialogue
-    for dialogue in dialogues()
-]
+def _sent(message: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "channelSend", "channelId": 1, "message": message}
+
+
+SEEN: Final[list[str]] = []
+_PIXEL: Final = base64.b64decode("iVBORw0KGgo=")
+ASK: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "predict": lambda _, model: model.respond_stream("hi", on_prompt_processing_details=repr),
+    "completeRawText": lambda _, model: model.complete_stream("hi"),
+    "getOrLoad": lambda client, _: client.llm.model("m", on_load_progress=repr, on_load_note=repr),
+    "loadModel": lambda client, _: client.llm.load_new_instance("m", on_load_note=repr),
+    "listLoaded": lambda client, _: client.llm.list_loaded(),
+    "listDownloadedModels": lambda client, _: client.system.list_downloaded_models(),
+    "uploadFileBase64": lambda client, _: client.files.prepare_image(_PIXEL),
+    "getModelInfo": lambda _, model: model.get_info(),
+    "tokenize": lambda _, model: model.tokenize("hi"),
+    "countTokens": lambda _, model: model.count_tokens("hi"),
+    "applyPromptTemplate": lambda _, model: model.apply_prompt_template("hi"),
+    "unloadModel": lambda _, model: model.unload(),
+}
+"""How each endpoint is reached from a program, by a client and a model of either kind."""
+
+
+def ask(port: int, endpoint: str) -> None:
+    """Reach an endpoint by the synchronous client."""
+    with lms.Client(f"127.0.0.1:{port}", "", timeout=5) as client:
+        stream = ASK[endpoint](client, lms.LLM(client, "m"))
+        if isinstance(stream, lms.PredictionStream):
+            with _seen() as fragments:
+                fragments.extend(stream)
+            check(stream.result())
+
+
+async def ask_asynchronously(port: int, endpoint: str) -> None:
+    """Reach an endpoint by the asynchronous client."""
+    async with lms.AsyncClient(f"127.0.0.1:{port}", "", timeout=5) as client:
+        stream = ASK[endpoint](client, lms.AsyncLLM(client._connection, "m"))
+        if isinstance(stream, lms.AsyncPredictionStream):
+            with _seen() as fragments:
+                async for fragment in stream:
+                    fragments.append(fragment)
+            check(stream.result())
+        else:
+            await stream
+
+
+def check(result: lms.PredictionResult) -> None:
+    """What a prediction gives has the types that it promises."""
+    assert result.content == SEEN[-1]
+    assert all(isinstance(call.name, str) and isinstance(call.arguments, dict | None) for call in result.tool_calls)
+    assert all(failure.message and "\n" not in failure.message for failure in result.tool_call_failures)
+
+
+@contextmanager
+def _seen() -> Iterator[list[lms.Fragment]]:
+    """Collects fragments, whatever ends them."""
+    fragments: list[lms.Fragment] = []
+    try:
+        yield fragments
+    finally:
+        SEEN.append("".join(fragment.content for fragment in fragments))
+
+
+@pytest.fixture(params=["synchronous", "asynchronous"])
+def reach(request: pytest.FixtureRequest) -> Iterator[Callable[[int, str], None]]:
+    """Reaches an endpoint by either client."""
+    if request.param == "synchronous":
+        yield ask
+        return
+    with asyncio.Runner() as runner:
+        yield lambda port, endpoint: runner.run(ask_asynchronously(port, endpoint))
+
+
+DIALOGUES = [*dialogues(), *recent()]
 
 
 class Answering:
@@ -170,7 +216,9 @@ def title(dialogue: Dialogue) -> str:
 
 
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=title)
-def test_a_wrong_type_anywhere_gives_a_value_or_an_error_of_ours(dialogue: Dialogue) -> None:
+def test_a_wrong_type_anywhere_gives_a_value_or_an_error_of_ours(
+    dialogue: Dialogue, reach: Callable[[int, str], None]
+) -> None:
     """No other exception, no wait, no fragment lost that came before; and a message of one short line."""
     answer = Answering()
     messages: list[str] = []
@@ -179,15 +227,14 @@ def test_a_wrong_type_anywhere_gives_a_value_or_an_error_of_ours(dialogue: Dialo
         for name, index, answer.texts in variants(dialogue):
             SEEN.clear()
             count += 1
-            with lms.Client(f"127.0.0.1:{server.port}", "", timeout=5) as client:
-                try:
-                    ASK[dialogue.endpoint](client)
-                except lms.TimedOut:
-                    pytest.fail(f"{name}: it waits for what cannot come")
-                except LmError as error:
-                    messages.append(error.message)
-                except Exception as error:  # noqa: BLE001  this is what is tested
-                    pytest.fail(f"{name}: {error!r}")
+            try:
+                reach(server.port, dialogue.endpoint)
+            except lms.TimedOut:
+                pytest.fail(f"{name}: it waits for what cannot come")
+            except LmError as error:
+                messages.append(error.message)
+            except Exception as error:  # noqa: BLE001  this is what is tested
+                pytest.fail(f"{name}: {error!r}")
             assert all(text.startswith(text_before(dialogue, index)) for text in SEEN), (name, SEEN)
             assert all(text.encode() is not None for text in SEEN), name
     assert count >= len(TOKENS)
@@ -198,4 +245,7 @@ def test_every_endpoint_that_answers_is_covered() -> None:
     """The recordings hold an answer to each request that the module makes, and packets of every kind."""
     assert {dialogue.endpoint for dialogue in DIALOGUES} == set(ASK)
     kinds = {_kind(value)[1] for dialogue in DIALOGUES for value in dialogue.values}
-    assert {"fragment", "promptProcessingProgress", "success", "loadProgress", "loadSuccess", *CALLED} <= kinds
+    assert {"fragment", "promptProcessingProgress", "success", "loadProgress", "loadSuccess"} <= kinds
+    assert {"unloadingOtherJITModel", "resolved", *CALLED} <= kinds
+    fields = {path[-1] for dialogue in DIALOGUES for value in dialogue.values for path in paths(value)}
+    assert {"isStructural", "tokens", "logProb", "candidates", "cachedTokenCount", "ambiguous"} <= fields

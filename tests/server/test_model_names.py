@@ -3,7 +3,7 @@
 import pytest
 
 from lmcli.server.echo.echo_engine import model_info
-from lmcli.server.model_names import find_model, is_named
+from lmcli.server.model_names import find_models, is_named
 from lmcli.values import ModelInfo, Quantization
 
 
@@ -41,5 +41,13 @@ MODELS = (OTHER, Q4, Q8)
 )
 def test_a_name_stands_for_a_model(name: str, expected: ModelInfo | None) -> None:
     """A key, a path or its beginning, in any case, with a quantization or without; not a part of a word."""
-    assert find_model(MODELS, name) == expected
+    found = find_models(MODELS, name)
+    assert (found[0] if found else None) == expected
     assert expected is None or is_named(expected, name)
+
+
+def test_a_repository_stands_for_all_its_models() -> None:
+    """Unless a quantization says which."""
+    assert find_models(MODELS, "qwen/qwen3-4b-gguf") == [Q4, Q8]
+    assert find_models(MODELS, "qwen/qwen3-4b-gguf@q8_0") == [Q8]
+    assert find_models(MODELS, "qwen/qwen3-4b") == [Q4]

@@ -88,6 +88,50 @@ def test_model_is_loaded_on_request(wire: Wire) -> None:
     assert loaded(wire) == ["echo", "echo-jit"]
 
 
+def test_a_model_loaded_on_request_gives_way_to_the_next(wire: Wire) -> None:
+    """With a time to live: the earlier one is unloaded first, which is reported."""
+    wire.call("unloadModel", {"identifier": "echo"})
+    wire.stream("getOrLoad", getting("echo-jit", loadTtlMs=60_000))
+    packets = wire.stream("getOrLoad", getting("echo", loadTtlMs=60_000))
+    assert types(packets)[:2] == ["unloadingOtherJITModel", "startLoading"]
+    assert packets[0]["info"]["identifier"] == "echo-jit"
+    assert loaded(wire) == ["echo"]
+
+
+@pytest.mark.parametrize(("earlier", "later"), [({}, {"loadTtlMs": 60_000}), ({"loadTtlMs": 60_000}, {})])
+def test_a_model_without_a_time_to_live_gives_way_to_none(wire: Wire, earlier: Packet, later: Packet) -> None:
+    """Nor does any for it."""
+    wire.call("unloadModel", {"identifier": "echo"})
+    wire.stream("getOrLoad", getting("echo-jit", **earlier))
+    assert types(wire.stream("getOrLoad", getting("echo", **later)))[0] == "startLoading"
+    assert loaded(wire) == ["echo-jit", "echo"]
+
+
+def test_a_busy_model_gives_way_to_none(start_server: StartServer, connect: Connect) -> None:
+    """A prediction is not ended by what another client loads."""
+    server = start_server(tokens_per_second=10)
+    wire, other = connect(server), connect(server)
+    other.call("unloadModel", {"identifier": "echo"})
+    other.stream("getOrLoad", getting("echo-jit", loadTtlMs=60_000))
+    channel = wire.open("predict", predicting("word " * 1000, identifier="echo-jit"))
+    wire.receive()
+    assert types(other.stream("getOrLoad", getting("echo", loadTtlMs=60_000)))[0] == "startLoading"
+    assert loaded(other) == ["echo-jit", "echo"]
+    wire.cancel(channel)
+    assert stats_of(wire.packets(channel))["stopReason"] == "userStopped"
+
+
+@pytest.mark.parametrize("name", ["lmcli/echo", "LMCLI/Echo"])
+def test_a_repository_stands_for_all_its_models(wire: Wire, name: str) -> None:
+    """Several match: the first is loaded, and all are reported."""
+    resolved, *_, success = wire.stream("loadModel", loading(name))
+    assert (resolved["type"], resolved["info"]["modelKey"]) == ("resolved", "echo")
+    assert resolved["ambiguous"] == ["echo", "echo-jit"]
+    assert success["info"]["identifier"] == "echo:2"
+    assert "ambiguous" not in wire.stream("loadModel", loading("echo"))[0]
+    assert types(wire.stream("getOrLoad", getting(name))) == ["alreadyLoaded"]
+
+
 def test_concurrent_requests_share_a_load(start_server: StartServer, connect: Connect) -> None:
     """The second client receives the progress of the load that the first one started."""
     server = start_server(load_seconds=0.1)
@@ -246,7 +290,7 @@ def test_unknown_identifier_lists_the_loaded_models(wire: Wire) -> None:
     [
         ({}, "second"),
         ({"identifier": "echo"}, "echo"),
-        ({"path": "lmcli/echo-jit"}, "second"),
+        ({"path": "lmcli/echo/echo-jit"}, "second"),
         ({"vision": True, "domain": "llm", "deviceIdentifier": None}, "second"),
     ],
 )

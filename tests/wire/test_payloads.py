@@ -11,15 +11,32 @@ from properties import QUICK, any_json, garbled, json_objects, nested
 from lmcli.chat import FilePart, ImagePart, Message, TextPart, ToolCallResult
 from lmcli.errors import BadInput, RemoteProtocolError
 from lmcli.record import Record
-from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, Quantization, Stats, ToolCallRequest
+from lmcli.values import (
+    AmbiguousModel,
+    CandidateToken,
+    Fragment,
+    LoadNote,
+    ModelInfo,
+    ModelInstance,
+    PredictedToken,
+    PredictionEnd,
+    PromptDetails,
+    PromptProgress,
+    Quantization,
+    Stats,
+    ToolCallRequest,
+    UnloadingModel,
+)
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import (
     camel,
     file_part,
     fragment,
+    load_note,
     parse_object,
     prediction_end,
     progress,
+    prompt_progress,
     read,
     read_history,
     write,
@@ -38,6 +55,7 @@ STATS = {
     "promptTokensCount": 9,
     "predictedTokensCount": 3,
     "totalTokensCount": 12,
+    "cachedPromptTokensCount": 4,
     "usedDraftModelKey": "acme/draft",
     "totalDraftTokensCount": 6,
     "acceptedDraftTokensCount": 3,
@@ -70,17 +88,25 @@ INSTANCE = MODEL | {
     "lastUsedTime": 1.7e12,
     "contextLength": 4096,
 }
+DETAILS = {
+    "totalPromptTokenCount": 9,
+    "cachedTokenCount": 4,
+    "processedPromptTokenCount": 3,
+    "unprocessedPromptTokenCount": 2,
+}
 WHOLE: list[tuple[type[Record], dict[str, Any]]] = [
     (Stats, STATS),
     (ModelInfo, MODEL),
     (ModelInstance, INSTANCE),
     (Quantization, {"name": "Q4_K_M", "bits": 4}),
+    (PromptDetails, DETAILS),
 ]
 RECORDS = pytest.mark.parametrize(("cls", "wire"), WHOLE, ids=lambda value: getattr(value, "__name__", ""))
 REQUIRED: dict[type[Record], set[str]] = {
     Stats: {"stopReason"},
     ModelInfo: {"type", "modelKey", "displayName", "path", "format", "sizeBytes", "maxContextLength"},
     Quantization: {"name", "bits"},
+    PromptDetails: set(),
 }
 REQUIRED[ModelInstance] = REQUIRED[ModelInfo] | {"identifier", "instanceReference", "contextLength"}
 NULL_IS_A_VALUE = {"deviceIdentifier", "ttlMs", "lastUsedTime"}
@@ -127,6 +153,7 @@ def test_null_is_written_only_where_it_is_a_value(cls: type[Record], wire: dict[
 
 
 COUNTS = {key for key in STATS if key.endswith("TokensCount")} | {
+    *DETAILS,
     "sizeBytes",
     "maxContextLength",
     "contextLength",
@@ -272,13 +299,21 @@ def test_no_fragment(body: Any) -> None:
         fragment(body)
 
 
+_log_probs = st.none() | st.floats(-1000, 0)
+_candidates = st.builds(CandidateToken, st.text(), st.integers(0, 2**31), _log_probs)
+_token_candidates = st.lists(_candidates, max_size=2).map(tuple)
+_predicted_tokens = st.builds(PredictedToken, st.text(), st.integers(0, 2**31), _log_probs, _token_candidates)
+_token_lists = st.lists(_predicted_tokens, max_size=2).map(tuple)
+
+
 @QUICK
-@given(st.builds(Fragment, st.text(), st.integers(0, 9), st.booleans(), st.text()))
+@given(st.builds(Fragment, st.text(), st.integers(0, 9), st.booleans(), st.text(), st.booleans(), _token_lists))
 def test_fragment_round_trip(value: Fragment) -> None:
     """A fragment written is read back the same, and has every key that an official SDK requires."""
     packet = write_fragment(value)
     assert fragment(packet) == value
-    assert set(packet["fragment"]) == {"content", "tokensCount", "containsDrafted", "reasoningType", "isStructural"}
+    required = {"content", "tokensCount", "containsDrafted", "reasoningType", "isStructural"}
+    assert set(packet["fragment"]) == required | ({"tokens"} if value.tokens else set())
 
 
 @pytest.mark.parametrize(
@@ -290,6 +325,107 @@ def test_progress(sent: Any, share: float) -> None:
     """Progress is a share of the whole, whatever number a server sends."""
     value = progress({"type": "loadProgress", "progress": sent})
     assert (value, type(value)) == (share, float)
+
+
+TOKEN = {"text": " hi", "id": 7, "logProb": -0.5, "candidates": [{"text": " hi", "id": 7, "logProb": -0.5}]}
+
+
+def test_tokens() -> None:
+    """A fragment has the tokens that the server sends, and is written with them; `logProb` and candidates may lack."""
+    bare = {"text": "!", "id": 8}
+    value = fragment({"fragment": {"content": " hi!", "tokens": [TOKEN, bare]}})
+    assert value.tokens == (
+        PredictedToken(" hi", 7, -0.5, (CandidateToken(" hi", 7, -0.5),)),
+        PredictedToken("!", 8),
+    )
+    assert write_fragment(value)["fragment"]["tokens"] == [TOKEN, bare]
+    assert fragment({"fragment": {"content": "", "tokens": None}}).tokens == ()
+    assert "tokens" not in write_fragment(Fragment("hi"))["fragment"]
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        5,
+        {},
+        "text",
+        [None],
+        [[]],
+        [{}],
+        [{"text": "a"}],
+        [{"text": "a", "id": 1.5}],
+        [{"text": "a", "id": True}],
+        [{"text": 1, "id": 1}],
+        [TOKEN | {"logProb": "1"}],
+        [TOKEN | {"logProb": True}],
+        [TOKEN | {"candidates": {}}],
+        [TOKEN | {"candidates": [5]}],
+    ],
+)
+def test_no_tokens(tokens: Any) -> None:
+    """Tokens of another form are a protocol error."""
+    with pytest.raises(RemoteProtocolError, match=r"^the server sent (a token|tokens) as "):
+        fragment({"fragment": {"content": "hi", "tokens": tokens}})
+
+
+@pytest.mark.parametrize(
+    ("packet", "note"),
+    [
+        ({"type": "resolved", "info": MODEL}, None),
+        ({"type": "resolved", "info": MODEL, "ambiguous": None}, None),
+        ({"type": "resolved", "info": MODEL, "ambiguous": []}, None),
+        (
+            {"type": "resolved", "ambiguous": ["a", "b"], "info": MODEL},
+            AmbiguousModel(model_key="acme/tiny-1b", candidates=("a", "b")),
+        ),
+        (
+            {"type": "unloadingOtherJITModel", "info": {"type": "tts", "modelKey": "a", "identifier": "b"}},
+            UnloadingModel(model_key="a", identifier="b"),
+        ),
+    ],
+)
+def test_load_note(packet: Any, note: LoadNote | None) -> None:
+    """What a server reports of a load; a model that is unloaded may be of any kind, with other keys."""
+    assert load_note(packet) == note
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"type": "resolved", "ambiguous": ["a"]},
+        {"type": "resolved", "info": MODEL, "ambiguous": 5},
+        {"type": "resolved", "info": MODEL, "ambiguous": "ab"},
+        {"type": "resolved", "info": MODEL, "ambiguous": {}},
+        {"type": "resolved", "info": MODEL, "ambiguous": ["a", None]},
+        {"type": "unloadingOtherJITModel"},
+        {"type": "unloadingOtherJITModel", "info": []},
+        {"type": "unloadingOtherJITModel", "info": {"modelKey": "a", "identifier": 1}},
+    ],
+)
+def test_no_load_note(packet: Any) -> None:
+    """Anything else is a protocol error."""
+    with pytest.raises(RemoteProtocolError, match=r"^the server sent a note on a load as "):
+        load_note(packet)
+
+
+@pytest.mark.parametrize("details", [{}, {"details": None}, {"details": DETAILS}, {"details": {"cachedTokenCount": 4}}])
+def test_prompt_progress(details: dict[str, Any]) -> None:
+    """Servers before 2026 send no details, and what they leave out is unknown."""
+    value = prompt_progress({"type": "promptProcessingProgress", "progress": 0.5, **details})
+    if not details.get("details"):
+        assert value == PromptProgress(0.5)
+        return
+    assert value.details is not None
+    assert (value.progress, value.details.cached_token_count) == (0.5, 4)
+    assert value.details.total_prompt_token_count == details["details"].get("totalPromptTokenCount")
+
+
+def test_cached_prompt_tokens_are_stats() -> None:
+    """The stats of the server do not have them: they are those of the last progress."""
+    details = PromptDetails(cached_token_count=4)
+    body = {"stats": {"stopReason": "eosFound"}, "modelInfo": INSTANCE}
+    assert prediction_end(body, details).stats.cached_prompt_tokens_count == 4
+    assert prediction_end(body).stats.cached_prompt_tokens_count is None
 
 
 @pytest.mark.parametrize("body", [None, [], 5, {}, *({"progress": v} for v in (None, "0.5", True, [0.5]))])
@@ -348,10 +484,21 @@ def test_prediction_end_round_trip() -> None:
 
 
 @QUICK
-@given(any_json | garbled(SUCCESS) | garbled({"fragment": FRAGMENT}) | garbled({"progress": 0.5}))
+@given(
+    any_json
+    | garbled(SUCCESS)
+    | garbled({"fragment": FRAGMENT | {"tokens": [TOKEN]}})
+    | garbled({"progress": 0.5, "details": DETAILS})
+)
 def test_any_packet_is_a_value_or_an_error(body: Any) -> None:
     """Each reader gives its value or RemoteProtocolError, whatever JSON the packet is."""
-    for reader, kind in ((fragment, Fragment), (progress, float), (prediction_end, PredictionEnd)):
+    readers = (
+        (fragment, Fragment),
+        (progress, float),
+        (prompt_progress, PromptProgress),
+        (prediction_end, PredictionEnd),
+    )
+    for reader, kind in readers:
         try:
             value = reader(body)
         except RemoteProtocolError:
@@ -364,18 +511,12 @@ def test_any_packet_is_a_value_or_an_error(body: Any) -> None:
     [
         ('{"a": [1]}', {"a": [1]}),
         (" {}\n", {}),
-        ("[1]", "[1]"),
-        ("5", "5"),
-        ('"text"', '"text"'),
-        ("null", "null"),
-        ("no JSON", "no JSON"),
-        ("", ""),
-        ('{"a": 1} and more', '{"a": 1} and more'),
-        ('{"a": "\ud83d"}', '{"a": "\ud83d"}'),
+        *((text, None) for text in ("[1]", "5", '"text"', "null", "no JSON", "", '{"a": 1} and more')),
+        ('{"a": "\ud83d"}', None),
     ],
 )
 def test_parse_object(text: str, parsed: Any) -> None:
-    """Structured output is the object that the text is, or the text."""
+    """Structured output is the object that the text is, if it is one."""
     assert parse_object(text) == parsed
 
 

@@ -19,6 +19,7 @@ from lmcli.errors import ExitCode, LmError, UsageError
 
 def run(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Run a dialogue on a terminal, elsewhere one turn."""
+    options.refuse_unseen_log_probs()
     if env.stdin_is_terminal and not (options.no_stdin or options.dry_run or options.count):
         from lmcli.cli.dialogue import run_dialogue  # noqa: PLC0415  only a dialogue needs line editing
 

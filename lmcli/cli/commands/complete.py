@@ -14,6 +14,7 @@ from lmcli.errors import ExitCode, UsageError
 
 def run(options: CompleteOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Read the text, and write its continuation."""
+    options.refuse_unseen_log_probs()
     if options.echo and options.output is not RawOutputForm.TEXT:
         raise UsageError(f"--echo writes text, and -o {options.output} does not")
     if options.is_batch:

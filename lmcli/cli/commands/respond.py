@@ -13,6 +13,7 @@ from lmcli.errors import ExitCode
 
 def run(options: RespondOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Read the conversation, and write the answer of the model."""
+    options.refuse_unseen_log_probs()
     if options.is_batch:
         from lmcli.cli.batch import run_batch  # noqa: PLC0415  only --each pays for it
 

@@ -1,6 +1,7 @@
 """The answer as JSON: one object, a stream of lines, or the chat history with the new turn at its end."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from lmcli.cli.input.document import Document, assistant_entry
 from lmcli.cli.json_text import dump_json, json_pieces
@@ -8,6 +9,7 @@ from lmcli.cli.output.results import (
     StoredTextCollector,
     outcome_error,
     result_record,
+    token_record,
     tool_call_failure_record,
     tool_call_record,
 )
@@ -19,7 +21,6 @@ from lmcli.values import (
     LoadProgress,
     PromptProgress,
     ToolCallFailure,
-    ToolCallFragment,
     ToolCallRequest,
     Value,
 )
@@ -29,7 +30,7 @@ class JsonSink(StoredTextCollector):
     """Writes one object when the prediction has ended: indented on a terminal, else on one line."""
 
     def __init__(self, output: Output, *, is_terminal: bool, is_structured: bool) -> None:
-        super().__init__()
+        super().__init__(keeps_tokens=True, is_indented=is_terminal)
         self._output = output
         self._is_terminal = is_terminal
         self._is_structured = is_structured
@@ -47,16 +48,16 @@ class JsonLinesSink(StoredTextCollector):
     """Writes a line for each value; one write for those that arrived together."""
 
     def __init__(self, output: Output, *, is_structured: bool) -> None:
-        super().__init__()
+        super().__init__(keeps_tokens=True)
         self._output = output
         self._is_structured = is_structured
 
     def burst(self, values: list[Value]) -> None:
         """Write the values that arrived together."""
         super().burst(values)
-        if values:
-            events = (_event(value) for value in values if type(value) is not ToolCallFragment)
-            self._output.write(b"".join(map(dump_json, events)))
+        lines = [dump_json(event(value)) for value in values if (event := _EVENTS.get(type(value))) is not None]
+        if lines:
+            self._output.write(b"".join(lines))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""
@@ -66,17 +67,24 @@ class JsonLinesSink(StoredTextCollector):
         _write(self._output, kind | result_record(self, outcome, is_structured=self._is_structured))
 
 
-def _event(value: Value) -> JsonObject:
-    """The event of a value; a tool call is one when it is complete."""
-    if isinstance(value, Fragment):
-        return {"type": "fragment", "content": value.content, "reasoning_type": value.reasoning_type}
-    if isinstance(value, ToolCallRequest):
-        return {"type": "tool_call", **tool_call_record(value)}
-    if isinstance(value, ToolCallFailure):
-        return {"type": "tool_call_failure", **tool_call_failure_record(value)}
-    assert isinstance(value, LoadProgress | PromptProgress)  # noqa: S101  all others are above
-    kind = "model_load_progress" if isinstance(value, LoadProgress) else "prompt_processing_progress"
-    return {"type": kind, "progress": value.progress}
+def _fragment_event(fragment: Fragment) -> JsonObject:
+    event: JsonObject = {"type": "fragment", "content": fragment.content, "reasoning_type": fragment.reasoning_type}
+    return event | {"tokens": list(map(token_record, fragment.tokens))} if fragment.tokens else event
+
+
+def _reading_event(reading: PromptProgress) -> JsonObject:
+    event: JsonObject = {"type": "prompt_processing_progress", "progress": reading.progress}
+    return event if reading.details is None else event | {"details": reading.details.as_dict()}
+
+
+_EVENTS: Final[Mapping[type, Callable[[Any], JsonObject]]] = {
+    Fragment: _fragment_event,
+    PromptProgress: _reading_event,
+    LoadProgress: lambda loading: {"type": "model_load_progress", "progress": loading.progress},
+    ToolCallRequest: lambda call: {"type": "tool_call", **tool_call_record(call)},
+    ToolCallFailure: lambda failure: {"type": "tool_call_failure", **tool_call_failure_record(failure)},
+}
+"""The lines that values are written as; others, such as pieces of a tool call, are not written."""
 
 
 class HistorySink(StoredTextCollector):

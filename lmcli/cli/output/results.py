@@ -6,9 +6,18 @@ import orjson
 
 from lmcli.cli.json_text import load_json
 from lmcli.cli.output.sinks import Outcome
-from lmcli.cli.text_buffer import StoredTextBuffer, TextBuffer
+from lmcli.cli.text_buffer import JsonArray, StoredTextBuffer, TextBuffer
 from lmcli.errors import LmError
-from lmcli.values import Fragment, JsonObject, ModelInstance, Stats, ToolCallFailure, ToolCallRequest, Value
+from lmcli.values import (
+    Fragment,
+    JsonObject,
+    ModelInstance,
+    PredictedToken,
+    Stats,
+    ToolCallFailure,
+    ToolCallRequest,
+    Value,
+)
 from lmcli.wire.pieces import LongText
 
 SIGNALLED = 128
@@ -26,18 +35,28 @@ _REQUIRED_STATS = (
 
 
 class TextCollector:
-    """A sink that collects the text of a prediction: the answer and, separately, the reasoning."""
+    """A sink that collects the text of a prediction: the answer and, separately, the reasoning.
+
+    Args:
+        keeps_tokens: collect the tokens of the answer, too, if the server sends them.
+        is_indented: how the tokens are written.
+    """
 
     _buffer: ClassVar[type[TextBuffer]] = TextBuffer
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_tokens: bool = False, is_indented: bool = False) -> None:
         self._buffers = {"none": self._buffer(), "reasoning": self._buffer()}
+        self._keeps_tokens = keeps_tokens
+        self.tokens = JsonArray(self._buffer(), is_indented=is_indented)
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
         for value in values:
             if isinstance(value, Fragment) and (buffer := self._buffers.get(value.reasoning_type)) is not None:
                 buffer.append(value.content)
+        if self._keeps_tokens:
+            answer = (v for v in values if isinstance(v, Fragment) and v.tokens and v.reasoning_type == "none")
+            self.tokens.extend(token_record(token) for fragment in answer for token in fragment.tokens)
 
     def finish(self, outcome: Outcome) -> None:
         """Replace the answer with the recovered one, if there is one."""
@@ -64,7 +83,7 @@ class StoredTextCollector(TextCollector):
 def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool) -> JsonObject:
     """A finished prediction: the keys of `-o json`."""
     end = outcome.end
-    return {
+    record = {
         "content": text.answer,
         "reasoning": text.reasoning or None,
         "parsed": _parsed(str(text.answer)) if is_structured else None,
@@ -72,6 +91,14 @@ def result_record(text: TextCollector, outcome: Outcome, *, is_structured: bool)
         "model": None if end is None else model_record(end.model_info),
         "stats": None if end is None else stats_record(end.stats),
     }
+    return record | {"tokens": text.tokens} if text.tokens else record
+
+
+def token_record(token: PredictedToken) -> JsonObject:
+    """A token of an answer, with its candidates if there are any."""
+    record = token._asdict()
+    candidates = [candidate._asdict() for candidate in record.pop("candidates")]
+    return record | {"candidates": candidates} if candidates else record
 
 
 def _tool_call_records(outcome: Outcome) -> JsonObject:

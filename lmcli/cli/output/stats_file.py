@@ -24,10 +24,11 @@ _NEW_FILE_MODE: Final = 0o600
 
 def stats_text(end: PredictionEnd) -> str:
     """The stats as text, one per line."""
-    stats = end.stats
+    stats, cached = end.stats, end.stats.cached_prompt_tokens_count
     rows = {
         "Model used": end.model_info.display_name,
         "Prompt tokens": stats.prompt_tokens_count,
+        **({} if cached is None else {"Cached prompt tokens": cached}),
         "Predicted tokens": stats.predicted_tokens_count,
         "Time to first token (seconds)": _rounded(stats.time_to_first_token_sec, 3),
         "Tokens per second": _rounded(stats.tokens_per_second, 2),

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 from lmcli.chat import Message
@@ -21,8 +22,11 @@ from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest,
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import (
+    CandidateToken,
+    Fragment,
     LoadProgress,
     ModelInfo,
+    PredictedToken,
     Stats,
     ToolCallFailure,
     ToolCallFragment,
@@ -37,6 +41,8 @@ MAX_CONTEXT_LENGTH: Final = 131_072
 CONTEXT_LENGTH_KEY: Final = "llm.load.contextLength"
 VOCABULARY: Final = 65_536
 LOAD_STEPS: Final = 5
+# The beginning of a prompt that can be cached.
+MAX_CACHED_CHARACTERS: Final = 100_000
 # The seconds between two reports of the prompt progress.
 PROGRESS_INTERVAL: Final = 0.1
 
@@ -45,6 +51,7 @@ MAX_TOKEN_CHARACTERS: Final = 1000
 
 _LENGTH: Final = f"1,{MAX_TOKEN_CHARACTERS}"
 _TOKEN = re.compile(rf"\s{{0,{MAX_TOKEN_CHARACTERS}}}+\S{{{_LENGTH}}}|\s{{{_LENGTH}}}")
+_MARK = re.compile(r"(<\|[^\s<>|]+\|>)")
 
 
 def tokens(text: str) -> Iterator[str]:
@@ -57,8 +64,21 @@ def count(text: str) -> int:
     return sum(1 for _ in tokens(text))
 
 
+def _cached_count(prompt: str, earlier: str) -> int:
+    """Count the tokens that a prompt begins with as an earlier one did; the last one is always read again."""
+    same, different = 0, min(len(prompt), len(earlier)) + 1
+    while same + 1 < different:
+        middle = (same + different) // 2
+        same, different = (middle, different) if prompt[:middle] == earlier[:middle] else (same, middle)
+    return max(0, count(prompt[:same]) - 1)
+
+
 def _numbers(text: str) -> list[int]:
-    return [zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY for token in tokens(text)]
+    return [_number(token) for token in tokens(text)]
+
+
+def _number(token: str) -> int:
+    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
 def model_info(key: str, display_name: str) -> ModelInfo:
@@ -67,8 +87,8 @@ def model_info(key: str, display_name: str) -> ModelInfo:
         type="llm",
         model_key=key,
         display_name=display_name,
-        path=f"lmcli/{key}",
-        indexed_model_identifier=f"lmcli/{key}",
+        path=f"lmcli/echo/{key}",
+        indexed_model_identifier=f"lmcli/echo/{key}",
         publisher="lmcli",
         format="gguf",
         size_bytes=0,
@@ -136,22 +156,25 @@ class EchoModel:
         self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: self.context_length}
         self.prediction_values = DEFAULT_VALUES
         self._pace = pace
+        self._cached_text = ""
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Report the prompt progress, then repeat the input."""
         answer, calls = _answer(request)
-        prompt = request.raw_prompt
-        size = await self.count_tokens(_formatted(request.messages, request.values) if prompt is None else prompt)
-        async for progress in self._read_prompt(size, request.cancelled):
+        prompt = _prompt(request)
+        size = await self.count_tokens(prompt)
+        cached, self._cached_text = _cached_count(prompt, self._cached_text), prompt[:MAX_CACHED_CHARACTERS]
+        async for progress in self._read_prompt(size, cached, request.cancelled):
             yield progress
-        state = _PredictionState(request.options, free_context=self.context_length - size)
+        free_context = self.context_length - size
+        state = _PredictionState(request.options, free_context=free_context, has_marks=_has_template(request))
         rate_limit = _RateLimit(self._pace.tokens_per_second)
         for token in tokens(answer):
             if rate_limit.is_exceeded:
                 await rate_limit.wait(request.cancelled)
             if not state.count_token(cancelled=request.cancelled.is_set()):
                 break
-            for fragment in state.processor.feed(token):
+            for fragment in state.fragments(token):
                 yield fragment
             if state.processor.stop_string is not None:
                 state.stop_reason = "stopStringFound"
@@ -181,15 +204,16 @@ class EchoModel:
     async def unload(self) -> None:
         """Nothing to free."""
 
-    async def _read_prompt(self, size: int, cancelled: asyncio.Event) -> AsyncGenerator[PromptRead, None]:
-        seconds = size / self._pace.prompt_tokens_per_second if self._pace.prompt_tokens_per_second else 0.0
+    async def _read_prompt(self, size: int, cached: int, cancelled: asyncio.Event) -> AsyncGenerator[PromptRead, None]:
+        new = size - cached
+        seconds = new / self._pace.prompt_tokens_per_second if self._pace.prompt_tokens_per_second else 0.0
         steps = max(2, math.ceil(seconds / PROGRESS_INTERVAL))
-        yield PromptRead(0.0, 0, size)
+        yield PromptRead(0.0, 0, size, cached)
         for step in range(1, steps + 1):
             await _pause(seconds / steps, cancelled)
             if cancelled.is_set():
                 return
-            yield PromptRead(step / steps, size * step // steps, size)
+            yield PromptRead(step / steps, new * step // steps, size, cached)
 
 
 @dataclass(slots=True)
@@ -199,10 +223,12 @@ class _PredictionState:
     Args:
         options: the config.
         free_context: the tokens that are left after the prompt.
+        has_marks: whether `<|…|>` is a mark of the template, which is sent as a structural fragment.
     """
 
     options: PredictionConfig
     free_context: int
+    has_marks: bool
     stop_reason: str = ""
     predicted: int = 0
     processor: TextProcessor = field(init=False)
@@ -226,6 +252,13 @@ class _PredictionState:
         self.predicted += 1
         return True
 
+    def fragments(self, token: str) -> Iterator[Fragment]:
+        """The fragments that a token completes."""
+        if self.options.log_probs is not None:
+            self.processor.tokens.append(_predicted(token, self.options.log_probs))
+        fragments = self.processor.feed(token)
+        return chain.from_iterable(map(_separated, fragments)) if self.has_marks else fragments
+
     def stats(self, prompt_size: int) -> Stats:
         return Stats(
             stop_reason=self.stop_reason,
@@ -235,6 +268,25 @@ class _PredictionState:
             predicted_tokens_count=self.predicted,
             total_tokens_count=prompt_size + self.predicted,
         )
+
+
+def _predicted(token: str, candidates_count: int) -> PredictedToken:
+    """A token with its log probability and candidates: itself, then itself with numbers, each half as likely."""
+    texts = (token, *(f"{token}{number}" for number in range(2, candidates_count + 1)))
+    candidates = [CandidateToken(text, _number(text), -math.log(2) * rank) for rank, text in enumerate(texts, start=1)]
+    return PredictedToken(*candidates[0], tuple(candidates[:candidates_count]))
+
+
+def _separated(fragment: Fragment) -> Iterator[Fragment]:
+    """A fragment, with each mark of the template in a fragment of its own; the first text has its tokens."""
+    if "<|" not in fragment.content:
+        yield fragment
+        return
+    pieces = [(piece, _MARK.fullmatch(piece) is not None) for piece in _MARK.split(fragment.content) if piece]
+    counted = next((index for index, (_, is_mark) in enumerate(pieces) if not is_mark), 0)
+    for index, (piece, is_mark) in enumerate(pieces):
+        count, tokens = (fragment.tokens_count, fragment.tokens) if index == counted else (0, ())
+        yield fragment._replace(content=piece, tokens_count=count, tokens=tokens, is_structural=is_mark)
 
 
 class _RateLimit:
@@ -282,6 +334,16 @@ async def _pause(seconds: float, cancelled: asyncio.Event) -> None:
             await cancelled.wait()
     except TimeoutError:
         pass
+
+
+def _prompt(request: PredictionRequest) -> str:
+    """The text that the model reads."""
+    return _formatted(request.messages, request.values) if request.raw_prompt is None else request.raw_prompt
+
+
+def _has_template(request: PredictionRequest) -> bool:
+    """Whether the answer may have marks of the template; raw and structured ones have none."""
+    return request.raw_prompt is None and (request.options.structured or {}).get("type", "none") == "none"
 
 
 def _answer(request: PredictionRequest) -> tuple[str, Sequence[ToolCallLine]]:

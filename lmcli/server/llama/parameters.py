@@ -164,9 +164,15 @@ def _structured(key: str, value: Any) -> JsonObject:
     raise _invalid(key)
 
 
+def _log_probs(key: str, value: Any) -> JsonObject:
+    """Candidates for each token: llama.cpp sends no probabilities without one."""
+    return {"logprobs": max(1, int(_number(key, value.get("value"))))} if _is_checked(value) else {}
+
+
 _TRANSLATED: Final[Mapping[str, Callable[[str, Any], JsonObject]]] = {
     "llama.mirostatSampling": _mirostat,
     "llama.logitBias": _logit_bias,
+    "logProbs": _log_probs,
     "structured": _structured,
 }
 

@@ -1,12 +1,12 @@
 """One prediction by llama.cpp, on a thread of its own, and its events.
 
 The thread does not wait for the client: otherwise a few slow clients would occupy all sessions of the model. What a
-client has not read is queued, at about 300 bytes a token, and bounded by MAX_TOKENS.
+client has not read is queued, at about 300 bytes a token or candidate, and bounded by MAX_TOKENS.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -25,11 +25,11 @@ from lmcli.server.llama.runtime import (
 )
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import Fragment, JsonObject, Stats
+from lmcli.values import CandidateToken, Fragment, JsonObject, PredictedToken, Stats
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
-# The limit where neither the client nor the context has one: a longer answer repeats itself.
+# The limit where neither the client nor the context has one, in tokens and candidates: a longer answer repeats itself.
 MAX_TOKENS: Final = 65_536
 # The share of the context that a truncated prompt occupies; the rest is left for the answer.
 TRUNCATED_SHARE: Final = 0.75
@@ -45,12 +45,14 @@ class Token(NamedTuple):
         finish: the reason why it is the last one, or None.
         predicted: the number of tokens so far, or None if llama.cpp does not report it.
         rate: tokens per second so far.
+        log_probs: the tokens with their log probabilities, if they were requested.
     """
 
     text: str
     finish: str | None
     predicted: int | None
     rate: float | None
+    log_probs: Sequence[PredictedToken] = ()
 
 
 Step = Token | PromptRead
@@ -151,7 +153,8 @@ class Prediction:
     def _max_tokens(self) -> int:
         """The limit for the length of the answer, whatever the client requests."""
         is_bounded = self.request.options.context_overflow_policy == "stopAtLimit"
-        return self.context_length if is_bounded else max(MAX_TOKENS, self.context_length)
+        most = MAX_TOKENS // max(1, self.request.options.log_probs or 0)
+        return self.context_length if is_bounded else max(most, self.context_length)
 
     def _budget(self) -> JsonObject:
         """The parameters of the reasoning budget."""
@@ -196,6 +199,7 @@ class _PredictionState:
         stop_strings = (*(options.stop_strings or ()), *_template_stops(request.values), *self._tool_stops)
         self._tags = reasoning_tags(options)
         self._processor = TextProcessor(stop_strings, self._tags)
+        self._candidates = options.log_probs or 0
         self._context_length = context_length
         self._is_bounded = options.context_overflow_policy == "stopAtLimit"
         self._prompt_tokens = 0
@@ -224,6 +228,7 @@ class _PredictionState:
             self._predicted = self._free_context
             self._stop_reason = "contextLengthReached"
             return
+        self._processor.tokens += [t._replace(candidates=t.candidates[: self._candidates]) for t in step.log_probs]
         if step.text:
             yield from self._fragments(step.text)
         if self._processor.stop_string is not None:
@@ -284,12 +289,20 @@ def _step(output: JsonObject) -> Step:
         return _prompt_read(output["prompt_progress"])
     choice, timings = output["choices"][0], output.get("timings") or {}
     rate = timings.get("predicted_per_second") or None
-    return Token(choice["text"], choice["finish_reason"], timings.get("predicted_n"), rate)
+    log_probs = [_predicted(token) for token in (choice.get("logprobs") or {}).get("content") or ()]
+    return Token(choice["text"], choice["finish_reason"], timings.get("predicted_n"), rate, log_probs)
+
+
+def _predicted(token: Mapping[str, Any]) -> PredictedToken:
+    candidates = (CandidateToken(one["token"], one["id"], one["logprob"]) for one in token["top_logprobs"])
+    return PredictedToken(token["token"], token["id"], token["logprob"], tuple(candidates))
 
 
 def _prompt_read(progress: Mapping[str, int]) -> PromptRead:
+    """The progress, which begins with 0 however much is cached, as that of LM Studio does."""
     total, cached, done = progress["total"], progress["cache"], progress["processed"]
-    return PromptRead(done / total if total else 1.0, max(0, done - cached), total, cached)
+    new, read = max(0, total - cached), max(0, done - cached)
+    return PromptRead(read / new if new else 1.0, read, total, cached)
 
 
 def _template_stops(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -61,13 +61,16 @@ def json_of(tmp_path: Path, start_server: StartServer) -> Any:
 def test_result(json_of: Any) -> None:
     """A result has the fields described, an error only where something went wrong."""
     (whole,) = json_of("lm respond -o json '<think>well</think>hi'")
-    check(whole, "Result", without={"error", *CALLS})
+    check(whole, "Result", without={"error", "tokens", *CALLS})
     check(whole["model"], "Model")
-    (cut,) = json_of("lm respond -o json --preset short 1 2 3 4 5 6 7 8 9")
+    (cut,) = json_of("lm respond -o json --logprobs 1 --preset short 1 2 3 4 5 6 7 8 9")
     check(cut, "Result", without=CALLS)
     check(cut["error"], "Error")
+    for token in cut["tokens"]:
+        check(token, "Token")
+        check(token["candidates"][0], "Token", without={"candidates"})
     (called,) = json_of(f"lm respond -o json {CALLING}")
-    check(called, "Result", without={"error"})
+    check(called, "Result", without={"error", "tokens"})
     check(called["tool_calls"][0], "Tool calls")
     check(called["tool_call_failures"][0], "Tool call failures")
     (formed,) = json_of('lm respond -o json --schema \'{"type": "object"}\' hi')
@@ -78,10 +81,10 @@ def test_statistics(json_of: Any) -> None:
     """The seven that are always there come first; all that a server may send are described."""
     (result,) = json_of("lm respond -o json hi")
     described = list(fields("Statistics"))
-    assert list(result["stats"]) == described[:7]
-    check(result["stats"], "Statistics", without=set(described[7:]))
+    assert list(result["stats"]) == [*described[:7], "cached_prompt_tokens_count"]
+    check(result["stats"], "Statistics", without={"stop_string", *described[9:]})
     (stopped,) = json_of("lm respond -o json --stop two one two three")
-    check(stopped["stats"], "Statistics", without=set(described[8:]))
+    check(stopped["stats"], "Statistics", without=set(described[9:]))
     assert set(described) == set(Stats.__annotations__) - {"num_gpu_layers"}
 
 
@@ -93,12 +96,15 @@ def test_events(json_of: Any) -> None:
     result = fields("Result").keys() - {"error", *CALLS}
     described["result"] |= result
     described["error"] |= result
-    events = json_of("lm respond -o jsonl -m echo-jit '<think>well</think>hi'")
-    events += json_of("lm complete -o jsonl --preset short 1 2 3 4 5 6 7 8 9")
-    events += [event for event in json_of(f"lm respond -o jsonl {CALLING}") if event["type"] != "result"]
+    events = json_of("lm respond -o jsonl --logprobs 1 -m echo-jit '<think>well</think> hi'")
+    events += json_of("lm complete -o jsonl --logprobs 1 --preset short 1 2 3 4 5 6 7 8 9")
+    events += [e for e in json_of(f"lm respond -o jsonl --logprobs 1 {CALLING}") if e["type"] != "result"]
     assert {event["type"] for event in events} == described.keys()
     for event in events:
-        assert event.keys() == described[event["type"]] | {"type"}
+        if event["type"] == "prompt_processing_progress":
+            check(event["details"], "Details")
+        is_part = event.get("reasoning_type", "none") != "none"  # of a token, whose first text is in another fragment
+        assert event.keys() | ({"tokens"} if is_part else set()) == described[event["type"]] | {"type"}
     assert {e["reasoning_type"] for e in events if e["type"] == "fragment"} == set(
         re.findall(r"\.Ql (none|reas\w+)", text)
     )

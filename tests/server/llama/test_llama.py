@@ -143,11 +143,36 @@ def test_prompt_progress(wire: Wire) -> None:
     kinds = [packet["type"] for packet in packets]
     read = [packet for packet in packets if packet["type"] == "promptProcessingProgress"]
     assert kinds[: len(read)] == ["promptProcessingProgress"] * len(read)
-    assert read[-1]["progress"] == 1.0
+    assert (read[0]["progress"], read[-1]["progress"]) == (0.0, 1.0)
     for packet in read:
         details = packet["details"]
         assert details["totalPromptTokenCount"] == 18
         assert sum(details.values()) == 2 * 18, "cached, processed and unprocessed are the whole"
+
+
+def test_prompt_that_is_cached(wire: Wire) -> None:
+    """The progress begins with 0 all the same, and has the number of tokens that were cached."""
+    complete(wire, "the same beginning", options())
+    packets = complete(wire, "the same beginning, another end", options())
+    read = [packet for packet in packets if packet["type"] == "promptProcessingProgress"]
+    assert (read[0]["progress"], read[-1]["progress"]) == (0.0, 1.0)
+    assert read[0]["details"]["processedPromptTokenCount"] == 0
+    assert {packet["details"]["cachedTokenCount"] for packet in read} == {19}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_log_probabilities(wire: Wire, count: int) -> None:
+    """Each token has its own, and its candidates, the likeliest first; the tokens are those of the text."""
+    text = "only this"
+    packets = complete(wire, "a", options(structured=only(text), logProbs={"checked": True, "value": count}))
+    tokens = [token for p in packets if p["type"] == "fragment" for token in p["fragment"]["tokens"]]
+    assert "".join(token["text"] for token in tokens) == text
+    for token in tokens:
+        assert token["logProb"] <= 0
+        likely = [candidate["logProb"] for candidate in token.get("candidates", [])]
+        assert len(likely) == count
+        assert likely == sorted(likely, reverse=True)
+    assert not any("tokens" in p["fragment"] for p in complete(wire, "a", options()) if p["type"] == "fragment")
 
 
 def test_characters_are_whole(wire: Wire) -> None:
