@@ -65,13 +65,6 @@ def test_empty_history_has_an_empty_answer(wire: Wire, messages: list[Packet]) -
     assert (fragments(packets), stats_of(packets)["stopReason"]) == ([], "eosFound")
 
 
-def test_incomplete_part_is_rejected(wire: Wire) -> None:
-    """A part that lacks a key is an error that names the path of the key."""
-    messages = [{"role": "user", "content": [{"type": "text"}]}]
-    error = wire.stream("predict", predicting("") | {"history": {"messages": messages}})[-1]
-    assert "messages[0].content[0].text" in error["title"]
-
-
 def test_prompt_progress_comes_before_the_answer(wire: Wire) -> None:
     """Progress is reported from 0 to 1, with token counts that add up."""
     packets = wire.predict("a b c d")
