@@ -11,6 +11,7 @@ PIECE_LENGTH: Final = 3 << 18
 
 _GAP: Final = orjson.Fragment(b'"\0"')  # JSON text contains no other null byte
 _SCALARS: Final = frozenset((int, float, bool, type(None)))
+_CONTAINERS: Final = (dict, list, tuple)
 _MAX_DEPTH: Final = 16
 """How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
 
@@ -73,20 +74,23 @@ def base64_text(data: bytes) -> str:
 
 def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) -> Any:
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
-    if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
-        long.append(value)
-        return _GAP
-    short, count = value, len(long)
-    if depth and isinstance(value, dict):
-        short = {k: v if _is_short(v) else _without_long(v, long, depth - 1) for k, v in value.items()}
-    elif depth and isinstance(value, list | tuple):
-        short = [v if _is_short(v) else _without_long(v, long, depth - 1) for v in value]
-    return value if len(long) == count else short
-
-
-def _is_short(value: Any) -> bool:
-    """Whether a value is known to contain no long string: most do not, and are passed over at once."""
-    return type(value) in _SCALARS or (type(value) is str and len(value) <= PIECE_LENGTH)
+    if not isinstance(value, _CONTAINERS):
+        if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
+            long.append(value)
+            return _GAP
+        return value
+    if not depth:
+        return value
+    short: Any = value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        kind = type(item)
+        if kind in _SCALARS or (kind is str and len(item) <= PIECE_LENGTH):
+            continue  # most values, passed over at once
+        if (shortened := _without_long(item, long, depth - 1)) is not item:
+            if short is value:
+                short = dict(value) if isinstance(value, dict) else list(value)
+            short[key] = shortened
+    return short
 
 
 def _paired(pieces: Iterable[str]) -> Iterator[str]:
