@@ -191,6 +191,8 @@ def read_message(entry: object, at: str) -> Message:
         content = ""
     if name == "tool":
         content = _tool_results(content, entry.get("tool_call_id") if isinstance(entry, Mapping) else None)
+    if type(content) is str:  # most are, and are read at once
+        return Message(name, (TextPart(content),))
     return Message(name, _parts(_listed(content), name, f"{at}.content"))
 
 

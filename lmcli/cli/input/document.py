@@ -1,7 +1,7 @@
 """A chat history as a document: parsed as a conversation, and preserved with its structure and unknown keys."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmcli.chat import Chat
 from lmcli.cli.output.results import TextCollector, model_record, stats_record
@@ -10,10 +10,16 @@ from lmcli.errors import BadInput
 from lmcli.values import JsonObject
 
 
-class Document(NamedTuple):
-    """A history in its original structure: {"messages": [entry, …], …} or a bare array."""
+class Document:
+    """A history in its original structure: {"messages": [entry, …], …} or a bare array.
 
-    raw: Any
+    Args:
+        raw: the history; it is not changed after this.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self._chat: Chat | None = None
 
     @classmethod
     def new(cls) -> "Document":
@@ -27,12 +33,14 @@ class Document(NamedTuple):
         return entries
 
     def chat(self) -> Chat:
-        """The conversation.
+        """The conversation, which is read once; nothing may be added to it.
 
         Raises:
             BadInput: the history is not valid; with the path of the error.
         """
-        return Chat.from_history(self.raw)
+        if self._chat is None:
+            self._chat = Chat.from_history(self.raw)
+        return self._chat
 
     def with_entry(self, entry: JsonObject) -> "Document":
         """A copy with one more message."""
