@@ -77,7 +77,7 @@ class _RecordPrediction(PredictionLifecycle):
     @property
     def outcome(self) -> Outcome:
         """The outcome of this record, whatever becomes of the batch."""
-        return super().outcome._replace(error=self.error, signum=None)
+        return Outcome(self._end, self.error, recovered=self._recovered)
 
     @property
     def is_complete(self) -> bool:
@@ -205,7 +205,8 @@ class BatchRun:
             self._awaits_input = False
 
     def _begin(self, session: Session, model: str) -> None:
-        while len(self._running) < self._jobs and not self._is_model_lost and session.takes_requests:
+        takes_requests = not self._is_model_lost and session.takes_requests
+        while takes_requests and len(self._running) < self._jobs:
             job = self._next_job()
             if job is None:
                 return
