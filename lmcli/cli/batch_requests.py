@@ -54,8 +54,9 @@ class BatchRequests:
             self._named = options.file or ()
             self._system = system_prompt(options)
         self._question = self._attached.prepend_to(join_words(words))
-        self._base = make_request("", options)
-        stack = prediction_stack(self._base.config, is_raw=self._is_raw)
+        base = make_request("", options)
+        stack = prediction_stack(base.config, is_raw=self._is_raw)
+        self._base = base._replace(stack=stack)
         common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
         self._common = dump_json([*common, model_key(options, env)])
 
@@ -101,8 +102,8 @@ class BatchRequests:
         own = prediction_config(options)
         given = {name: value for name in OPTIONS if (value := getattr(own, name)) is not None}
         config: PredictionConfig = request.config.replace(**given, raw={**request.config.raw, **own.raw})
-        prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
-        return request._replace(config=config, schema=None if own.structured else request.schema)
+        stack = prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
+        return request._replace(config=config, stack=stack, schema=None if own.structured else request.schema)
 
 
 class ResultWriter:

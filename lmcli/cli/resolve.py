@@ -32,18 +32,20 @@ class Request(NamedTuple):
         config: the sampling options.
         preset: the name of a preset on the server.
         schema: the form that the answer must have, if it must have one.
+        stack: the sampling options as they are sent, where many requests share them.
     """
 
     subject: Document | str
     config: PredictionConfig
     preset: str | None = None
     schema: "Schema | None" = None
+    stack: requests.Stack | None = None
 
     def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request for current servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
-            return requests.complete(model, self.subject, self.config, self.preset)
-        return requests.respond(model, resolve(self.subject.chat().messages), self.config, self.preset)
+            return requests.complete(model, self.subject, self.stack or self.config, self.preset)
+        return requests.respond(model, resolve(self.subject.chat().messages), self.stack or self.config, self.preset)
 
     @property
     def is_raw(self) -> bool:
