@@ -6,6 +6,7 @@ rules, and depends neither on the wire nor on files.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
@@ -122,11 +123,9 @@ class Chat:
             return chat
         entries = history.messages if isinstance(history, Chat) else _entries(history)
         messages = (read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries))
-        for role, run in groupby(messages, key=lambda message: message.role):
-            if role == "user":  # joined at once: one after the other takes quadratic time
-                chat.append(Message(role, tuple(part for message in run for part in message.content)))
-            else:
-                chat._messages.extend(run)
+        for role, group in groupby(messages, key=attrgetter("role")):
+            run = list(group)
+            chat._messages += _joined(run) if role == "user" else run
         return chat
 
     def copy(self) -> "Chat":
@@ -156,6 +155,11 @@ class Chat:
     def _add(self, role: str, content: list[Any]) -> Message:
         self.append(Message(role, _parts(content, role, "content")))
         return self._messages[-1]
+
+
+def _joined(run: list[Message]) -> list[Message]:
+    """Messages of the user in one; joined at once, because one after the other takes quadratic time."""
+    return run if len(run) == 1 else [Message("user", tuple(part for message in run for part in message.content))]
 
 
 def _entries(history: object) -> Sequence[Any]:

@@ -32,7 +32,8 @@ class TextBuffer:
     @property
     def text(self) -> str:
         """The whole text."""
-        self._join()
+        if self._waiting:
+            self._join()
         return self._text
 
     @property

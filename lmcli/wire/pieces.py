@@ -11,7 +11,6 @@ PIECE_LENGTH: Final = 3 << 18
 
 _GAP: Final = orjson.Fragment(b'"\0"')  # JSON text contains no other null byte
 _SCALARS: Final = frozenset((int, float, bool, type(None)))
-_CONTAINERS: Final = (dict, list, tuple)
 _MAX_DEPTH: Final = 16
 """How deep long strings are looked for: messages and their parts are less deep, arguments of tools may be deeper."""
 
@@ -74,15 +73,17 @@ def base64_text(data: bytes) -> str:
 
 def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) -> Any:
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
-    if not isinstance(value, _CONTAINERS):
-        if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
-            long.append(value)
-            return _GAP
-        return value
-    if not depth:
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
+        long.append(value)
+        return _GAP
+    else:
         return value
     short: Any = value
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+    for key, item in items if depth else ():
         kind = type(item)
         if kind in _SCALARS or (kind is str and len(item) <= PIECE_LENGTH):
             continue  # most values, passed over at once

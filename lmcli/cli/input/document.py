@@ -29,7 +29,7 @@ class Document:
     @property
     def entries(self) -> list[Any]:
         """The messages as JSON."""
-        entries: list[Any] = self.raw["messages"] if isinstance(self.raw, Mapping) else self.raw
+        entries: list[Any] = self.raw["messages"] if isinstance(self.raw, dict) else self.raw
         return entries
 
     def chat(self) -> Chat:
@@ -68,7 +68,7 @@ class Document:
         return self._with([{"role": "system", "content": prompt}, *entries[1 if has_system else 0 :]])
 
     def _with(self, entries: list[Any]) -> "Document":
-        return Document({**self.raw, "messages": entries} if isinstance(self.raw, Mapping) else entries)
+        return Document({**self.raw, "messages": entries} if isinstance(self.raw, dict) else entries)
 
 
 def recognize(value: Any) -> Document | None:
