@@ -134,11 +134,15 @@ class BatchOutput:
         if job.request is not None and (preface := self._writer.preface(job.request)):
             job.answer.stream(preface)
 
-    def keep(self, job: Job, result: JsonObject) -> None:
-        """Take the result of an earlier run."""
+    def keep(self, result: JsonObject, request: Request | None) -> None:
+        """Take the result of an earlier run.
+
+        Raises:
+            ReaderLeft, Interrupted, OutputFailed: see `Output.write`.
+        """
         self.tally.done += 1
         self.tally.kept += 1
-        self._ordered.finish(job.answer, self._writer.whole(result, job.request))
+        self._ordered.add(self._writer.whole(result, request))
 
     def stream(self, job: Job, text: str) -> None:
         """Take a piece of an answer, if stdout gets text."""

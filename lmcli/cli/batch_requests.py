@@ -120,7 +120,7 @@ class ResultWriter:
         self.is_text = form == OutputForm.TEXT
         self.needs_request = form == OutputForm.HISTORY or is_echoed
         self._is_history = form == OutputForm.HISTORY
-        self._end = "\0" if each is Each.NUL else "\n"
+        self._end = b"\0" if each is Each.NUL else b"\n"
         self._is_terminal = is_terminal
         self._is_echoed = is_echoed
 
@@ -148,8 +148,7 @@ class ResultWriter:
 
     def ended(self, text: bytes) -> bytes:
         """A text with its end: NUL, or a newline if it does not end with one."""
-        end = self._end.encode()
-        return text if text.endswith(b"\n") and end == b"\n" else text + end
+        return text if self._end == b"\n" and text.endswith(b"\n") else text + self._end
 
 
 def _history_line(result: JsonObject, request: Request | None) -> bytes:
