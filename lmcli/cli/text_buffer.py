@@ -24,6 +24,9 @@ class TextBuffer:
 
     def append(self, piece: str) -> None:
         """Add a piece at the end."""
+        if not (self._text or self._waiting):
+            self._text = piece
+            return
         self._waiting.append(piece)
         self._length += len(piece)
         if self._length > len(self._text) // _SHARE:

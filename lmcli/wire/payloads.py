@@ -186,12 +186,13 @@ def read(cls: type[AnyRecord], body: Any) -> AnyRecord:
     for key, value in _object(body, cls.__name__).items():
         if (field := layout.get(key)) is None:
             continue
-        if type(value) is field.type:
-            found[field.name] = value
+        name, type_, convert = field
+        if type(value) is type_:
+            found[name] = value
         elif value not in _UNKNOWN:
-            if (converted := field.convert(value)) is None:
+            if (converted := convert(value)) is None:
                 raise RemoteProtocolError(f"the server sent {key} as {quoted(value, limit=40)}")
-            found[field.name] = converted
+            found[name] = converted
     for name in cls.required:
         if name not in found:
             raise RemoteProtocolError(f"the server left out {camel(name)}")
