@@ -122,10 +122,8 @@ class Chat:
             chat.add_user_message(history)
             return chat
         entries = history.messages if isinstance(history, Chat) else _entries(history)
-        messages = (read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries))
-        for role, group in groupby(messages, key=attrgetter("role")):
-            run = list(group)
-            chat._messages += _joined(run) if role == "user" else run
+        messages = [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+        chat._messages = messages if len(messages) == 1 else _with_joined_users(messages)
         return chat
 
     def copy(self) -> "Chat":
@@ -157,9 +155,15 @@ class Chat:
         return self._messages[-1]
 
 
-def _joined(run: list[Message]) -> list[Message]:
-    """Messages of the user in one; joined at once, because one after the other takes quadratic time."""
-    return run if len(run) == 1 else [Message("user", tuple(part for message in run for part in message.content))]
+def _with_joined_users(messages: list[Message]) -> list[Message]:
+    """Messages with those of the user in a row joined: at once, because one after the other takes quadratic time."""
+    joined: list[Message] = []
+    for role, run in groupby(messages, key=attrgetter("role")):
+        if role == "user":
+            joined.append(Message(role, tuple(part for message in run for part in message.content)))
+        else:
+            joined.extend(run)
+    return joined
 
 
 def _entries(history: object) -> Sequence[Any]:

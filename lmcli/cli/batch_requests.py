@@ -9,7 +9,7 @@ from lmcli.cli.choices import Each, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.batch_records import BatchRecord
 from lmcli.cli.input.document import Document
-from lmcli.cli.input.incoming import Incoming
+from lmcli.cli.input.incoming import about
 from lmcli.cli.input.stdin import Attachments, join_words, make_prompt, system_prompt, turn_about, turn_after
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.messages import Messages
@@ -92,10 +92,10 @@ class BatchRequests:
             if self._is_raw:
                 raise BadInput("messages: raw completion continues a text")
             return turn_after(subject, self._question, self._attached, self._named).document(self._system)
-        text = Incoming([subject])
+        prompt = about(subject, self._question)
         if self._is_raw:
-            return make_prompt(text, self._question, drops_newline=False)
-        return turn_about(text, self._question, self._attached, drops_newline=False).document(self._system)
+            return make_prompt(None, prompt, drops_newline=False)
+        return turn_about(None, prompt, self._attached, drops_newline=False).document(self._system)
 
     def _with_config(self, request: Request, options: Mapping[str, Any]) -> Request:
         """The request with sampling options that win over those of the command line."""
