@@ -38,6 +38,14 @@ def after_imports() -> None:
     gc.enable()
 
 
+def load(name: str) -> ModuleType:
+    """Import a module, and what it needs, without garbage collection."""
+    gc.disable()
+    module = importlib.import_module(name)
+    after_imports()
+    return module
+
+
 def exit_now(status: int) -> NoReturn:
     """Flush the standard streams and end the process without finalizing the interpreter."""
     for stream in (sys.stdout, sys.stderr):
