@@ -6,6 +6,7 @@ rules, and depends neither on the wire nor on files.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from lmcli.errors import BadInput, quoted
@@ -115,12 +116,8 @@ class Chat:
             chat.add_user_message(history)
             return chat
         entries = history.messages if isinstance(history, Chat) else _entries(history)
-        messages = (read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries))
-        for role, run in groupby(messages, key=lambda message: message.role):
-            if role == "user":  # joined at once: one after the other takes quadratic time
-                chat.append(Message(role, tuple(part for message in run for part in message.content)))
-            else:
-                chat._messages.extend(run)
+        messages = [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
+        chat._messages = messages if len(messages) == 1 else _with_joined_users(messages)
         return chat
 
     def copy(self) -> "Chat":
@@ -160,6 +157,17 @@ class Chat:
         return self._messages[-1]
 
 
+def _with_joined_users(messages: list[Message]) -> list[Message]:
+    """Messages with those of the user in a row joined: at once, because one after the other takes quadratic time."""
+    joined: list[Message] = []
+    for role, run in groupby(messages, key=attrgetter("role")):
+        if role == "user":
+            joined.append(Message(role, tuple(part for message in run for part in message.content)))
+        else:
+            joined.extend(run)
+    return joined
+
+
 def _entries(history: object) -> Sequence[Any]:
     entries = history.get("messages") if isinstance(history, Mapping) else history
     if isinstance(entries, Sequence) and not isinstance(entries, str | bytes):
@@ -191,12 +199,18 @@ def read_message(entry: object, at: str) -> Message:
     name = ROLE_ALIASES.get(role, role) if isinstance(role, str) else role
     if name not in ROLES:
         raise BadInput(f"{at}.role: unknown role {quoted(role)}", f"roles are {', '.join(ROLES)}")
-    keys = entry if isinstance(entry, Mapping) else {}
+    return _message(name, content, entry if isinstance(entry, Mapping) else {}, at)
+
+
+def _message(name: str, content: object, keys: Mapping[str, Any], at: str) -> Message:
+    """Read the content of a message, and what OpenAI writes beside it."""
     if name == "tool" and (isinstance(content, str) or "tool_call_id" in keys):
         return Message(name, (_openai_result(content, keys, at),))
     calls = _openai_calls(keys, name, f"{at}.tool_calls")
     if name == "assistant" and (content is None or (calls and content == [])):
         content = ""
+    if type(content) is str and not calls:  # most are, and are read at once
+        return Message(name, (TextPart(content),))
     return Message(name, _parts(_listed(content), name, f"{at}.content") + calls)
 
 

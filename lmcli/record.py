@@ -54,19 +54,23 @@ class Record:
 
     Attributes:
         fields: the names, those of base classes first, each with its annotation.
+        required: the names of those without a default.
     """
 
     fields: ClassVar[dict[str, Any]] = {}
+    required: ClassVar[tuple[str, ...]] = ()
     __signature__: ClassVar = _Signature()
 
     def __init_subclass__(cls) -> None:
         cls.fields = cls.fields | cls.__annotations__
+        cls.required = tuple(name for name in cls.fields if not cls.has_default(name))
 
     def __init__(self, **values: Any) -> None:
-        for name in self.fields:
-            if name not in values and not self.has_default(name):
+        for name in self.required:
+            if name not in values:
                 raise TypeError(f"{type(self).__name__} needs {name}")
-        if unknown := values.keys() - self.fields.keys():
+        if not values.keys() <= self.fields.keys():
+            unknown = values.keys() - self.fields.keys()
             raise TypeError(f"{type(self).__name__} has no {', '.join(sorted(unknown))}")
         vars(self).update(values)
 

@@ -10,7 +10,17 @@ import os
 import signal
 import sys
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+_DEFERRED: Final = (
+    "importlib.metadata",  # websockets imports it for its own version, and uses it in a git checkout only
+    "linecache",  # what Typer and inspect import: for tracebacks, sources, programs that they run, help
+    "locale",
+    "subprocess",
+    "textwrap",
+    "tokenize",
+)
+"""Modules that others import, and use for a few commands only or never."""
 
 
 def before_imports() -> None:
@@ -18,13 +28,22 @@ def before_imports() -> None:
     gc.disable()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _defer("importlib.metadata")  # websockets imports it for its own version, and uses it in a git checkout only
+    for name in _DEFERRED:
+        _defer(name)
 
 
 def after_imports() -> None:
     """Enable garbage collection, except for the objects of the loaded modules."""
     gc.freeze()
     gc.enable()
+
+
+def load(name: str) -> ModuleType:
+    """Import a module, and what it needs, without garbage collection."""
+    gc.disable()
+    module = importlib.import_module(name)
+    after_imports()
+    return module
 
 
 def exit_now(status: int) -> NoReturn:
@@ -60,7 +79,8 @@ class _Deferred(ModuleType):
 
 
 def _register(name: str, module: ModuleType) -> None:
-    """Register a module by its name and in its package."""
+    """Register a module by its name and in its package, if it is in one."""
     package, _, attribute = name.rpartition(".")
     sys.modules[name] = module
-    setattr(importlib.import_module(package), attribute, module)
+    if package:
+        setattr(importlib.import_module(package), attribute, module)

@@ -126,6 +126,7 @@ def test_version_is_printed_by_the_entry_point() -> None:
 
 
 HEAVY = {
+    "_posixsubprocess",  # subprocess, in effect
     "asyncio",
     "concurrent.futures",
     "email.message",  # importlib.metadata, in effect

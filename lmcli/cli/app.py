@@ -6,12 +6,12 @@ A command's module is loaded when the command runs, and only the command that wa
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
+from lmcli import startup
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.options import (
@@ -212,7 +212,7 @@ def _body(name: str, env: Environment, *, has_commands: bool = False) -> Callabl
             messages.raw(f"Usage: lm {name} [OPTIONS] ...\n\n{command.help}\n\n{hint_for(name)}\n")
             return ExitCode.USAGE
         command_name, _, below = name.partition(" ")
-        module = import_module(f"lmcli.cli.commands.{command_name}")
+        module = startup.load(f"lmcli.cli.commands.{command_name}")
         run: Callable[..., ExitCode] = getattr(module, f"run_{below}" if below else "run")
         return run(options, words, env, messages)
 

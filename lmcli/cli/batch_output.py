@@ -139,11 +139,15 @@ class BatchOutput:
         if job.request is not None and (preface := self._writer.preface(job.request)):
             job.answer.stream(preface)
 
-    def keep(self, job: Job, result: JsonObject) -> None:
-        """Take the result of an earlier run."""
+    def keep(self, result: JsonObject, request: Request | None) -> None:
+        """Take the result of an earlier run.
+
+        Raises:
+            ReaderLeft, Interrupted, OutputFailed: see `Output.write`.
+        """
         self.tally.done += 1
         self.tally.kept += 1
-        self._ordered.finish(job.answer, self._writer.whole(result, job.request))
+        self._ordered.add(self._writer.whole(result, request))
 
     def stream(self, job: Job, text: str) -> None:
         """Take a piece of an answer, if stdout gets text."""
@@ -156,11 +160,11 @@ class BatchOutput:
         Raises:
             OutputFailed: the results file cannot be written.
         """
-        result = _result(job, text, outcome)
+        result = self._result(job, text, outcome)
         whole = self._writer.whole(result, job.request)
         if not whole.startswith(job.answer.streamed):
             outcome = outcome._replace(error=Incomplete("after the connection was lost the answer began differently"))
-            result = _result(job, text, outcome)
+            result = self._result(job, text, outcome)
             whole = self._writer.ended(job.answer.streamed)
         if self._file is None:
             self._ordered.finish(job.answer, whole)
@@ -182,7 +186,7 @@ class BatchOutput:
         self._sync()
         self._ordered.drop_empty_end()
         for job, text, outcome in jobs:
-            whole = self._writer.whole(_result(job, text, outcome), job.request)
+            whole = self._writer.whole(self._result(job, text, outcome), job.request)
             is_continued = whole.startswith(job.answer.streamed)
             self._ordered.finish(job.answer, whole if is_continued else self._writer.ended(job.answer.streamed))
 
@@ -215,6 +219,13 @@ class BatchOutput:
         shown_by = "jsonl" if self._writer.is_text else None
         report_tool_calls(outcome, self._messages, shown_by=shown_by, record=record.name)
 
+    def _result(self, job: Job, text: TextCollector, outcome: Outcome) -> JsonObject:
+        """The result of a record; of its text alone, where nothing else is written."""
+        text.finish(outcome)
+        if self._writer.is_text and self._file is None:
+            return {"content": text.answer}
+        return _record(job, text, outcome)
+
     def _report(self, record: BatchRecord, error: LmError) -> None:
         """Write the error of a record; a hint that was written before is left out."""
         hints = [hint for hint in hints_for(error) if hint not in self._hints]
@@ -223,9 +234,8 @@ class BatchOutput:
         self._messages.error(LmError(f"{record.name}: {error.message}", *hints))
 
 
-def _result(job: Job, text: TextCollector, outcome: Outcome) -> JsonObject:
-    """The result of a record: the keys of `-o json`, and why it failed, if it did."""
-    text.finish(outcome)
+def _record(job: Job, text: TextCollector, outcome: Outcome) -> JsonObject:
+    """The keys of `-o json` for a record, and why it failed, if it did."""
     record, error = job.record, outcome_error(outcome)
     return {
         "index": record.position,

@@ -9,7 +9,7 @@ from lmcli.cli.choices import Each, OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.batch_records import BatchRecord
 from lmcli.cli.input.document import Document, openai_tool_calls
-from lmcli.cli.input.incoming import Incoming
+from lmcli.cli.input.incoming import about
 from lmcli.cli.input.stdin import Attachments, join_words, make_prompt, system_prompt, turn_about, turn_after
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.messages import Messages
@@ -56,8 +56,9 @@ class BatchRequests:
             self._named = options.file or ()
             self._system = system_prompt(options)
         self._question = self._attached.prepend_to(join_words(words))
-        self._base = make_request("" if self._is_raw else Document.new(), options)
-        stack = prediction_stack(self._base.config, is_raw=self._is_raw)
+        base = make_request("" if self._is_raw else Document.new(), options)
+        stack = prediction_stack(base.config, is_raw=self._is_raw)
+        self._base = base._replace(stack=stack)
         common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
         device = [] if options.device is None else [options.device]
         self._common = dump_json([*common, model_key(options, env), *device])
@@ -94,10 +95,10 @@ class BatchRequests:
             if self._is_raw:
                 raise BadInput("messages: raw completion continues a text")
             return turn_after(subject, self._question, self._attached, self._named).document(self._system)
-        text = Incoming([subject])
+        prompt = about(subject, self._question)
         if self._is_raw:
-            return make_prompt(text, self._question, drops_newline=False)
-        return turn_about(text, self._question, self._attached, drops_newline=False).document(self._system)
+            return make_prompt(None, prompt, drops_newline=False)
+        return turn_about(None, prompt, self._attached, drops_newline=False).document(self._system)
 
     def _with_config(self, request: Request, options: Mapping[str, Any], name: str) -> Request:
         """The request with sampling options that win over those of the command line."""
@@ -105,8 +106,8 @@ class BatchRequests:
         own = prediction_config(options)
         given = {name: value for name in OPTIONS if (value := getattr(own, name)) is not None}
         config: PredictionConfig = request.config.replace(**given, raw={**request.config.raw, **own.raw})
-        prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
-        return request._replace(config=config, schema=None if own.structured else request.schema)
+        stack = prediction_stack(config, is_raw=self._is_raw)  # refuses what cannot be sent
+        return request._replace(config=config, stack=stack, schema=None if own.structured else request.schema)
 
     def _warn(self, name: str, options: Mapping[str, Any]) -> None:
         """Warn of what has no effect; a mistake in many records is reported for the first one."""
@@ -131,7 +132,7 @@ class ResultWriter:
         self.is_json = form == OutputForm.JSONL
         self.needs_request = form == OutputForm.HISTORY or is_echoed
         self._is_history = form == OutputForm.HISTORY
-        self._end = "\0" if each is Each.NUL else "\n"
+        self._end = b"\0" if each is Each.NUL else b"\n"
         self._is_terminal = is_terminal
         self._is_echoed = is_echoed
 
@@ -159,8 +160,7 @@ class ResultWriter:
 
     def ended(self, text: bytes) -> bytes:
         """A text with its end: NUL, or a newline if it does not end with one."""
-        end = self._end.encode()
-        return text if text.endswith(b"\n") and end == b"\n" else text + end
+        return text if self._end == b"\n" and text.endswith(b"\n") else text + self._end
 
 
 def _history_line(result: JsonObject, request: Request | None) -> bytes:

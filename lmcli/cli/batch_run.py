@@ -77,7 +77,7 @@ class _RecordPrediction(PredictionLifecycle):
     @property
     def outcome(self) -> Outcome:
         """The outcome of this record, whatever becomes of the batch."""
-        return super().outcome._replace(error=self.error, signum=None)
+        return Outcome(self._end, self.error, recovered=self._recovered)
 
     @property
     def is_complete(self) -> bool:
@@ -206,7 +206,8 @@ class BatchRun:
             self._awaits_input = False
 
     def _begin(self, session: Session, model: ModelInstance) -> None:
-        while len(self._running) < self._jobs and not self._is_model_lost and session.takes_requests:
+        takes_requests = not self._is_model_lost and session.takes_requests
+        while takes_requests and len(self._running) < self._jobs:
             job = self._next_job()
             if job is None:
                 return
@@ -236,12 +237,12 @@ class BatchRun:
         """The next record that has to be predicted, if it is there; those that have a result are passed on."""
         if self._again:
             return self._again.popleft()
-        while self._output.has_room and not self._is_exhausted:
+        while self._output.has_room and not self._is_stopped:
             record = self._reader.take()
             if record is not None:
                 if (job := self._admitted(record)) is not None:
                     return job
-            elif not self._reader.can_read:
+            elif self._reader.is_at_end or not self._reader.can_read:
                 return None
             else:
                 self._output.write()
@@ -253,25 +254,30 @@ class BatchRun:
     @property
     def _is_exhausted(self) -> bool:
         """Whether no further record begins."""
-        is_stopped = self._fails_fast and self._output.tally.failed > 0
-        return is_stopped or (self._reader.is_at_end and not self._reader.waiting_count)
+        return self._is_stopped or (self._reader.is_at_end and not self._reader.waiting_count)
+
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether a failure lets no further record begin."""
+        return self._fails_fast and self._output.tally.failed > 0
 
     def _admitted(self, record: BatchRecord) -> Job | None:
         """The record as a job; None if it has a result, or cannot be read."""
         digest = "" if self._file is None else self._requests.digest(record)
-        job = Job(record, None, digest, self._output.begin())
         result = None if self._file is None else self._file.answer(record, digest)
+        request = None
         try:
             if result is None or self._output.needs_requests:
-                job.request = self._requests.request(record)
+                request = self._requests.request(record)
         except BadInput as error:
-            self._finish(job, TextCollector(), Outcome(error=error))
+            self._finish(Job(record, None, digest, self._output.begin()), TextCollector(), Outcome(error=error))
             return None
-        if result is None:
-            self._output.start(job)
-            return job
-        self._output.keep(job, result)
-        return None
+        if result is not None:
+            self._output.keep(result, request)
+            return None
+        job = Job(record, request, digest, self._output.begin())
+        self._output.start(job)
+        return job
 
     def _finish(self, job: Job, text: TextCollector, outcome: Outcome) -> None:
         self._output.finish(job, text, outcome)

@@ -83,15 +83,23 @@ def _deliver_next(session: Session, consumers: Sequence[Consumer], *, within: fl
     ready = session.ready([consumer.channel for consumer in consumers], within=within)
     for consumer in consumers:
         if consumer.channel.is_ready:
-            try:
-                values = consumer.channel.read()
-            except LmError as error:
-                consumer.fail(error)
-            else:
-                consumer.feed(values)
+            _deliver_all(consumer)
         elif not ready:
             consumer.feed([])
     return bool(ready)
+
+
+def _deliver_all(consumer: Consumer) -> None:
+    """Deliver what has arrived, and the end if that has, too."""
+    while True:
+        try:
+            values = consumer.channel.read()
+        except LmError as error:
+            consumer.fail(error)
+            return
+        if not values:
+            return
+        consumer.feed(values)
 
 
 def _cancel(session: Session, consumers: Sequence[Consumer], output: Output) -> None:

@@ -113,6 +113,8 @@ def json_pieces(value: Any, *, is_indented: bool = False) -> Iterator[bytes]:
 
 
 def _safe(text: bytes) -> bytes:
+    if text.isascii() and b"\x7f" not in text:
+        return text
     if b"\x7f" in text or b"\xc2" in text or b"\xe2\x80" in text:  # a tenth of the time of the expression
         return re.sub(_UNSAFE, lambda match: b"\\u%04x" % ord(match[0].decode()), text)
     return text

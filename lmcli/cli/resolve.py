@@ -36,6 +36,7 @@ class Request(NamedTuple):
         preset: the name of a preset on the server.
         schema: the form that the answer must have, if it must have one.
         device: the device of LM Link that has the model; None leaves that to the server.
+        stack: the sampling options as they are sent, where many requests share them.
     """
 
     subject: Document | str
@@ -43,13 +44,16 @@ class Request(NamedTuple):
     preset: str | None = None
     schema: "Schema | None" = None
     device: str | None = None
+    stack: requests.Stack | None = None
 
     def channel_request(self, model: str | None, resolve: Resolve) -> ChannelRequest:
         """The request for current servers; `resolve` puts the images of messages on the server."""
         if isinstance(self.subject, str):
-            return requests.complete(model, self.subject, self.config, self.preset).on_device(self.device)
-        messages = resolve(self.subject.chat().messages)
-        return requests.respond(model, messages, self.config, self.preset).on_device(self.device)
+            request = requests.complete(model, self.subject, self.stack or self.config, self.preset)
+        else:
+            messages = resolve(self.subject.chat().messages)
+            request = requests.respond(model, messages, self.stack or self.config, self.preset)
+        return request.on_device(self.device)
 
     @property
     def is_raw(self) -> bool:

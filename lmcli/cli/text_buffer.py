@@ -25,6 +25,9 @@ class TextBuffer:
 
     def append(self, piece: str) -> None:
         """Add a piece at the end."""
+        if not (self._text or self._waiting):
+            self._text = piece
+            return
         self._waiting.append(piece)
         self._length += len(piece)
         if self._length > len(self._text) // _SHARE:
@@ -33,7 +36,8 @@ class TextBuffer:
     @property
     def text(self) -> str:
         """The whole text."""
-        self._join()
+        if self._waiting:
+            self._join()
         return self._text
 
     @property

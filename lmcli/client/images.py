@@ -43,13 +43,14 @@ class Uploads:
             NoInput: a file is not there.
             BadInput: it is not an image that LM Studio accepts.
         """
-        if sources := image_sources(messages):
-            session = self._files()
-            if session is not self._session:  # with its connection, a server forgets the files
-                self._session, self._done = session, {}
-            for source in sources:
-                if source not in self._done:
-                    self._done[source] = upload(session, *read_image(source))
+        if not any(map(has_images, messages)):
+            return list(messages)
+        session = self._files()
+        if session is not self._session:  # with its connection, a server forgets the files
+            self._session, self._done = session, {}
+        for source in image_sources(messages):
+            if source not in self._done:
+                self._done[source] = upload(session, *read_image(source))
         return with_uploads(messages, self._done)
 
 

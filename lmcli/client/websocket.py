@@ -6,8 +6,8 @@ texts in several frames, what is not allowed) goes through the parser, frame by 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Final, Literal
+from collections.abc import Iterator
+from typing import Final
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -51,7 +51,7 @@ class WebSocket:
         self._frame_bytes = 0
         self._idle_frames = 0
         self._is_answered = False
-        self._outgoing: deque[Iterator[Literal[True]]] = deque()
+        self._outgoing: deque[Iterator[bytes]] = deque()
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +86,7 @@ class WebSocket:
 
     def send_text(self, text: Text) -> None:
         """Send one text; its frames are made when `frames_to_send` is called."""
-        self._outgoing.append(self._framed(text))
+        self._outgoing.append(_framed(text))
 
     def send_ping(self) -> None:
         """Ask for a sign of life."""
@@ -104,25 +104,12 @@ class WebSocket:
         """The next frames of texts, short ones together; empty if that was all."""
         frames, size = list[bytes](), 0
         while self._outgoing and size < FRAME_BYTES and self.is_open:
-            if next(self._outgoing[0], False):
-                frames += self._protocol.data_to_send()
-                size += len(frames[-1])
-            else:
+            if (frame := next(self._outgoing[0], None)) is None:
                 self._outgoing.popleft()
+            else:
+                frames.append(frame)
+                size += len(frame)
         return b"".join(frames)
-
-    def _framed(self, text: Text) -> Iterator[Literal[True]]:
-        """Make the frames of a text, one at a time: one in all, unless the text is long."""
-        send: Callable[..., None] = self._protocol.send_text
-        rest = memoryview(b"")
-        for piece in (text,) if isinstance(text, bytes) else text:
-            rest = memoryview(bytes(rest) + piece)
-            while len(rest) > FRAME_BYTES:
-                send(bytes(rest[:FRAME_BYTES]), fin=False)
-                send, rest = self._protocol.send_continuation, rest[FRAME_BYTES:]
-                yield True
-        send(bytes(rest), fin=True)
-        yield True
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take in what has arrived; the texts that are complete with it. Without data the stream has ended."""
@@ -208,3 +195,14 @@ class WebSocket:
         elif frame.opcode is Opcode.CLOSE:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
             self.lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
+
+
+def _framed(text: Text) -> Iterator[bytes]:
+    """Make the frames of a text, one at a time: one in all, unless the text is long."""
+    opcode, rest = Opcode.TEXT, memoryview(b"")
+    for piece in (text,) if isinstance(text, bytes) else text:
+        rest = memoryview(bytes(rest) + piece if rest else piece)
+        while len(rest) > FRAME_BYTES:
+            yield Frame(opcode, rest[:FRAME_BYTES], fin=False).serialize(mask=True)
+            opcode, rest = Opcode.CONT, rest[FRAME_BYTES:]
+    yield Frame(opcode, rest).serialize(mask=True)

@@ -7,13 +7,13 @@ a required key that is missing or of another type is a `RemoteProtocolError`.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import orjson
 
 from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallResult, read_message
 from lmcli.errors import BadInput, RemoteProtocolError, quoted
-from lmcli.record import Record
+from lmcli.record import Record, distinct
 from lmcli.values import (
     AmbiguousModel,
     CandidateToken,
@@ -283,6 +283,7 @@ def present(value: JsonObject) -> JsonObject:
 # A figure that no double can hold, such as 1e400, is infinite. JSON has no such number: it is unknown, as null is.
 _UNKNOWN = (None, math.inf, -math.inf)
 _LARGEST = 2.0**63
+_NUMBERS = (int, float)
 
 # Null is a value, not an absence, for these keys: the JavaScript SDK drops a model info without them.
 _NULLABLE = frozenset({"device_identifier", "ttl_ms", "last_used_time"})
@@ -294,30 +295,33 @@ def read(cls: type[AnyRecord], body: Any) -> AnyRecord:
     Raises:
         RemoteProtocolError: a required key is missing, or a key has another type.
     """
-    source = _object(body, cls.__name__)
-    found: JsonObject = {}
-    for name, key, convert, required in _LAYOUTS[cls]:
-        value = source.get(key)
-        if value in _UNKNOWN:
-            if required:
-                raise RemoteProtocolError(f"the server left out {key}")
-        elif (converted := convert(value)) is None:
-            raise RemoteProtocolError(f"the server sent {key} as {quoted(value, limit=40)}")
-        else:
+    layout, found = _LAYOUTS[cls], JsonObject()
+    for key, value in _object(body, cls.__name__).items():
+        if (field := layout.get(key)) is None:
+            continue
+        name, type_, convert = field
+        if type(value) is type_:
+            found[name] = value
+        elif value not in _UNKNOWN:
+            if (converted := convert(value)) is None:
+                raise RemoteProtocolError(f"the server sent {key} as {quoted(value, limit=40)}")
             found[name] = converted
+    for name in cls.required:
+        if name not in found:
+            raise RemoteProtocolError(f"the server left out {camel(name)}")
     return cls(**found)
 
 
 def write(record: Record) -> JsonObject:
     """Write a record; None is left out but for the keys where null is a value."""
     written: JsonObject = {}
-    for name, key, _, _ in _LAYOUTS[type(record)]:
-        value = getattr(record, name)
+    for key, field in _LAYOUTS[type(record)].items():
+        value = getattr(record, field.name)
         if isinstance(value, Record):
             value = write(value)
         elif isinstance(value, tuple):
             value = list(value)
-        if value is not None or name in _NULLABLE:
+        if value is not None or field.name in _NULLABLE:
             written[key] = value
     return written
 
@@ -333,11 +337,18 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in rest)
 
 
-def _layout(cls: type[Record]) -> tuple[tuple[str, str, Callable[[Any], Any], bool], ...]:
-    return tuple(
-        (name, camel(name), _CONVERT[_type_name(annotation)], not cls.has_default(name))
-        for name, annotation in cls.fields.items()
-    )
+@distinct
+class _Field(NamedTuple):
+    """A field of a record: its name, the type of values that are taken as they are, and what converts or refuses."""
+
+    name: str
+    type: type | None
+    convert: Callable[[Any], Any]
+
+
+def _layout(cls: type[Record]) -> Mapping[str, _Field]:
+    """The fields of a record by their wire keys."""
+    return {camel(name): _Field(name, *_CONVERT[_type_name(annotation)]) for name, annotation in cls.fields.items()}
 
 
 def _type_name(annotation: Any) -> str:
@@ -347,12 +358,11 @@ def _type_name(annotation: Any) -> str:
 
 def _whole(value: Any) -> int | None:
     """A whole number of 64 bits, also where JavaScript wrote it as 7.0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return int(value) if is_number and abs(value) <= _LARGEST and value == int(value) else None
+    return int(value) if type(value) in _NUMBERS and abs(value) <= _LARGEST and value == int(value) else None
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if type(value) in _NUMBERS else None
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
@@ -360,19 +370,23 @@ def _texts(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if is_list_of_texts else None
 
 
-_CONVERT: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+def _refused(_: Any) -> None:
+    """No other type is converted."""
+
+
+_CONVERT: Mapping[str, tuple[type | None, Callable[[Any], Any]]] = MappingProxyType(
     {
-        "str": lambda value: value if isinstance(value, str) else None,
-        "bool": lambda value: value if isinstance(value, bool) else None,
-        "int": _whole,
-        "float": _number,
-        "tuple": _texts,
-        "Quantization": lambda value: read(Quantization, value),
+        "str": (str, _refused),
+        "bool": (bool, _refused),
+        "int": (None, _whole),
+        "float": (None, _number),
+        "tuple": (None, _texts),
+        "Quantization": (None, lambda value: read(Quantization, value)),
     }
 )
 
 
-_LAYOUTS: Mapping[type[Record], tuple[tuple[str, str, Callable[[Any], Any], bool], ...]] = {
+_LAYOUTS: Mapping[type[Record], Mapping[str, _Field]] = {
     cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization, PromptDetails)
 }
 

@@ -93,20 +93,25 @@ def base64_text(data: bytes) -> str:
 
 def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) -> Any:
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
-    if isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
+    if isinstance(value, dict):
+        items: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
         long.append(value)
         return _JSON_GAP if isinstance(value, LongJson) else _GAP
-    short, count = value, len(long)
-    if depth and isinstance(value, dict):
-        short = {k: v if _is_short(v) else _without_long(v, long, depth - 1) for k, v in value.items()}
-    elif depth and isinstance(value, list | tuple):
-        short = [v if _is_short(v) else _without_long(v, long, depth - 1) for v in value]
-    return value if len(long) == count else short
-
-
-def _is_short(value: Any) -> bool:
-    """Whether a value is known to contain no long string: most do not, and are passed over at once."""
-    return type(value) in _SCALARS or (type(value) is str and len(value) <= PIECE_LENGTH)
+    else:
+        return value
+    short: Any = value
+    for key, item in items if depth else ():
+        kind = type(item)
+        if kind in _SCALARS or (kind is str and len(item) <= PIECE_LENGTH):
+            continue  # most values, passed over at once
+        if (shortened := _without_long(item, long, depth - 1)) is not item:
+            if short is value:
+                short = dict(value) if isinstance(value, dict) else list(value)
+            short[key] = shortened
+    return short
 
 
 def _paired(pieces: Iterable[str]) -> Iterator[str]:

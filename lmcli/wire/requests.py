@@ -13,6 +13,9 @@ from lmcli.wire.prediction_config import PredictionConfig
 if TYPE_CHECKING:
     from lmcli.wire.load_config import LoadConfig
 
+Stack = JsonObject
+"""Options written before by `prediction_stack`, for many requests with the same."""
+
 
 @distinct
 class ChannelRequest(NamedTuple):
@@ -41,15 +44,19 @@ def specifier(identifier: str | None) -> JsonObject:
 
 
 def respond(
-    model: str | None, messages: Sequence[Message], config: PredictionConfig, preset: str | None = None
+    model: str | None, messages: Sequence[Message], config: PredictionConfig | Stack, preset: str | None = None
 ) -> ChannelRequest:
     """Ask for the next turn of a conversation."""
-    return _prediction("predict", model, {"history": write_history(messages)}, prediction_stack(config), preset)
+    stack = config if isinstance(config, dict) else prediction_stack(config)
+    return _prediction("predict", model, {"history": write_history(messages)}, stack, preset)
 
 
-def complete(model: str | None, prompt: str, config: PredictionConfig, preset: str | None = None) -> ChannelRequest:
+def complete(
+    model: str | None, prompt: str, config: PredictionConfig | Stack, preset: str | None = None
+) -> ChannelRequest:
     """Ask for the raw continuation of a text."""
-    return _prediction("completeRawText", model, {"rawPrompt": prompt}, prediction_stack(config, is_raw=True), preset)
+    stack = config if isinstance(config, dict) else prediction_stack(config, is_raw=True)
+    return _prediction("completeRawText", model, {"rawPrompt": prompt}, stack, preset)
 
 
 def complete_by_predict(

@@ -95,12 +95,14 @@ def against_others(port: int, folder: Path, runs: int) -> None:
         "processes": Contender(respond(port, "-n", "prompt"), prompts, times=SHORT),
     }
     found = in_turn(contenders, runs)
-    print(f"{SHORT} short records, -j {JOBS}, median of {runs} (processes: {PROCESSES} of them, scaled):")
+    print(f"{SHORT} short records, -j {JOBS}, whole processes, median of {runs} (processes: {PROCESSES}, scaled):")
     for name, times in found.items():
         print(f"  {name:11} {seconds(times):7.2f} s, {busy_seconds(times):6.2f} s of a processor")
     for name, wanted in (("processes", 20), ("SDK, loop", 6), ("SDK, async", 2.5)):
         wall, busy = (of(found[name]) / of(found["lm --each"]) for of in (seconds, busy_seconds))
-        print(f"  {name} / lm --each  {wall:.1f}, of a processor {busy:.1f}  (at least {wanted})")
+        print(
+            f"  lm --each is {wall:.1f} times as fast as {name}, {busy:.1f} by time of a processor  (at least {wanted})"
+        )
 
 
 def memory(port: int, folder: Path, count: int) -> None:
@@ -135,7 +137,7 @@ def earlier_run(port: int, folder: Path, form: str, count: int) -> tuple[Path, P
 
 def kept(port: int, folder: Path, count: int, runs: int) -> None:
     """Records that the results file answers: read, passed over, and written."""
-    print(f"{count} records of an earlier run, records per second, median of {runs}  (at least 100,000):")
+    print(f"{count} records that the results file answers, median of {runs}  (at least 100,000 a second):")
     for form in ("line", "jsonl"):
         prompts, results = earlier_run(port, folder, form, count)
         for output in ("text", "jsonl"):
@@ -143,7 +145,8 @@ def kept(port: int, folder: Path, count: int, runs: int) -> None:
             found = [measure(command, prompts) for _ in range(runs)]
             rate, busy_rate = count / seconds(found), count / busy_seconds(found)
             peak = max(run.peak_kib for run in found) / 1024
-            print(f"  --each {form:5} -o {output:5} {rate:9,.0f}, of a processor {busy_rate:9,.0f}; {peak:.0f} MiB")
+            rates = f"{rate:9,.0f} records a second, {busy_rate:9,.0f} by time of a processor"
+            print(f"  --each {form:5} -o {output:5} {rates}; {peak:.0f} MiB")
 
 
 def main() -> None:

@@ -95,7 +95,7 @@ class RecordReader:
     def __init__(self, descriptor: int, each: Each) -> None:
         self.is_at_end = False
         self._descriptor = descriptor
-        self._each = each
+        self._parse = _PARSERS[each]
         self._splitter = Splitter(each)
         self._unparsed: deque[bytes] = deque()
         self._count = 0
@@ -142,10 +142,7 @@ class RecordReader:
         data = self._unparsed.popleft()
         position, self._count = self._count, self._count + 1
         try:
-            if self._each is Each.JSONL:
-                return _json_record(position, data)
-            text = _text(data.removesuffix(b"\r") if self._each is Each.LINE else data)
-            return BatchRecord(position, text, data)
+            return self._parse(position, data)
         except BadInput as error:
             return BatchRecord(position, "", data, error=error)
 
@@ -177,6 +174,14 @@ def _text(data: bytes) -> str:
         return "".join(decoded([data], _THIS))  # says where the error is
 
 
+def _line_record(position: int, data: bytes) -> BatchRecord:
+    return BatchRecord(position, _text(data.removesuffix(b"\r")), data)
+
+
+def _text_record(position: int, data: bytes) -> BatchRecord:
+    return BatchRecord(position, _text(data), data)
+
+
 def _json_record(position: int, data: bytes) -> BatchRecord:
     """Parse a line: a text, a history, or an object with `prompt` or `messages`.
 
@@ -196,6 +201,9 @@ def _json_record(position: int, data: bytes) -> BatchRecord:
         return BatchRecord(position, _subject(value), content, name, config)
     except BadInput as error:
         return BatchRecord(position, "", content, name, config, error)
+
+
+_PARSERS: Final = {Each.LINE: _line_record, Each.NUL: _text_record, Each.JSONL: _json_record}
 
 
 def _id(value: dict[str, Any]) -> RecordId | None:

@@ -1,7 +1,7 @@
 """A chat history as a document: parsed as a conversation, and preserved with its structure and unknown keys."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lmcli.chat import Chat
 from lmcli.cli.json_text import dump_json
@@ -11,10 +11,16 @@ from lmcli.errors import BadInput
 from lmcli.values import JsonObject
 
 
-class Document(NamedTuple):
-    """A history in its original structure: {"messages": [entry, …], …} or a bare array."""
+class Document:
+    """A history in its original structure: {"messages": [entry, …], …} or a bare array.
 
-    raw: Any
+    Args:
+        raw: the history; it is not changed after this.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self._chat: Chat | None = None
 
     @classmethod
     def new(cls) -> "Document":
@@ -24,16 +30,18 @@ class Document(NamedTuple):
     @property
     def entries(self) -> list[Any]:
         """The messages as JSON."""
-        entries: list[Any] = self.raw["messages"] if isinstance(self.raw, Mapping) else self.raw
+        entries: list[Any] = self.raw["messages"] if isinstance(self.raw, dict) else self.raw
         return entries
 
     def chat(self) -> Chat:
-        """The conversation.
+        """The conversation, which is read once; nothing may be added to it.
 
         Raises:
             BadInput: the history is not valid; with the path of the error.
         """
-        return Chat.from_history(self.raw)
+        if self._chat is None:
+            self._chat = Chat.from_history(self.raw)
+        return self._chat
 
     def with_entry(self, entry: JsonObject) -> "Document":
         """A copy with one more message."""
@@ -61,7 +69,7 @@ class Document(NamedTuple):
         return self._with([{"role": "system", "content": prompt}, *entries[1 if has_system else 0 :]])
 
     def _with(self, entries: list[Any]) -> "Document":
-        return Document({**self.raw, "messages": entries} if isinstance(self.raw, Mapping) else entries)
+        return Document({**self.raw, "messages": entries} if isinstance(self.raw, dict) else entries)
 
 
 def recognize(value: Any) -> Document | None:

@@ -67,7 +67,7 @@ class Incoming:
         self.is_empty = self.is_empty and not end
         yield end
         if question and not self.is_empty:
-            yield "\n" if end.endswith("\n") else "\n\n"
+            yield _gap(end)
         yield question
 
 
@@ -90,6 +90,16 @@ def decoded(blocks: Iterable[bytes], name: str) -> Iterator[str]:
             yield text.removeprefix(mark)
             mark = ""
         rest, offset = rest[length:], offset + length
+
+
+def about(text: str, question: str) -> str:
+    """A text and a question about it, separated by a blank line; either may be empty."""
+    return text + _gap(text) + question if text and question else text or question
+
+
+def _gap(text: str) -> str:
+    """What makes a blank line after a text."""
+    return "\n" if text.endswith("\n") else "\n\n"
 
 
 def without_newline(text: str) -> str:

@@ -82,6 +82,19 @@ class OrderedOutput:
         answer.whole = whole
         self.held_size += len(whole)
 
+    def add(self, whole: bytes) -> None:
+        """Take the next answer, which is finished already.
+
+        Raises:
+            ReaderLeft, Interrupted, OutputFailed: see `Output.write`.
+        """
+        if self._answers:
+            self.finish(self.begin(), whole)
+            return
+        self._take(whole)
+        if self._due_size >= _BURST_BYTES:
+            self.flush()
+
     def advance(self) -> None:
         """Take what can be written; large amounts are written at once.
 
@@ -91,14 +104,17 @@ class OrderedOutput:
         while self._answers:
             answer = self._answers[0]
             if data := answer.due():
-                self._due.append(data)
-                self._due_size += len(data)
+                self._take(data)
             if answer.whole is None:
                 break
             self._answers.popleft()
             self.held_size -= len(answer.whole)
         if self._due_size >= _BURST_BYTES:
             self.flush()
+
+    def _take(self, data: bytes) -> None:
+        self._due.append(data)
+        self._due_size += len(data)
 
     def flush(self) -> None:
         """Write what was taken.

@@ -32,6 +32,7 @@ _REQUIRED_STATS = (
     "tokens_per_second",
     "total_time_sec",
 )
+_OTHER_STATS = tuple(name for name in Stats.fields if name not in (*_REQUIRED_STATS, "num_gpu_layers"))
 
 
 class TextCollector:
@@ -137,9 +138,11 @@ def stats_record(stats: Stats) -> JsonObject:
 
     The number of GPU layers is left out: the server documents its own value as wrong.
     """
-    values = stats.as_dict()
-    values.pop("num_gpu_layers")
-    return {name: values.pop(name) for name in _REQUIRED_STATS} | {k: v for k, v in values.items() if v is not None}
+    record: JsonObject = {name: getattr(stats, name) for name in _REQUIRED_STATS}
+    for name in _OTHER_STATS:
+        if (value := getattr(stats, name)) is not None:
+            record[name] = value
+    return record
 
 
 def outcome_error(outcome: Outcome) -> JsonObject | None:

@@ -90,8 +90,10 @@ class ResultsFile(Closing):
         line = self._line_at(place)
         # Only JSON of a model may hold integers beyond 64 bits; everywhere else the fast parser is as exact.
         result: JsonObject = orjson.loads(line) if _NOT_PARSED in line else load_json(line.decode())
-        is_same = result.pop(_INPUT) == digest and result.get("id") == record.id
-        return result | {"index": record.position} if is_same else None
+        if result.pop(_INPUT) != digest or result.get("id") != record.id:
+            return None
+        result["index"] = record.position
+        return result
 
     def append(self, result: JsonObject, digest: str) -> None:
         """Append the result of a record.
@@ -149,16 +151,18 @@ class ResultsFile(Closing):
         Raises:
             BadInput: this is another kind of file.
         """
-        end = 0
-        with open(self._descriptor, "rb", closefd=False) as file:
+        end, put = 0, self._places.put
+        with open(self._descriptor, "rb", buffering=_BLOCK_BYTES, closefd=False) as file:
             for number, line in enumerate(file, start=1):
                 if line[-1:] != b"\n" and _is_torn(line, is_first=number == 1):
                     break
-                result = _parsed(line)
-                if result is None:
+                try:
+                    key, is_answer = _entry(line)
+                except ValueError as error:
                     hint = "--results takes a new file, or one that a batch has written"
-                    raise BadInput(f"{self._name} is not a results file: line {number} is not a result", hint)
-                self._places.put(_key(result["index"], result.get("id")), -1 if "error" in result else end)
+                    message = f"{self._name} is not a results file: line {number} is not a result"
+                    raise BadInput(message, hint) from error
+                put(key, end if is_answer else -1)
                 end += len(line)
         return end
 
@@ -182,6 +186,7 @@ class _Places:
 
     def __init__(self) -> None:
         self._count = 0
+        self._mask = 7
         self._hashes = array("q", [0]) * 8
         self._values = array("q", [_FREE]) * 8
 
@@ -193,11 +198,12 @@ class _Places:
         """Note the place of a key; -1 takes it away."""
         hashed = hash(key)
         slot = self._slot(hashed)
-        if self._values[slot] == _FREE:
-            self._count += 1
+        is_new = self._values[slot] == _FREE
         self._hashes[slot], self._values[slot] = hashed, place
-        if self._count * 2 > len(self._values):
-            self._grow()
+        if is_new:
+            self._count += 1
+            if self._count * 2 > self._mask:
+                self._grow()
 
     def _slot(self, hashed: int) -> int:
         """Where a hash is, or belongs.
@@ -205,8 +211,11 @@ class _Places:
         Indexes stand side by side. What meets them there is sent far away, as in Python's dictionaries: the next free
         slot may be as far as there are indexes.
         """
-        hashes, values, mask = self._hashes, self._values, len(self._values) - 1
-        slot, rest = hashed & mask, hashed & _64_BITS
+        hashes, values, mask = self._hashes, self._values, self._mask
+        slot = hashed & mask
+        if hashes[slot] == hashed or values[slot] == _FREE:
+            return slot
+        rest = hashed & _64_BITS
         while values[slot] != _FREE and hashes[slot] != hashed:
             rest >>= 5
             slot = (5 * slot + rest + 1) & mask
@@ -215,6 +224,7 @@ class _Places:
     def _grow(self) -> None:
         old = zip(self._hashes, self._values, strict=True)
         self._hashes, self._values = self._hashes * 2, array("q", [_FREE]) * (2 * len(self._values))
+        self._mask = len(self._values) - 1
         for hashed, value in old:
             if value != _FREE:
                 slot = self._slot(hashed)
@@ -226,15 +236,21 @@ def _key(index: int, name: RecordId | None) -> int | str:
     return index if name is None else repr(name)
 
 
-def _parsed(line: bytes) -> JsonObject | None:
-    """A line as a result; None if it is none."""
+def _entry(line: bytes) -> tuple[int | str, bool]:
+    """What the result in a line is found by, and whether it is an answer, not an error.
+
+    Raises:
+        ValueError: it is not a result.
+    """
+    result = orjson.loads(line)
     try:
-        result = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    is_result = isinstance(result, dict) and type(result.get("index")) is int and isinstance(result.get(_INPUT), str)
-    is_named = is_result and type(result.get("id")) in _ID_TYPES
-    return result if is_named else None
+        index, name = result["index"], result.get("id")
+        is_result = type(index) is int and type(result[_INPUT]) is str and type(name) in _ID_TYPES
+    except (KeyError, TypeError) as error:  # it has other keys, or none
+        raise ValueError from error
+    if not is_result:
+        raise ValueError
+    return _key(index, name), "error" not in result
 
 
 def _is_torn(line: bytes, *, is_first: bool) -> bool:
@@ -247,7 +263,9 @@ def _is_torn(line: bytes, *, is_first: bool) -> bool:
     if not text:
         return not is_first
     try:
-        orjson.loads(text)
+        _entry(text)
     except orjson.JSONDecodeError:
         return _FIRST_KEY.startswith(text) or re.match(_FIRST_KEY + rb"\d", text) is not None
-    return _parsed(text) is not None
+    except ValueError:
+        return False
+    return True
