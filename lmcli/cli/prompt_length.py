@@ -69,8 +69,9 @@ def _without_files(parameter: JsonObject) -> JsonObject:
 
 
 def _bytes_count(parameter: JsonObject) -> int:
-    """The bytes of the texts of a request."""
-    return sum(_size(parameter[key]) for key in ("rawPrompt", "history") if key in parameter)
+    """The bytes of the texts of a request, and of the tools that it offers."""
+    tools = queries.tool_definitions(parameter)
+    return _size(tools) + sum(_size(parameter[key]) for key in ("rawPrompt", "history") if key in parameter)
 
 
 def _size(value: object) -> int:

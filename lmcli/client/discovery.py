@@ -236,7 +236,7 @@ def _configured_port(environment: Mapping[str, str]) -> int | None:
     """Source: lms, src/localAPIServer.ts:16-57."""
     try:
         return _port_in((studio_home(environment) / ".internal" / "http-server.json").read_bytes())
-    except OSError:
+    except (OSError, ValueError):  # such as a null byte in the pointer to the folder
         return None
 
 

@@ -8,7 +8,9 @@ from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.record import distinct
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
 from lmcli.wire import payloads
+from lmcli.wire.config import read_stack
 from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.prediction_config import OPTIONS
 from lmcli.wire.requests import specifier
 
 Answer = TypeVar("Answer")
@@ -78,9 +80,17 @@ def apply_prompt_template(
     return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
 
 
+def tool_definitions(prediction: JsonObject) -> list[JsonObject]:
+    """The tools that a prediction offers to the model, whose creation parameter this is."""
+    setting = read_stack(prediction["predictionConfigStack"]).get(OPTIONS["raw_tools"].key)
+    return setting.get("tools", []) if isinstance(setting, dict) else []
+
+
 def prompt_of(identifier: str, prediction: JsonObject) -> Query[str]:
     """The text that a model would be given for a prediction, whose creation parameter this is."""
-    parameter = {key: prediction[key] for key in ("history", "predictionConfigStack")} | {"opts": {}}
+    tools = tool_definitions(prediction)
+    parameter = {key: prediction[key] for key in ("history", "predictionConfigStack")}
+    parameter["opts"] = {"toolDefinitions": tools} if tools else {}
     return _of_model("applyPromptTemplate", identifier, parameter, "formatted", _formatted)
 
 

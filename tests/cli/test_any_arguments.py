@@ -43,7 +43,7 @@ for line in sys.stdin:
 """
 WITHOUT_PRIVILEGES: Final = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 """Lets the owner of a file be refused even if it is root."""
-SECONDS: Final = 20
+SECONDS: Final = 60
 MEMORY: Final = 1 << 30
 LARGE: Final = 30_000_000
 

@@ -297,7 +297,7 @@ def test_studio_home(tmp_path: Path) -> None:
     assert studio_home(environment) == Path("/somewhere/else")
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe", b"\0/opt"])
 def test_a_pointer_to_nowhere_is_passed_over(tmp_path: Path, content: bytes) -> None:
     """An empty or unreadable pointer file does not make the current folder LM Studio's."""
     (tmp_path / ".lmstudio-home-pointer").write_bytes(content)
