@@ -9,7 +9,7 @@ from recordings import NAMES, Line, lines
 
 from lmcli.errors import LmError, ModelNotFound, PresetNotFound
 from lmcli.values import Fragment, ModelInfo, ModelInstance, PredictionEnd, PromptProgress
-from lmcli.wire import payloads
+from lmcli.wire import histories, objects, payloads
 from lmcli.wire.channels import Prediction
 from lmcli.wire.envelopes import Envelope, decode
 from lmcli.wire.pieces import joined
@@ -46,9 +46,9 @@ def value_of(packet: Any) -> Any:
         case {"type": "success", "stats": _}:
             return payloads.prediction_end(packet)
         case {"type": "alreadyLoaded" | "loadSuccess" | "success", "info": info}:
-            return payloads.read(ModelInstance, info)
+            return objects.read(ModelInstance, info)
         case {"type": "startLoading" | "resolved", "info": info}:
-            return payloads.read(ModelInfo, info)
+            return objects.read(ModelInfo, info)
     return None
 
 
@@ -56,13 +56,13 @@ def result_of(endpoint: str, result: Any) -> Any:
     """What the answer to a call says, for the calls that we make."""
     match endpoint:
         case "listLoaded":
-            return [payloads.read(ModelInstance, entry) for entry in result]
+            return [objects.read(ModelInstance, entry) for entry in result]
         case "listDownloadedModels":
-            return [payloads.read(ModelInfo, entry) for entry in result]
+            return [objects.read(ModelInfo, entry) for entry in result]
         case "getModelInfo":
-            return payloads.read(ModelInstance, result)
+            return objects.read(ModelInstance, result)
         case "uploadFileBase64":
-            return payloads.file_part(result, "name")
+            return histories.file_part(result, "name")
     return result
 
 

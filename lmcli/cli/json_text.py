@@ -10,6 +10,7 @@ import orjson
 
 from lmcli.errors import BadInput
 from lmcli.wire.pieces import LongJson, LongText, in_pieces, is_deeper
+from lmcli.wire.surrogates import repaired
 
 MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
@@ -87,7 +88,7 @@ def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
         whole = json.dumps(value, default=_loaded)
         finite = json.loads(whole, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         characters = json.dumps(finite, ensure_ascii=False, **layout)
-        text = characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode() + b"\n"
+        text = repaired(characters).encode() + b"\n"
     return _safe(text)
 
 

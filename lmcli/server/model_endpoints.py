@@ -36,7 +36,7 @@ from lmcli.server.request_errors import (
 from lmcli.values import JsonObject, ModelInfo
 from lmcli.wire.config import read_stack, write_fields
 from lmcli.wire.envelopes import ABSENT
-from lmcli.wire.payloads import write
+from lmcli.wire.objects import write
 
 
 def _downloaded_model(context: Context, name: str) -> ModelInfo:

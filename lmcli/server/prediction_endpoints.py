@@ -33,7 +33,8 @@ from lmcli.server.model_instance import GENERATING, Instance
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack
-from lmcli.wire.payloads import read_history, write_fragment, write_prediction_end
+from lmcli.wire.histories import read_history
+from lmcli.wire.payloads import write_fragment, write_prediction_end
 from lmcli.wire.tool_calls import write_tool_call
 
 _log: Final = logging.getLogger(__name__)

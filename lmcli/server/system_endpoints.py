@@ -14,7 +14,7 @@ from lmcli.server.endpoints import FLAG, TEXT, CallEndpoint, Channel, ChannelEnd
 from lmcli.server.request_errors import path_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT
-from lmcli.wire.payloads import write
+from lmcli.wire.objects import write
 
 PACKAGE: Final = "lmcli"
 BUILD: Final = 1

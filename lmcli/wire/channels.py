@@ -6,7 +6,7 @@ ends a channel; the `channelClose` that follows adds nothing, so it is not waite
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
 from lmcli.values import (
@@ -21,15 +21,14 @@ from lmcli.values import (
     ToolCallValue,
     Value,
 )
-from lmcli.wire import payloads
+from lmcli.wire import objects, payloads
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.protocol import Rejection
 from lmcli.wire.requests import ChannelRequest
+from lmcli.wire.surrogates import SurrogateJoiner
 
 if TYPE_CHECKING:
     from lmcli.wire.tool_calls import ToolCallReader
-
-_HIGH_SURROGATES: Final = ("\ud800", "\udbff")
 
 
 class Pending(Protocol):
@@ -302,7 +301,7 @@ class Loading(Channel):
     def _value(self, packet: Any) -> Value | None:
         match packet:
             case {"type": "alreadyLoaded" | "loadSuccess" | "success", "info": info}:
-                self.instance = payloads.read(ModelInstance, info)
+                self.instance = objects.read(ModelInstance, info)
                 self.is_new = packet["type"] != "alreadyLoaded"
                 self.close()
                 return None
@@ -328,32 +327,6 @@ class Loading(Channel):
         return self.instance is not None
 
 
-class SurrogateJoiner:
-    """Joins what a JavaScript server cut: the two halves of an emoji in two fragments.
-
-    Half a surrogate pair is held back until the other half comes; a half that stays alone becomes U+FFFD.
-    """
-
-    def __init__(self) -> None:
-        self._held = ""
-
-    def join(self, fragment: Fragment) -> Fragment | None:
-        """The same fragment with text that can be encoded; None for one without text and tokens."""
-        content = fragment.content
-        if content and not self._held and (content.isascii() or _is_encodable(content)):
-            return fragment
-        if not (content or fragment.tokens_count):
-            return None
-        text = self._held + content
-        self._held = text[-1:] if _HIGH_SURROGATES[0] <= text[-1:] <= _HIGH_SURROGATES[1] else ""
-        return fragment._replace(content=payloads.repaired(text[: len(text) - len(self._held)]))
-
-    def rest(self) -> str:
-        """What stands for a half that is still alone at the end."""
-        rest, self._held = payloads.repaired(self._held), ""
-        return rest
-
-
 def as_error(error: Any, kind: type[LmError]) -> LmError:
     """What ended a channel or a call as an error: the server's error object read, our own as it is."""
     if isinstance(error, LmError):
@@ -361,11 +334,3 @@ def as_error(error: Any, kind: type[LmError]) -> LmError:
     from lmcli.wire.server_errors import failure  # noqa: PLC0415  its sentences are loaded when one is needed
 
     return failure(error, kind)
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

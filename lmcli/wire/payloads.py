@@ -4,36 +4,30 @@ Unknown keys are ignored and optional ones may be missing, so that newer and old
 a required key that is missing or of another type is a `RemoteProtocolError`.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from lmcli.chat import FilePart, ImagePart, Message, Part, TextPart, ToolCallResult, read_message
-from lmcli.errors import BadInput, RemoteProtocolError, quoted
-from lmcli.record import Record, distinct
+from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.values import (
     AmbiguousModel,
     CandidateToken,
     Fragment,
     JsonObject,
     LoadNote,
-    ModelInfo,
     ModelInstance,
     PredictedToken,
     PredictionEnd,
     PromptDetails,
     PromptProgress,
-    Quantization,
     Stats,
-    ToolCallRequest,
     UnloadingModel,
 )
 from lmcli.wire.config import write_fields
+from lmcli.wire.objects import UNKNOWN, number, object_of, present, read, whole, write
+from lmcli.wire.surrogates import repaired
 
-AnyRecord = TypeVar("AnyRecord", bound=Record)
 AnyToken = TypeVar("AnyToken", CandidateToken, PredictedToken)
 _new: Final = tuple.__new__  # without the constructor of named tuples, a sixth of the time of a fragment
 
@@ -96,11 +90,11 @@ def _candidate(entry: Any) -> CandidateToken:
     Source: lmstudio-js 6ec11db, lms-shared-types/src/llm/LLMPredictionFragment.ts
     """
     match entry:
-        case {"text": str(text), "id": number} if (id_ := _whole(number)) is not None:
+        case {"text": str(text), "id": sent_id} if (id_ := whole(sent_id)) is not None:
             log_prob = entry.get("logProb")
-            if log_prob in _UNKNOWN:
+            if log_prob in UNKNOWN:
                 return CandidateToken(repaired(text), id_)
-            if _number(log_prob) is not None:
+            if number(log_prob) is not None:
                 return CandidateToken(repaired(text), id_, log_prob)
     raise RemoteProtocolError(f"the server sent a token as {quoted(entry, limit=80)}")
 
@@ -112,11 +106,6 @@ def _write_token(token: PredictedToken) -> JsonObject:
 
 def _write_candidate(token: CandidateToken | PredictedToken) -> JsonObject:
     return present({"text": token.text, "id": token.id, "logProb": token.log_prob})
-
-
-def repaired(text: str) -> str:
-    """A text in which U+FFFD stands for each half of a surrogate pair that is alone."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def write_fragment(value: Fragment) -> JsonObject:
@@ -187,15 +176,15 @@ def prediction_end(body: Any, details: PromptDetails | None = None) -> Predictio
     Raises:
         RemoteProtocolError: stats or model info are missing or malformed.
     """
-    packet = _object(body, "success")
+    packet = object_of(body, "success")
     stats = packet.get("stats")
     if details is not None and isinstance(stats, dict):
         stats = stats | {"cachedPromptTokensCount": details.cached_token_count}
     return PredictionEnd(
         stats=read(Stats, stats),
         model_info=read(ModelInstance, packet.get("modelInfo")),
-        load_config=_object(packet.get("loadModelConfig", {}), "loadModelConfig"),
-        prediction_config=_object(packet.get("predictionConfig", {}), "predictionConfig"),
+        load_config=object_of(packet.get("loadModelConfig", {}), "loadModelConfig"),
+        prediction_config=object_of(packet.get("predictionConfig", {}), "predictionConfig"),
     )
 
 
@@ -219,179 +208,3 @@ def parse_object(text: str) -> JsonObject | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def write_history(messages: Iterable[Message]) -> JsonObject:
-    """Write a conversation in the wire's form, where content is always an array of parts."""
-    return {"messages": [{"role": m.role, "content": [_write_part(p) for p in m.content]} for m in messages]}
-
-
-def read_history(body: Any) -> Sequence[Message]:
-    """Read a conversation from the wire; consecutive messages of one role are kept apart.
-
-    Raises:
-        BadInput: with the path of what is wrong.
-        RemoteProtocolError: there is no array of messages.
-    """
-    entries = _object(body, "history").get("messages")
-    if not isinstance(entries, list):
-        raise RemoteProtocolError("history: no array of messages")
-    messages = [read_message(entry, f"messages[{index}]") for index, entry in enumerate(entries)]
-    for index, message in enumerate(messages):
-        if any(isinstance(part, ImagePart) for part in message.content):
-            raise BadInput(f"messages[{index}].content: an image has to be uploaded before it is sent")
-    return messages
-
-
-def file_part(body: Any, name: str) -> FilePart:
-    """Read the answer to an upload; the name is the client's own.
-
-    Raises:
-        RemoteProtocolError: a key is missing or has another type.
-    """
-    match body:
-        case {"identifier": str(identifier), "fileType": str(file_type), "sizeBytes": int(size)}:
-            return FilePart(name, identifier, size, file_type)
-    raise RemoteProtocolError(f"the server answered an upload with {quoted(body, limit=80)}")
-
-
-def _write_part(part: Part) -> JsonObject:
-    match part:
-        case TextPart(text):
-            return {"type": "text", "text": text}
-        case FilePart(name, identifier, size, kind):
-            return {"type": "file", "name": name, "identifier": identifier, "sizeBytes": size, "fileType": kind}
-        case ToolCallRequest():
-            return {"type": "toolCallRequest", "toolCallRequest": write_tool_call_request(part)}
-        case ToolCallResult(content, call_id, name):
-            return present({"type": "toolCallResult", "content": content, "toolCallId": call_id, "name": name})
-        case ImagePart(source):
-            raise TypeError(f"this image has to be uploaded first: {source[:60]}")
-
-
-def write_tool_call_request(request: ToolCallRequest) -> JsonObject:
-    """Write a tool call, as messages and packets have it."""
-    body = {"id": request.id, "type": "function", "name": request.name, "arguments": request.arguments}
-    return present(body)
-
-
-def present(value: JsonObject) -> JsonObject:
-    """Leave out what is None: optional keys are absent on the wire, never null."""
-    return {key: item for key, item in value.items() if item is not None}
-
-
-# A figure that no double can hold, such as 1e400, is infinite. JSON has no such number: it is unknown, as null is.
-_UNKNOWN = (None, math.inf, -math.inf)
-_LARGEST = 2.0**63
-_NUMBERS = (int, float)
-
-# Null is a value, not an absence, for these keys: the JavaScript SDK drops a model info without them.
-_NULLABLE = frozenset({"device_identifier", "ttl_ms", "last_used_time"})
-
-
-def read(cls: type[AnyRecord], body: Any) -> AnyRecord:
-    """Read a record whose wire keys are its field names in camelCase.
-
-    Raises:
-        RemoteProtocolError: a required key is missing, or a key has another type.
-    """
-    layout, found = _LAYOUTS[cls], JsonObject()
-    for key, value in _object(body, cls.__name__).items():
-        if (field := layout.get(key)) is None:
-            continue
-        name, type_, convert = field
-        if type(value) is type_:
-            found[name] = value
-        elif value not in _UNKNOWN:
-            if (converted := convert(value)) is None:
-                raise RemoteProtocolError(f"the server sent {key} as {quoted(value, limit=40)}")
-            found[name] = converted
-    for name in cls.required:
-        if name not in found:
-            raise RemoteProtocolError(f"the server left out {camel(name)}")
-    return cls(**found)
-
-
-def write(record: Record) -> JsonObject:
-    """Write a record; None is left out but for the keys where null is a value."""
-    written: JsonObject = {}
-    for key, field in _LAYOUTS[type(record)].items():
-        value = getattr(record, field.name)
-        if isinstance(value, Record):
-            value = write(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        if value is not None or field.name in _NULLABLE:
-            written[key] = value
-    return written
-
-
-def snake(key: str) -> str:
-    """`timeToFirstTokenSec` → `time_to_first_token_sec`."""
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in key)
-
-
-def camel(name: str) -> str:
-    """`time_to_first_token_sec` → `timeToFirstTokenSec`."""
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)
-
-
-@distinct
-class _Field(NamedTuple):
-    """A field of a record: its name, the type of values that are taken as they are, and what converts or refuses."""
-
-    name: str
-    type: type | None
-    convert: Callable[[Any], Any]
-
-
-def _layout(cls: type[Record]) -> Mapping[str, _Field]:
-    """The fields of a record by their wire keys."""
-    return {camel(name): _Field(name, *_CONVERT[_type_name(annotation)]) for name, annotation in cls.fields.items()}
-
-
-def _type_name(annotation: Any) -> str:
-    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return name.removesuffix(" | None").partition("[")[0].rsplit(".", 1)[-1]
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number of 64 bits, also where JavaScript wrote it as 7.0."""
-    return int(value) if type(value) in _NUMBERS and abs(value) <= _LARGEST and value == int(value) else None
-
-
-def _number(value: Any) -> float | None:
-    return value if type(value) in _NUMBERS else None
-
-
-def _texts(value: Any) -> tuple[str, ...] | None:
-    is_list_of_texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return tuple(value) if is_list_of_texts else None
-
-
-def _refused(_: Any) -> None:
-    """No other type is converted."""
-
-
-_CONVERT: Mapping[str, tuple[type | None, Callable[[Any], Any]]] = MappingProxyType(
-    {
-        "str": (str, _refused),
-        "bool": (bool, _refused),
-        "int": (None, _whole),
-        "float": (None, _number),
-        "tuple": (None, _texts),
-        "Quantization": (None, lambda value: read(Quantization, value)),
-    }
-)
-
-
-_LAYOUTS: Mapping[type[Record], Mapping[str, _Field]] = {
-    cls: _layout(cls) for cls in (Stats, ModelInfo, ModelInstance, Quantization, PromptDetails)
-}
-
-
-def _object(body: Any, what: str) -> JsonObject:
-    if isinstance(body, dict):
-        return body
-    raise RemoteProtocolError(f"the server sent something that is not a valid {what}: {quoted(body, limit=40)}")

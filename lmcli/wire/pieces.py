@@ -10,6 +10,8 @@ from typing import Any, AnyStr, Final
 
 import orjson
 
+from lmcli.wire.surrogates import repaired
+
 PIECE_LENGTH: Final = 3 << 18
 """Characters or bytes that are converted at once; a multiple of 3, so that the base64 of pieces can be joined."""
 
@@ -128,4 +130,4 @@ def _converted(piece: str) -> bytes:
     try:
         return orjson.dumps(piece)[1:-1]
     except orjson.JSONEncodeError:  # half a surrogate pair, which becomes U+FFFD
-        return orjson.dumps(piece.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))[1:-1]
+        return orjson.dumps(repaired(piece))[1:-1]

@@ -7,9 +7,10 @@ from lmcli.chat import FilePart, Message
 from lmcli.errors import RemoteProtocolError, quoted
 from lmcli.record import distinct
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
-from lmcli.wire import payloads
+from lmcli.wire import objects
 from lmcli.wire.config import read_stack
 from lmcli.wire.envelopes import ABSENT
+from lmcli.wire.histories import file_part, write_history
 from lmcli.wire.prediction_config import OPTIONS
 from lmcli.wire.requests import specifier
 
@@ -27,12 +28,12 @@ class Query(NamedTuple, Generic[Answer]):
 
 def list_loaded() -> Query[list[ModelInstance]]:
     """The loaded models of a namespace."""
-    return _listing("listLoaded", lambda entry: payloads.read(ModelInstance, entry))
+    return _listing("listLoaded", lambda entry: objects.read(ModelInstance, entry))
 
 
 def list_downloaded() -> Query[list[ModelInfo]]:
     """The downloaded models, embedding models too (`type`); asked of `system`."""
-    return _listing("listDownloadedModels", lambda entry: payloads.read(ModelInfo, entry))
+    return _listing("listDownloadedModels", lambda entry: objects.read(ModelInfo, entry))
 
 
 def with_source(query: Query[list[Answer]]) -> Query[list[tuple[Answer, JsonObject]]]:
@@ -49,13 +50,13 @@ def unload(identifier: str, device: str | None = None) -> Query[None]:
 def upload(data: bytes, name: str) -> Query[FilePart]:
     """Upload a file; asked of `files`. The server keeps it until the client disconnects."""
     parameter = {"name": name, "contentBase64": data}
-    return Query("uploadFileBase64", parameter, lambda result: payloads.file_part(result, name))
+    return Query("uploadFileBase64", parameter, lambda result: file_part(result, name))
 
 
 def model_info(identifier: str) -> Query[ModelInstance]:
     """The server's description of a loaded model; ModelNotFound where it is no longer loaded."""
     parameter = {"specifier": specifier(identifier), "throwIfNotFound": True}
-    return Query("getModelInfo", parameter, lambda result: payloads.read(ModelInstance, result))
+    return Query("getModelInfo", parameter, lambda result: objects.read(ModelInstance, result))
 
 
 def tokenize(identifier: str, text: str) -> Query[list[int]]:
@@ -73,7 +74,7 @@ def apply_prompt_template(
 ) -> Query[str]:
     """The text that a model would be given for a conversation."""
     parameter = {
-        "history": payloads.write_history(messages),
+        "history": write_history(messages),
         "predictionConfigStack": {"layers": []},
         "opts": dict(opts or {}),
     }

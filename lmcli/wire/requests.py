@@ -7,7 +7,7 @@ from lmcli.chat import Message, TextPart
 from lmcli.record import distinct
 from lmcli.values import JsonObject
 from lmcli.wire.config import config_stack, prediction_stack
-from lmcli.wire.payloads import write_history
+from lmcli.wire.histories import write_history
 from lmcli.wire.prediction_config import PredictionConfig
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from lmcli.errors import PredictionFailed, RemoteProtocolError, quoted
 from lmcli.values import JsonObject, ToolCallFailure, ToolCallFragment, ToolCallRequest, ToolCallValue
-from lmcli.wire.payloads import present, write_tool_call_request
+from lmcli.wire.histories import write_tool_call_request
+from lmcli.wire.objects import present
 from lmcli.wire.pieces import is_deeper
 from lmcli.wire.server_errors import failure
 

@@ -12,7 +12,7 @@ from properties import QUICK, any_json, garbled, messages
 from lmcli.chat import Chat, FilePart, ImagePart, Message, TextPart, ToolCallResult
 from lmcli.errors import BadInput
 from lmcli.values import ToolCallRequest
-from lmcli.wire.payloads import read_history, write_history
+from lmcli.wire.histories import read_history, write_history
 
 CAT = FilePart("cat.png", "f-1", 5120, "image")
 CAT_JSON = {"type": "file", "name": "cat.png", "identifier": "f-1", "sizeBytes": 5120, "fileType": "image"}

@@ -12,7 +12,7 @@ from lmcli.chat import Chat, FilePart, ImagePart, Message
 from lmcli.errors import BadInput
 from lmcli.server.endpoints import HISTORY
 from lmcli.wire.envelopes import Envelope, decode, encode
-from lmcli.wire.payloads import write_history
+from lmcli.wire.histories import write_history
 
 FILE = {"type": "file", "name": "a.png", "identifier": "f-1", "sizeBytes": 8, "fileType": "image"}
 CALL = {"type": "function", "name": "add", "arguments": {"a": 1}, "id": "7"}

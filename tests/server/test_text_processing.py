@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmcli.server.echo.echo_engine import count, tokens
+from lmcli.server.echo.echo_tokens import count, tokens
 from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.text_processing import ReasoningTags, StopStringMatcher, TextProcessor
 

@@ -23,8 +23,8 @@ from lmcli.wire.config import (
     read_prediction_config,
     read_stack,
 )
+from lmcli.wire.histories import read_history
 from lmcli.wire.load_config import LoadConfig
-from lmcli.wire.payloads import read_history
 from lmcli.wire.prediction_config import PredictionConfig
 from lmcli.wire.protocol import Credentials
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from properties import QUICK, texts_with_halves
 
 from lmcli.values import Fragment
-from lmcli.wire.channels import SurrogateJoiner
+from lmcli.wire.surrogates import SurrogateJoiner
 
 
 def joined(pieces: list[str]) -> list[str]:

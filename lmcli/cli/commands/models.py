@@ -18,7 +18,7 @@ from lmcli.cli.target import connect
 from lmcli.client.connection import Connection
 from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
-from lmcli.wire.payloads import snake
+from lmcli.wire.objects import snake
 from lmcli.wire.queries import list_downloaded, list_loaded, unload, with_source
 
 _NAMESPACES: Final = ("llm", "embedding")

@@ -6,15 +6,14 @@ A token is a word with the white space before it, so that the joined tokens of a
 import asyncio
 import json
 import math
-import re
 import time
-import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
 from lmcli.chat import Message
+from lmcli.server.echo.echo_tokens import cached_count, count, marks_apart, numbers, predicted, tokens
 from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.echo.tool_lines import ToolCallLine, results_at_end, separated
 from lmcli.server.effective_config import DEFAULT_VALUES
@@ -22,11 +21,9 @@ from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest,
 from lmcli.server.request_errors import RequestFailed, unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import (
-    CandidateToken,
     Fragment,
     LoadProgress,
     ModelInfo,
-    PredictedToken,
     Stats,
     ToolCallFailure,
     ToolCallFragment,
@@ -39,46 +36,11 @@ NAME: Final = "echo"
 VERSION: Final = "1.0"
 MAX_CONTEXT_LENGTH: Final = 131_072
 CONTEXT_LENGTH_KEY: Final = "llm.load.contextLength"
-VOCABULARY: Final = 65_536
 LOAD_STEPS: Final = 5
 # The beginning of a prompt that can be cached.
 MAX_CACHED_CHARACTERS: Final = 100_000
 # The seconds between two reports of the prompt progress.
 PROGRESS_INTERVAL: Final = 0.1
-
-# Words and white space that are longer are several tokens.
-MAX_TOKEN_CHARACTERS: Final = 1000
-
-_LENGTH: Final = f"1,{MAX_TOKEN_CHARACTERS}"
-_TOKEN = re.compile(rf"\s{{0,{MAX_TOKEN_CHARACTERS}}}+\S{{{_LENGTH}}}|\s{{{_LENGTH}}}")
-_MARK = re.compile(r"(<\|[^\s<>|]+\|>)")
-
-
-def tokens(text: str) -> Iterator[str]:
-    """Split a text into tokens."""
-    return (match[0] for match in _TOKEN.finditer(text))
-
-
-def count(text: str) -> int:
-    """Count the tokens of a text."""
-    return sum(1 for _ in tokens(text))
-
-
-def _cached_count(prompt: str, earlier: str) -> int:
-    """Count the tokens that a prompt begins with as an earlier one did; the last one is always read again."""
-    same, different = 0, min(len(prompt), len(earlier)) + 1
-    while same + 1 < different:
-        middle = (same + different) // 2
-        same, different = (middle, different) if prompt[:middle] == earlier[:middle] else (same, middle)
-    return max(0, count(prompt[:same]) - 1)
-
-
-def _numbers(text: str) -> list[int]:
-    return [_number(token) for token in tokens(text)]
-
-
-def _number(token: str) -> int:
-    return zlib.crc32(token.encode("utf-8", "surrogatepass")) % VOCABULARY
 
 
 def model_info(key: str, display_name: str) -> ModelInfo:
@@ -163,7 +125,7 @@ class EchoModel:
         answer, calls = _answer(request)
         prompt = _prompt(request)
         size = await self.count_tokens(prompt)
-        cached, self._cached_text = _cached_count(prompt, self._cached_text), prompt[:MAX_CACHED_CHARACTERS]
+        cached, self._cached_text = cached_count(prompt, self._cached_text), prompt[:MAX_CACHED_CHARACTERS]
         async for progress in self._read_prompt(size, cached, request.cancelled):
             yield progress
         free_context = self.context_length - size
@@ -191,7 +153,7 @@ class EchoModel:
 
     async def tokenize(self, text: str) -> Sequence[int]:
         """The token numbers of a text: equal for equal words."""
-        return await off_loop(_numbers, text)
+        return await off_loop(numbers, text)
 
     async def count_tokens(self, text: str) -> int:
         """The number of tokens of a text."""
@@ -255,9 +217,9 @@ class _PredictionState:
     def fragments(self, token: str) -> Iterator[Fragment]:
         """The fragments that a token completes."""
         if self.options.log_probs is not None:
-            self.processor.tokens.append(_predicted(token, self.options.log_probs))
+            self.processor.tokens.append(predicted(token, self.options.log_probs))
         fragments = self.processor.feed(token)
-        return chain.from_iterable(map(_separated, fragments)) if self.has_marks else fragments
+        return chain.from_iterable(map(marks_apart, fragments)) if self.has_marks else fragments
 
     def stats(self, prompt_size: int) -> Stats:
         return Stats(
@@ -268,25 +230,6 @@ class _PredictionState:
             predicted_tokens_count=self.predicted,
             total_tokens_count=prompt_size + self.predicted,
         )
-
-
-def _predicted(token: str, candidates_count: int) -> PredictedToken:
-    """A token with its log probability and candidates: itself, then itself with numbers, each half as likely."""
-    texts = (token, *(f"{token}{number}" for number in range(2, candidates_count + 1)))
-    candidates = [CandidateToken(text, _number(text), -math.log(2) * rank) for rank, text in enumerate(texts, start=1)]
-    return PredictedToken(*candidates[0], tuple(candidates[:candidates_count]))
-
-
-def _separated(fragment: Fragment) -> Iterator[Fragment]:
-    """A fragment, with each mark of the template in a fragment of its own; the first text has its tokens."""
-    if "<|" not in fragment.content:
-        yield fragment
-        return
-    pieces = [(piece, _MARK.fullmatch(piece) is not None) for piece in _MARK.split(fragment.content) if piece]
-    counted = next((index for index, (_, is_mark) in enumerate(pieces) if not is_mark), 0)
-    for index, (piece, is_mark) in enumerate(pieces):
-        count, tokens = (fragment.tokens_count, fragment.tokens) if index == counted else (0, ())
-        yield fragment._replace(content=piece, tokens_count=count, tokens=tokens, is_structural=is_mark)
 
 
 class _RateLimit:

@@ -26,9 +26,9 @@ from lmcli.cli.output.stdout import Output
 from lmcli.cli.signals import SignalWatcher
 from lmcli.errors import KEPT_IN_TEXT, RemoteProtocolError, escaped
 from lmcli.values import Fragment, PredictionEnd, ToolCallRequest, Value
-from lmcli.wire.channels import SurrogateJoiner
 from lmcli.wire.envelopes import loads
 from lmcli.wire.payloads import prediction_end
+from lmcli.wire.surrogates import SurrogateJoiner
 
 FIGURES = ["1e400", "-1e400", "1" + "0" * 400, "9" * 5000, str(2**64), str(-(2**63) - 1), "1e308", "0.1", "7"]
 _figures = st.sampled_from(FIGURES)
