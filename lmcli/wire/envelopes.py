@@ -1,6 +1,7 @@
 """JSON text ⇄ envelopes: one envelope is one text on the socket.
 
-Pure: text in, record out. Which envelope may follow which is defined in `protocol`, what is inside in `payloads`, `histories` and `objects`.
+Pure: text in, record out. Which envelope may follow which is defined in `protocol`, what is inside in `payloads`,
+`histories` and `objects`.
 Source of the kinds and their keys: lmstudio-js 6ec11db, lms-communication/src/Transport.ts
 """
 
