@@ -77,7 +77,7 @@ class _RecordPrediction(PredictionLifecycle):
     @property
     def outcome(self) -> Outcome:
         """The outcome of this record, whatever becomes of the batch."""
-        return Outcome(self._end, self.error, recovered=self._recovered)
+        return super().outcome._replace(error=self.error, signum=None)
 
     @property
     def is_complete(self) -> bool:
