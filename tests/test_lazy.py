@@ -130,6 +130,7 @@ HEAVY = {
     "asyncio",
     "concurrent.futures",
     "email.message",  # importlib.metadata, in effect
+    "encodings.idna",
     "http.client",
     "jsonschema_rs",
     "lmcli.cli.suggestions",

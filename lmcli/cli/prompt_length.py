@@ -3,6 +3,7 @@
 A prompt with fewer bytes than the context has tokens fits, so that only a longer one is counted before it is sent.
 """
 
+from itertools import chain
 from typing import Final
 
 from lmcli.client.session import Session
@@ -11,7 +12,6 @@ from lmcli.values import JsonObject, ModelInstance
 from lmcli.wire import queries
 from lmcli.wire.requests import ChannelRequest
 
-_NOT_TEXT: Final = ("role", "type")
 _CANNOT_COUNT: Final = (PredictionFailed, RemoteProtocolError)
 _HAS_NO_MODEL: Final = (Unavailable, ModelUnloaded)
 
@@ -21,6 +21,7 @@ class PromptLengthCheck:
 
     def __init__(self) -> None:
         self._is_supported = True
+        self._tools: tuple[JsonObject, int] = {}, 0
 
     def check(self, session: Session, request: ChannelRequest, model: ModelInstance) -> None:
         """Check one request.
@@ -29,7 +30,9 @@ class PromptLengthCheck:
             ContextFull: its prompt has more tokens than the context of the model.
             ConnectionLost, TimedOut: no answer came.
         """
-        if not self._is_supported or _bytes_count(request.parameter) < model.context_length:
+        if not self._is_supported:
+            return
+        if _bytes_count(request.parameter) + self._size_of_tools(request.parameter) < model.context_length:
             return
         try:
             count = count_tokens(session, request, model)
@@ -40,6 +43,13 @@ class PromptLengthCheck:
             return
         if count > model.context_length:
             raise _too_long(count, model)
+
+    def _size_of_tools(self, parameter: JsonObject) -> int:
+        """The bytes of the tools that a request offers; many requests share them."""
+        stack = parameter["predictionConfigStack"]
+        if stack is not self._tools[0]:
+            self._tools = stack, _size(queries.tool_definitions(parameter))
+        return self._tools[1]
 
 
 def count_tokens(session: Session, request: ChannelRequest, model: ModelInstance) -> int:
@@ -69,16 +79,19 @@ def _without_files(parameter: JsonObject) -> JsonObject:
 
 
 def _bytes_count(parameter: JsonObject) -> int:
-    """The bytes of the texts of a request, and of the tools that it offers."""
-    tools = queries.tool_definitions(parameter)
-    return _size(tools) + sum(_size(parameter[key]) for key in ("rawPrompt", "history") if key in parameter)
+    """The bytes of the texts of a request."""
+    if "rawPrompt" in parameter:
+        return _size(parameter["rawPrompt"])
+    parts = chain.from_iterable(message["content"] for message in parameter["history"]["messages"])
+    return sum(_size(part["text"] if part["type"] == "text" else part) for part in parts)
 
 
 def _size(value: object) -> int:
+    """The bytes of a text, or of all texts in a JSON value."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))
     if isinstance(value, dict):
-        return sum(_size(item) for key, item in value.items() if key not in _NOT_TEXT)
+        return sum(map(_size, value.values()))
     return sum(map(_size, value)) if isinstance(value, list) else 0
 
 

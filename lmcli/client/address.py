@@ -16,6 +16,7 @@ _LOOPBACK_NETWORK: Final = 127
 _SCHEMES: Final = {"http": False, "ws": False, "https": True, "wss": True}
 _SCHEME_PORTS: Final = {False: 80, True: 443}
 _API_PATHS: Final = re.compile(r"/(api/)?v\d+$")
+_LONGEST_LABEL: Final = 63
 _FORMS: Final = "an address looks like studio.local, 10.0.0.5:1234, https://host or ws://host:1234"
 
 
@@ -73,7 +74,7 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
         secure = _SCHEMES[parts.scheme.lower()]
         port = parts.port
         host = parts.hostname or ""
-        host.encode("idna")
+        host_bytes(host)
     except (ValueError, KeyError):
         raise _invalid_address(text, source) from None
     has_more = parts.username is not None or parts.query or parts.fragment
@@ -82,6 +83,19 @@ def parse_address(text: str, *, source: str | None = None) -> Address:
     prefix = _API_PATHS.sub("", parts.path.rstrip("/"))
     default_port = _SCHEME_PORTS[secure] if has_scheme else HTTP_PORT
     return Address(host, default_port if port is None else port, secure, prefix)
+
+
+def host_bytes(host: str) -> bytes:
+    """A host as the system's resolver takes it; for ASCII without Python's codec, which takes a millisecond to load.
+
+    Raises:
+        ValueError: it cannot be the name of a host.
+    """
+    if not host.isascii():
+        return host.encode("idna")
+    if any(not 0 < len(label) <= _LONGEST_LABEL for label in host.removesuffix(".").split(".")):
+        raise ValueError("a label of a host name has 1 to 63 characters")
+    return host.encode()
 
 
 def _invalid_address(text: str, source: str | None) -> LmError:

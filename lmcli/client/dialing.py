@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from lmcli.client.address import Address
+from lmcli.client.address import Address, host_bytes
 from lmcli.client.waiting import Interrupts, Woken, wait
 from lmcli.errors import CannotConnect, LmError, TimedOut, quoted, reason
 from lmcli.record import distinct
@@ -153,8 +153,9 @@ def _raise_failure(connection: socket.socket) -> None:
 
 def _resolve(host: str, port: int, limits: Limits) -> Sequence[_Target]:
     """The addresses of a host. The system's resolver may hang and cannot be interrupted, so it has its own thread."""
+    name = host_bytes(host)
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         pass  # a name
     import threading  # noqa: PLC0415  an address needs no thread
@@ -165,7 +166,7 @@ def _resolve(host: str, port: int, limits: Limits) -> Sequence[_Target]:
     def ask() -> None:
         with far:  # its end wakes who waits
             try:
-                answers.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+                answers.append(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
             except OSError as error:
                 answers.append(error)
 

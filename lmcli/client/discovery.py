@@ -91,7 +91,7 @@ def studio_home(environment: Mapping[str, str]) -> Path:
         pointer = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         pointer = ""
-    if pointer:
+    if pointer and "\0" not in pointer:
         return Path(pointer)
     older = home / ".cache" / "lm-studio"
     return older if older.is_dir() else home / ".lmstudio"
@@ -236,7 +236,7 @@ def _configured_port(environment: Mapping[str, str]) -> int | None:
     """Source: lms, src/localAPIServer.ts:16-57."""
     try:
         return _port_in((studio_home(environment) / ".internal" / "http-server.json").read_bytes())
-    except (OSError, ValueError):  # such as a null byte in the pointer to the folder
+    except OSError:
         return None
 
 

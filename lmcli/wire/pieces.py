@@ -95,9 +95,10 @@ def base64_text(data: bytes) -> str:
 
 def _without_long(value: Any, long: list[str | bytes | LongText], depth: int) -> Any:
     """A value with gaps in place of long strings, which are added to a list in their order; itself if it has none."""
-    if isinstance(value, dict):
+    kind = type(value)
+    if kind is dict:
         items: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, (list, tuple)):
+    elif kind is list or kind is tuple:
         items = enumerate(value)
     elif isinstance(value, (bytes, LongText)) or (isinstance(value, str) and len(value) > PIECE_LENGTH):
         long.append(value)

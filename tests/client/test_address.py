@@ -60,6 +60,9 @@ def test_what_is_shown_can_be_typed(text: str) -> None:
         "host?query",
         "host#part",
         "/path",
+        "a..b",
+        64 * "a",
+        64 * "é",
     ],
 )
 def test_what_is_no_address(text: str) -> None:
