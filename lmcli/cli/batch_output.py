@@ -217,7 +217,8 @@ class BatchOutput:
 
         self._before_message()
         shown_by = "jsonl" if self._writer.is_text else None
-        report_tool_calls(outcome, self._messages, shown_by=shown_by, record=record.name)
+        is_kept = self._file is not None
+        report_tool_calls(outcome, self._messages, shown_by=shown_by, is_kept=is_kept, record=record.name)
 
     def _result(self, job: Job, text: TextCollector, outcome: Outcome) -> JsonObject:
         """The result of a record; of its text alone, where nothing else is written."""

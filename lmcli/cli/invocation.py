@@ -70,7 +70,7 @@ def connect_and_predict(invocation: Invocation, runner: Runner, extra_sinks: Seq
     Args:
         invocation: the prediction.
         runner: connects, and keeps the error.
-        extra_sinks: sinks in addition to those for stdout and stderr.
+        extra_sinks: sinks in addition to those for stdout and stderr, which keep the answer.
 
     Raises:
         LmError: the prediction could not be started.
@@ -119,7 +119,8 @@ def predict(
     if outcome.signum is None and (outcome.tool_calls or outcome.tool_call_failures):
         from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any
 
-        report_tool_calls(outcome, invocation.messages, shown_by="json" if invocation.form == OutputForm.TEXT else None)
+        shown_by = "json" if invocation.form == OutputForm.TEXT else None
+        report_tool_calls(outcome, invocation.messages, shown_by=shown_by, is_kept=bool(extra_sinks))
     return outcome
 
 

@@ -7,13 +7,16 @@ from lmcli.errors import quoted
 _MAX_NAME = 60
 
 
-def report_tool_calls(outcome: Outcome, messages: Messages, *, shown_by: str | None, record: str = "") -> None:
-    """Warn of tool calls that are not valid, and note those that stdout does not show.
+def report_tool_calls(
+    outcome: Outcome, messages: Messages, *, shown_by: str | None, is_kept: bool, record: str = ""
+) -> None:
+    """Warn of tool calls that are not valid, and of those that are lost because stdout does not show them.
 
     Args:
         outcome: the outcome of the prediction.
         messages: writes the messages.
         shown_by: the value of `-o` that shows tool calls, if the chosen one does not.
+        is_kept: whether a file or a conversation keeps them, so that a note is enough.
         record: the record in front of each message.
     """
     prefix = f"{record}: " if record else ""
@@ -23,7 +26,8 @@ def report_tool_calls(outcome: Outcome, messages: Messages, *, shown_by: str | N
     if outcome.tool_calls and shown_by is not None:
         names = list(dict.fromkeys(quoted(call.name, limit=_MAX_NAME) for call in outcome.tool_calls))
         tools, calls = _plural("tool", len(names)), _plural("call", len(outcome.tool_calls))
-        messages.note(f"{prefix}the model called the {tools} {', '.join(names)}; -o {shown_by} shows the {calls}")
+        report = messages.note if is_kept else messages.warning
+        report(f"{prefix}the model called the {tools} {', '.join(names)}; -o {shown_by} shows the {calls}")
 
 
 def _plural(noun: str, count: int) -> str:
