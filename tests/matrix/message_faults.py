@@ -216,7 +216,11 @@ _WARNINGS: Final[Mapping[str, Any]] = {
     "of a message": {"type": "communicationWarning", "warning": "Received channelSend for unknown channel, \n\x1b[31m"},
 }
 
-_MEANING: Final = {("type",), ("fragment",), ("fragment", "content"), ("fragment", "reasoningType")}
+_MEANING: Final = {
+    ("type",),
+    ("fragment",),
+    *(("fragment", key) for key in ("content", "reasoningType", "isStructural")),
+}
 """The fields without which nothing that counts was sent, or another text."""
 
 _BODIES: Final[Mapping[Stage, Any]] = {
