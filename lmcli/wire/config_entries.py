@@ -96,17 +96,25 @@ def snake_case(name: str) -> str:
 
 def _option(annotation: Any, entry: Entry, prefix: str) -> Option:
     """Read the type beside an entry; None and `Literal[False]` are the absent and the switched-off value."""
-    types: tuple[type, ...] = ()
+    types: list[Any] = []
     choices: tuple[str, ...] = ()
     for kind in get_args(annotation):
         origin = get_origin(kind)
         if kind is NoneType or (origin is Literal and get_args(kind) == (False,)):
             continue
         if origin is Literal:
-            types, choices = (*types, str), get_args(kind)
+            types.append(str)
+            choices = get_args(kind)
         else:
-            types += NUMBER if kind is float else TEXTS if origin is tuple else (origin or kind,)
+            types += _accepted(kind, origin)
     if not types:
         raise TypeError(f"{entry.key} has no type")
     key = entry.key[1:] if entry.key.startswith("/") else prefix + entry.key
-    return Option(key, types if len(types) > 1 else types[0], *entry[1:], choices=choices)
+    return Option(key, tuple(types) if len(types) > 1 else types[0], *entry[1:], choices=choices)
+
+
+def _accepted(kind: Any, origin: Any) -> tuple[Any, ...]:
+    """The types that stand for one in an annotation, whose origin is that of a generic one."""
+    if kind is float:
+        return NUMBER
+    return TEXTS if origin is tuple else (origin or kind,)
