@@ -130,6 +130,11 @@ class BatchOutput:
         return self._writer.needs_request
 
     @property
+    def is_json(self) -> bool:
+        """Whether results are written as they are kept in the file."""
+        return self._writer.is_json
+
+    @property
     def keeps_tokens(self) -> bool:
         """Whether the tokens of answers are written."""
         return self._writer.is_json or self._file is not None
@@ -145,9 +150,13 @@ class BatchOutput:
         Raises:
             ReaderLeft, Interrupted, OutputFailed: see `Output.write`.
         """
+        self.keep_line(self._writer.whole(result, request))
+
+    def keep_line(self, line: bytes) -> None:
+        """Take the result of an earlier run, as it is written; raises as `keep`."""
         self.tally.done += 1
         self.tally.kept += 1
-        self._ordered.add(self._writer.whole(result, request))
+        self._ordered.add(line)
 
     def stream(self, job: Job, text: str) -> None:
         """Take a piece of an answer, if stdout gets text."""

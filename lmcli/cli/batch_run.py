@@ -264,6 +264,9 @@ class BatchRun:
     def _admitted(self, record: BatchRecord) -> Job | None:
         """The record as a job; None if it has a result, or cannot be read."""
         digest = "" if self._file is None else self._requests.digest(record)
+        if self._file is not None and self._output.is_json and (line := self._file.line(record, digest)) is not None:
+            self._output.keep_line(line)
+            return None
         result = None if self._file is None else self._file.answer(record, digest)
         request = None
         try:

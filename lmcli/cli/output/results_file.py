@@ -95,6 +95,24 @@ class ResultsFile(Closing):
         result["index"] = record.position
         return result
 
+    def line(self, record: BatchRecord, digest: str) -> bytes | None:
+        """The result of a record from an earlier run as a line of JSON, without its input.
+
+        None if there is none, or if it is not as `append` writes it for this record: then `answer` may have one.
+
+        Raises:
+            OutputFailed: the file cannot be read any more.
+        """
+        place = self._places.get(_key(record.position, record.id))
+        if place < 0:
+            return None
+        line = self._line_at(place)
+        names = {"index": record.position} | ({} if record.id is None else {"id": record.id})
+        begin, end = dump_json(names).removesuffix(b"}\n"), b',"%s":"%s"}' % (_INPUT.encode(), digest.encode())
+        is_own = line.startswith(begin + b',"content":') and line.endswith(end)
+        is_safe = line.isascii() and b"\x7f" not in line  # others could control a terminal
+        return line.removesuffix(end) + b"}\n" if is_own and is_safe else None
+
     def append(self, result: JsonObject, digest: str) -> None:
         """Append the result of a record.
 
