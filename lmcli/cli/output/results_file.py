@@ -84,10 +84,9 @@ class ResultsFile(Closing):
         Raises:
             OutputFailed: the file cannot be read any more.
         """
-        place = self._places.get(_key(record.position, record.id))
-        if place < 0:
+        line = self._line_of(record)
+        if line is None:
             return None
-        line = self._line_at(place)
         # Only JSON of a model may hold integers beyond 64 bits; everywhere else the fast parser is as exact.
         result: JsonObject = orjson.loads(line) if _NOT_PARSED in line else load_json(line.decode())
         if result.pop(_INPUT) != digest or result.get("id") != record.id:
@@ -98,15 +97,15 @@ class ResultsFile(Closing):
     def line(self, record: BatchRecord, digest: str) -> bytes | None:
         """The result of a record from an earlier run as a line of JSON, without its input.
 
-        None if there is none, or if it is not as `append` writes it for this record: then `answer` may have one.
+        None if there is none, or if it does not begin and end as `append` writes it for this record: then `answer` may
+        have one.
 
         Raises:
             OutputFailed: the file cannot be read any more.
         """
-        place = self._places.get(_key(record.position, record.id))
-        if place < 0:
+        line = self._line_of(record)
+        if line is None:
             return None
-        line = self._line_at(place)
         names = {"index": record.position} | ({} if record.id is None else {"id": record.id})
         begin, end = dump_json(names).removesuffix(b"}\n"), b',"%s":"%s"}' % (_INPUT.encode(), digest.encode())
         is_own = line.startswith(begin + b',"content":') and line.endswith(end)
@@ -183,6 +182,11 @@ class ResultsFile(Closing):
                 put(key, end if is_answer else -1)
                 end += len(line)
         return end
+
+    def _line_of(self, record: BatchRecord) -> bytes | None:
+        """The line with the answer of a record; None if it has none."""
+        place = self._places.get(_key(record.position, record.id))
+        return None if place < 0 else self._line_at(place)
 
     def _line_at(self, offset: int) -> bytes:
         """A line of the file; read in blocks, because neighbours are usually asked for one after the other."""
