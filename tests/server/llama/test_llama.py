@@ -21,6 +21,7 @@ from conftest import (
     text_of,
     user,
 )
+from local_servers import load
 from packets import AFFIXES
 from processes import children_of
 from tiny_model import Shape, make_model, token_of
@@ -51,14 +52,6 @@ def llama(files: dict[str, Path]) -> Iterator[background.Running]:
     """A server with the models, for all tests of this module."""
     with background.start(LlamaEngine(list(files.values()))) as running:
         yield running
-
-
-def load(wire: Wire, key: str, **values: Any) -> list[Packet]:
-    """Load a model."""
-    values = {"llama.cpuThreadPoolSize": 1} | values  # threads that wait for each other are slow on a busy machine
-    fields = [{"key": f"llm.load.{name}", "value": value} for name, value in values.items()]
-    layers = [{"layerName": "apiOverride", "config": {"fields": fields}}]
-    return wire.stream("getOrLoad", {"identifier": key, "loadConfigStack": {"layers": layers}})
 
 
 @pytest.fixture
