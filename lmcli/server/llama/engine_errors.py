@@ -33,7 +33,15 @@ class UnsupportedSchema(EngineError):
 
 
 class EngineEnded(EngineError):
-    """The process in which llama.cpp runs has ended, and the model with it."""
+    """The process in which llama.cpp runs has ended, and the model with it.
+
+    Args:
+        is_killed: whether another process, or the system, has ended it: the log of llama.cpp does not show why.
+    """
+
+    def __init__(self, message: str, *, is_killed: bool) -> None:
+        super().__init__(message)
+        self.is_killed = is_killed
 
 
 @contextmanager

@@ -100,10 +100,10 @@ class EngineProcess(asyncio.Protocol):
         Raises:
             EngineError: it cannot be loaded, or the load was cancelled.
         """
+        number = next(self._numbers)
+        output = self._open(number, await _encoded(Load(number, list(map(str, files)), options, self._is_verbose), 0))
         watch = asyncio.create_task(cancelled.wait())
         watch.add_done_callback(lambda task: None if task.cancelled() else self._kill())
-        number = next(self._numbers)
-        output = self._open(number, encode(Load(number, list(map(str, files)), options, self._is_verbose)))
         try:
             async for step in output:
                 if isinstance(step, ReadProgress):
@@ -219,7 +219,7 @@ class EngineProcess(asyncio.Protocol):
         await log.read(self._process)
         await self._disconnected.wait()
         status = await asyncio.to_thread(self._process.wait)
-        self._ended = EngineEnded(_description(status, log.reason))
+        self._ended = EngineEnded(_description(status, log.reason), is_killed=status == -signal.SIGKILL)
         for output in self._outputs.values():
             output.add(self._ended)
         for call in self._calls.values():

@@ -104,7 +104,7 @@ class LlamaEngine:
 
     def _not_loaded(self, local: LocalModel, error: OSError | EngineError) -> RequestFailed:
         text = reason_of(error) if isinstance(error, OSError) else str(error)
-        has_log = isinstance(error, EngineEnded) and not self._is_verbose
+        has_log = isinstance(error, EngineEnded) and not error.is_killed and not self._is_verbose
         hint = "lm serve --verbose shows the log of llama.cpp" if has_log else None
         return RequestFailed(f"Cannot load {local.info.model_key}: {text}", suggestion=hint)
 

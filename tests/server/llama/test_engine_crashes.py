@@ -71,11 +71,12 @@ def test_crash_on_the_command_line(serve: Serve, files: dict[str, Path], tmp_pat
 
 
 def test_killed_load_is_an_error(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
-    """A load whose process is killed is an error that says so."""
+    """A load whose process is killed is an error that says so; no log would show why."""
     server = serve(str(files["one"]))
     wire = connect(server.port)
     channel = wire.open("getOrLoad", load_parameter("one"))
     engine = engine_of(server)
     os.kill(engine, signal.SIGSTOP)
     os.kill(engine, signal.SIGKILL)
-    assert wire.packets(channel)[-1]["title"] == "Cannot load one: llama.cpp was killed by SIGKILL"
+    error = wire.packets(channel)[-1]
+    assert (error["title"], error.get("suggestion")) == ("Cannot load one: llama.cpp was killed by SIGKILL", None)
