@@ -58,7 +58,7 @@ def request_failed(error: EngineError) -> RequestFailed:
     if isinstance(error, UnsupportedSchema):
         return unsupported_by_engine("this JSON schema")
     if isinstance(error, EngineEnded):
-        return RequestFailed(str(error))
+        return RequestFailed(f"The model has crashed: {error}")
     return RequestFailed(f"{NAME}: {error}")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_crash_ends_the_predictions_of_its_model(serve: Serve, connect: Connect,
         envelope = hit.receive()
         if envelope["type"] == "channelError":
             errors[envelope["channelId"]] = envelope["error"]["title"]
-    assert errors == dict.fromkeys((channel, waiting), "llama.cpp was killed by SIGKILL")
+    assert errors == dict.fromkeys((channel, waiting), "The model has crashed: llama.cpp was killed by SIGKILL")
     assert first + text_of(spared.packets(other)) == whole
     assert [model["identifier"] for model in hit.result("listLoaded")] == ["two"]
     assert load(hit, "one")[-1]["type"] == "loadSuccess"
@@ -61,13 +62,38 @@ def test_crash_of_an_idle_model(serve: Serve, connect: Connect, files: dict[str,
 
 
 def test_crash_on_the_command_line(serve: Serve, files: dict[str, Path], tmp_path: Path) -> None:
-    """The command prints what had arrived and one line of error, with status 1."""
+    """The command prints what had arrived, the error and a hint, with the status of an answer that is incomplete."""
     server = serve(str(files["one"]))
     with start(*LONG_ANSWER, "-m", "one", folder=tmp_path, variables=environment(tmp_path, server.address)) as command:
         command.wait_for(b"xxxx")
         os.kill(engine_of(server), signal.SIGKILL)
-        assert command.end() == 1
-        assert command["stderr"] == b"lm: error: llama.cpp was killed by SIGKILL\n"
+        assert command.end() == 3
+        assert command["stderr"] == (
+            b"lm: error: The model has crashed: llama.cpp was killed by SIGKILL\nlm: hint: -m KEY loads it again\n"
+        )
+
+
+@pytest.mark.parametrize("key", [None, "one"])
+def test_crash_in_the_middle_of_a_batch(
+    serve: Serve, connect: Connect, files: dict[str, Path], tmp_path: Path, key: str | None
+) -> None:
+    """The model is loaded again, named or not, and the records under way go again: no answer is missing or cut."""
+    server = serve(str(files["one"]))
+    load(connect(server.port), "one")
+    command = (*LONG_ANSWER, "-l", str(TOKENS), "--each", "line", *(("-m", key) if key else ()))
+    variables = environment(tmp_path, server.address)
+    with start(*command, folder=tmp_path, variables=variables, stdin=subprocess.PIPE) as batch:
+        assert batch.process.stdin is not None
+        batch.process.stdin.write(b"record\n" * 9)
+        batch.process.stdin.flush()
+        batch.wait_for(b"x\n")
+        engine = engine_of(server)
+        os.kill(engine, signal.SIGKILL)
+        batch.process.stdin.write(b"record\n" * 9)
+        batch.process.stdin.close()
+        assert batch.end() == 0, batch["stderr"]
+    assert (batch["stdout"], batch["stderr"]) == ((b"x" * TOKENS + b"\n") * 18, b"")
+    assert engine_of(server) != engine
 
 
 def test_killed_load_is_an_error(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
