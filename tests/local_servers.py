@@ -1,11 +1,13 @@
 """Servers of GGUF files, and the processes of their models."""
 
+import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from conftest import Packet, Process, Wire, checked, query, stack, wait_until
+from conftest import Connect, Packet, Process, Wire, checked, query, stack, wait_until
 from processes import children_of, running_processes
 from tiny_model import token_of
 
@@ -65,3 +67,16 @@ def engine_of(server: Process) -> int:
 def is_running(number: int) -> bool:
     """Whether a process runs."""
     return number in running_processes()
+
+
+def stopped_load(server: Process, connect: Connect, key: str) -> tuple[Wire, int, int]:
+    """Begin to load a model, and stop its process before it has; gives the connection, the channel and the process."""
+    other = connect(server.port)
+    while True:
+        wire = connect(server.port)
+        channel = wire.open("getOrLoad", load_parameter(key))
+        engine = engine_of(server)
+        os.kill(engine, signal.SIGSTOP)
+        if not any(other.result("listLoaded") for _ in range(10)):  # what it had sent before has arrived
+            return wire, channel, engine
+        other.call("unloadModel", {"identifier": key})

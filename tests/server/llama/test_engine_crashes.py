@@ -7,11 +7,21 @@ from pathlib import Path
 
 import pytest
 from conftest import Connect, Serve, stats_of, text_of, wait_until
-from local_servers import ENDLESS, LONG_ANSWER, completing, engine_of, load, load_parameter, wait_for_fragment
+from local_servers import (
+    ENDLESS,
+    LONG_ANSWER,
+    completing,
+    engine_of,
+    load,
+    stopped_load,
+    wait_for_fragment,
+)
 from processes import environment, start
 from tiny_model import Shape, make_model
 
 TOKENS = 200
+ONE_THREAD = ("--set", "llama.cpuThreadPoolSize=1")
+"""How a command loads a model on a busy machine, where threads that wait for each other are slow."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +90,7 @@ def test_crash_in_the_middle_of_a_batch(
     """The model is loaded again, named or not, and the records under way go again: no answer is missing or cut."""
     server = serve(str(files["one"]))
     load(connect(server.port), "one")
-    command = (*LONG_ANSWER, "-l", str(TOKENS), "--each", "line", *(("-m", key) if key else ()))
+    command = (*LONG_ANSWER, "-l", str(TOKENS), "--each", "line", *ONE_THREAD, *(("-m", key) if key else ()))
     variables = environment(tmp_path, server.address)
     with start(*command, folder=tmp_path, variables=variables, stdin=subprocess.PIPE) as batch:
         assert batch.process.stdin is not None
@@ -99,10 +109,7 @@ def test_crash_in_the_middle_of_a_batch(
 def test_killed_load_is_an_error(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
     """A load whose process is killed is an error that says so; no log would show why."""
     server = serve(str(files["one"]))
-    wire = connect(server.port)
-    channel = wire.open("getOrLoad", load_parameter("one"))
-    engine = engine_of(server)
-    os.kill(engine, signal.SIGSTOP)
+    wire, channel, engine = stopped_load(server, connect, "one")
     os.kill(engine, signal.SIGKILL)
     error = wire.packets(channel)[-1]
     assert (error["title"], error.get("suggestion")) == ("Cannot load one: llama.cpp was killed by SIGKILL", None)

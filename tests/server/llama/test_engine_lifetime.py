@@ -18,6 +18,7 @@ from local_servers import (
     load,
     load_parameter,
     real_model,
+    stopped_load,
     wait_for_fragment,
 )
 from processes import Child, children_of, environment, start
@@ -82,10 +83,7 @@ def test_killed_server_leaves_no_process_that_stands_still(serve: Serve, connect
 def test_cancelled_load_ends_its_process(serve: Serve, connect: Connect, file: Path) -> None:
     """A cancel ends the process that loads, whatever it is doing, and the model can be loaded again."""
     server = serve(str(file))
-    wire = connect(server.port)
-    channel = wire.open("getOrLoad", load_parameter("one"))
-    engine = engine_of(server)
-    os.kill(engine, signal.SIGSTOP)
+    wire, channel, engine = stopped_load(server, connect, "one")
     wire.send({"type": "channelSend", "channelId": channel, "message": {"type": "cancel"}})
     wait_until(lambda: not is_running(engine))
     wire.packets(channel)
