@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 from conftest import Connect, Packet, Process, Wire, checked, query, stack, wait_until
-from processes import children_of, running_processes
+from processes import children_of, command_of, running_processes
 from tiny_model import token_of
 
 ENDLESS: Final = 60_000
@@ -58,9 +58,13 @@ def wait_for_fragment(wire: Wire) -> str:
 
 
 def engine_of(server: Process) -> int:
-    """The only process of a server."""
-    wait_until(lambda: len(children_of(server.process.pid)) == 1)
-    (engine,) = children_of(server.process.pid)
+    """The process of the only model of a server, once it runs its program: until then the server waits for that."""
+
+    def engines() -> list[int]:
+        return [child for child in children_of(server.process.pid) if "engine_main" in command_of(child)]
+
+    wait_until(lambda: len(engines()) == 1)
+    (engine,) = engines()
     return engine
 
 

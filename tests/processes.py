@@ -152,6 +152,14 @@ def children_of(parent: int) -> list[int]:
     return sorted(number for number, of in running_processes().items() if of == parent)
 
 
+def command_of(process: int) -> str:
+    """What a process runs, with its arguments; empty if it has ended. After a fork it is still that of its parent."""
+    if sys.platform == "linux":
+        return _text(Path(f"/proc/{process}/cmdline")).replace("\0", " ")
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return shown.stdout
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(errors="replace")
