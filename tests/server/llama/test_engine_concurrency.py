@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,7 @@ from local_servers import (
 from tiny_model import Shape, make_model
 
 from lmcli.server import background
-from lmcli.server.llama.engine_messages import WINDOW, LoadOptions, Token
-from lmcli.server.llama.engine_output import OutputStream
+from lmcli.server.llama.engine_messages import WINDOW, LoadOptions, Message, Token
 from lmcli.server.llama.engine_process import EngineProcess
 from lmcli.server.llama.llama_engine import LlamaEngine
 
@@ -58,10 +57,11 @@ def test_output_waits_in_the_process(files: dict[str, Path]) -> None:
         async for _ in process.load([files["one"]], options._asdict(), asyncio.Event()):
             pass
         body = {"prompt": "hello", "max_tokens": TOKENS, "logit_bias": [[2, False]]}
-        unread = await process.predict(body)
-        for _ in range(2):  # the first may be computed before it, the second is computed after it
-            assert await predicted_tokens(await process.predict(body)) == TOKENS
-        assert len(unread) == WINDOW
+        output = await process.predict(body)
+        unread = aiter(output)
+        await anext(unread)  # it has begun: what is requested from now on is computed after it
+        assert await predicted_tokens(aiter(await process.predict(body))) == TOKENS
+        assert len(output) == WINDOW - 1
         assert await process.count_tokens("abc") == 3
         assert await predicted_tokens(unread) == TOKENS
 
@@ -75,7 +75,7 @@ def test_output_waits_in_the_process(files: dict[str, Path]) -> None:
     asyncio.run(run())
 
 
-async def predicted_tokens(output: OutputStream) -> int | None:
+async def predicted_tokens(output: AsyncIterator[Message]) -> int | None:
     """Read an answer to its end; gives its tokens."""
     *_, last = [message async for message in output]
     assert isinstance(last, Token)
