@@ -5,6 +5,7 @@ import os
 import queue
 import selectors
 import subprocess
+import sys
 import sysconfig
 import termios
 import threading
@@ -133,6 +134,37 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         """Type something."""
         os.write(self.keyboard_and_screen, keys)
+
+
+def running_processes() -> Mapping[int, int]:
+    """All processes that run: the parent of each, by number. Those that have ended and wait for their parent do not."""
+    if sys.platform == "linux":
+        stats = [_text(entry / "stat").rpartition(")") for entry in Path("/proc").glob("[0-9]*")]
+        lines = [f"{front.partition(' ')[0]} {' '.join(back.split()[1::-1])}" for front, _, back in stats if back]
+    else:
+        lines = subprocess.check_output(["ps", "-A", "-o", "pid=,ppid=,stat="], text=True).splitlines()
+    rows = [line.split() for line in lines]
+    return {int(number): int(parent) for number, parent, state in rows if not state.startswith("Z")}
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that a process has started, and that run, in the order of their numbers."""
+    return sorted(number for number, of in running_processes().items() if of == parent)
+
+
+def command_of(process: int) -> str:
+    """What a process runs, with its arguments; empty if it has ended. After a fork it is still that of its parent."""
+    if sys.platform == "linux":
+        return _text(Path(f"/proc/{process}/cmdline")).replace("\0", " ")
+    shown = subprocess.run(["ps", "-o", "command=", "-p", str(process)], capture_output=True, text=True, check=False)
+    return shown.stdout
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
 
 
 Stream = int | Terminal

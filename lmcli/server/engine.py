@@ -127,6 +127,10 @@ class LoadedModel(Protocol):
         """The prompt for a conversation."""
         ...
 
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Have a function called if the model is lost before `unload`, which still has to be called."""
+        ...
+
     async def unload(self) -> None:
         """Free the memory; no prediction is running, and none will follow."""
         ...

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from lmcli.server.limits import MAX_INSTANCES
@@ -98,6 +99,7 @@ class ModelRegistry:
         """Register a loaded model."""
         self._instances[instance.identifier] = instance
         self.restart_ttl(instance)
+        instance.model.on_lost(partial(self._lose, instance))
         return instance
 
     def idle_jit_instances(self) -> list[Instance]:
@@ -155,10 +157,7 @@ class ModelRegistry:
 
     async def unload(self, instance: Instance) -> None:
         """Remove a model at once and cancel its predictions; the last of them frees the memory."""
-        self._instances.pop(instance.identifier, None)
-        instance.is_unloaded = True
-        if instance.expiry:
-            instance.expiry.cancel()
+        self._remove(instance)
         for prediction in instance.predictions:
             prediction.cancelled.set()
         if not instance.predictions:
@@ -170,6 +169,18 @@ class ModelRegistry:
             await asyncio.wait(self._tasks)
         for instance in self:
             await self.unload(instance)
+
+    def _remove(self, instance: Instance) -> None:
+        self._instances.pop(instance.identifier, None)
+        instance.is_unloaded = True
+        if instance.expiry:
+            instance.expiry.cancel()
+
+    def _lose(self, instance: Instance) -> None:
+        """Remove a model that is lost, so that the next request for it loads it; its predictions fail by themselves."""
+        self._remove(instance)
+        if not instance.predictions:
+            self._start(instance.model.unload())
 
     def _expire(self, instance: Instance) -> None:
         self._start(self.unload(instance))

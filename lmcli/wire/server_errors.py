@@ -21,6 +21,8 @@ from lmcli.errors import (
 )
 
 _LONGEST: Final = 500
+# LM Studio unloads a model that "has crashed".
+_SIGNS_OF_UNLOADED: Final = ("unloaded", "not loaded", "has crashed")
 
 
 def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
@@ -40,7 +42,7 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
     cause = _text(body, "cause")
     message = title if cause is None or cause in title else f"{title}: {cause}"
     hints = [hint] if (hint := _text(body, "suggestion")) else []
-    if kind is PredictionFailed and any(sign in message.lower() for sign in ("unloaded", "not loaded")):
+    if kind is PredictionFailed and any(sign in message.lower() for sign in _SIGNS_OF_UNLOADED):
         return ModelUnloaded(message, *hints)
     return kind(message, *hints)
 

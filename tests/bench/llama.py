@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import GUEST, Wire
+from processes import children_of
 from tiny_model import Shape, make_model
 from websockets.sync.client import connect as open_socket
 
@@ -109,7 +110,8 @@ def resident_kib(process_id: int) -> int:
 
 
 def memory(host: str, key: str, process_id: int) -> None:
-    """Print the memory of the server while it predicts again and again."""
+    """Print the memory of the server, and of its models' processes, while it predicts again and again."""
+    processes = [process_id, *children_of(process_id)]
     with Client(host) as client:
         model = client.llm.model(key)
         config: Any = PredictionConfig(max_tokens=8)
@@ -117,8 +119,10 @@ def memory(host: str, key: str, process_id: int) -> None:
         for number in range(PREDICTIONS + 1):
             model.respond(f"hello {number}", config=config)
             if number % (PREDICTIONS // 4) == 0:
-                sizes.append(resident_kib(process_id))
-    print(f"memory of the server over {PREDICTIONS} predictions, KiB: {sizes}")
+                sizes.append([resident_kib(process) for process in processes])
+    print(f"memory over {PREDICTIONS} predictions, KiB:")
+    for name, row in zip(("server", *SHAPES), zip(*sizes, strict=True), strict=True):
+        print(f"    {name}: {', '.join(map(str, row))}")
 
 
 def main() -> None:

@@ -118,8 +118,9 @@ class Errors(logging.Handler):
 
 @pytest.fixture
 def errors() -> Iterator[Errors]:
-    """What is logged as an error by the server or its libraries."""
+    """What is logged as an error by the server or its libraries, not by those of the clients here."""
     handler = Errors()
+    handler.addFilter(lambda record: record.name != "websockets.client")
     log = logging.getLogger()
     log.addHandler(handler)
     yield handler

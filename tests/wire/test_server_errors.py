@@ -184,6 +184,7 @@ def test_the_caller_says_what_failed(kind: type[LmError]) -> None:
         {"title": "Model is unloaded."},
         {"title": "Model unloaded by user"},
         {"title": "It broke", "cause": "the model is NOT LOADED"},
+        {"title": "The model has crashed without additional information. (Exit code: 6)"},
     ],
 )
 def test_signs_of_an_unloaded_model(body: Any) -> None:

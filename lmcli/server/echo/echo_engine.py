@@ -7,7 +7,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -162,6 +162,9 @@ class EchoModel:
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """Apply the built-in template, or the manual one of the config."""
         return _formatted(messages, values)
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Do nothing: the model is a part of this process."""
 
     async def unload(self) -> None:
         """Nothing to free."""

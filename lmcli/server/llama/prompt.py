@@ -6,8 +6,9 @@ from typing import Any, Final, NamedTuple
 
 from lmcli.chat import FilePart, Message, ToolCallResult
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama.runtime import NAME, VERSION, Runtime, without_surrogates
-from lmcli.server.request_errors import unsupported
+from lmcli.server.llama.engine_errors import unsupported_by_engine
+from lmcli.server.llama.engine_messages import without_surrogates
+from lmcli.server.llama.engine_process import EngineProcess
 from lmcli.server.text_processing import reasoning_tags
 from lmcli.values import JsonObject, ToolCallRequest
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
@@ -29,7 +30,7 @@ class Prompt(NamedTuple):
     is_reasoning: bool = False
 
 
-def make_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
+async def make_prompt(process: EngineProcess, request: PredictionRequest) -> Prompt:
     """Make the prompt for a request.
 
     Raises:
@@ -38,7 +39,7 @@ def make_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
     """
     if request.raw_prompt is not None:
         return Prompt(request.raw_prompt)
-    text = apply_template(runtime, request.messages, request.values)
+    text = await apply_template(process, request.messages, request.values)
     tags = reasoning_tags(request.options)
     if tags is None or not text.rstrip().endswith(tags.start):
         return Prompt(text)
@@ -47,7 +48,7 @@ def make_prompt(runtime: Runtime, request: PredictionRequest) -> Prompt:
     return Prompt(text, is_reasoning=True)
 
 
-def apply_template(runtime: Runtime, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
+async def apply_template(process: EngineProcess, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
     """Format a conversation, with the manual template of the config or else the model's own.
 
     Raises:
@@ -62,7 +63,7 @@ def apply_template(runtime: Runtime, messages: Sequence[Message], values: Mappin
         case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
             text = "".join(_with_affixes(entry, affixes) for entry in entries)
             return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
-    return runtime.apply_template(entries, _template_arguments(values))
+    return await process.apply_template(entries, _template_arguments(values))
 
 
 def _is_structured(values: Mapping[str, Any]) -> bool:
@@ -89,7 +90,7 @@ def _entries(message: Message) -> Sequence[JsonObject]:
     for part in message.content:
         if isinstance(part, FilePart):
             what = "images: the model has no vision part" if part.file_type == "image" else f"files ({part.file_type})"
-            raise unsupported(what, NAME, VERSION)
+            raise unsupported_by_engine(what)
     results = [part for part in message.content if isinstance(part, ToolCallResult)]
     if results:
         return [{"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""} for part in results]

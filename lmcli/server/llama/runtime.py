@@ -1,29 +1,24 @@
 """One model in llama.cpp: loading, predictions, tokens and templates. All calls block their thread.
 
-llama.cpp runs in this process, on its own threads. Predictions are function calls; for tokens and templates it has only
-an HTTP API, on a loopback port that requires a random key.
+llama.cpp runs in the process that imports this, on its own threads. Predictions are function calls; for tokens and
+templates it has only an HTTP API, on a loopback port that requires a random key.
 """
 
 import contextlib
-import http.client
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import xllamacpp
 
-from lmcli.server.request_errors import RequestFailed, unsupported
+from lmcli.server.llama.engine_errors import EngineError, PromptTooLong, UnsupportedSchema
+from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
 from lmcli.values import JsonObject
 
-NAME: Final = "llama.cpp"
-VERSION: Final = str(xllamacpp.__version__)
-# The tokens of a prompt that are read at a time, between which progress is reported and a cancel takes effect.
-BATCH_TOKENS: Final = 512
 # The levels of llama.cpp's log.
-_LOG_NOTHING: Final = -1
 _LOG_ERRORS: Final = 1
 _LOG_INFO: Final = 3
 _HTTP_THREADS: Final = 2
@@ -36,42 +31,13 @@ _PROMPT_TOO_LONG: Final = "exceed_context_size_error"
 # What xllamacpp raises: errors of llama.cpp, and values that have no C++ equivalent.
 _XLLAMACPP_ERRORS: Final = (RuntimeError, OverflowError, TypeError, ValueError)
 
+_FLASH_ATTENTION: Final = {
+    True: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    False: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
 # Receives the output of a prediction; returns whether to stop it.
 Receive = Callable[[JsonObject], bool]
-
-
-class EngineError(Exception):
-    """llama.cpp rejected a request, or failed during it."""
-
-
-class PromptTooLong(EngineError):
-    """The prompt exceeds the context.
-
-    Args:
-        prompt_tokens: the tokens of the prompt.
-    """
-
-    def __init__(self, message: str, prompt_tokens: int) -> None:
-        super().__init__(message)
-        self.prompt_tokens = prompt_tokens
-
-
-class LoadOptions(NamedTuple):
-    """How to load a model.
-
-    Attributes:
-        context_length: in tokens, of each prediction.
-        sessions: the number of concurrent predictions.
-        gpu_layers: the number of layers on the GPU; None for llama.cpp's default.
-        threads: the number of threads; None for llama.cpp's default.
-        parameters: further fields of `xllamacpp.CommonParams`.
-    """
-
-    context_length: int
-    sessions: int
-    gpu_layers: int | None
-    threads: int | None
-    parameters: Mapping[str, Any]
 
 
 class Runtime:
@@ -80,13 +46,13 @@ class Runtime:
     Args:
         file: the model file.
         options: how to load it.
-        is_verbose: whether llama.cpp logs to stderr; None for errors only.
+        is_verbose: whether llama.cpp logs everything to stderr, or errors only.
 
     Raises:
         EngineError: it cannot be loaded.
     """
 
-    def __init__(self, file: Path, options: LoadOptions, *, is_verbose: bool | None = False) -> None:
+    def __init__(self, file: Path, options: LoadOptions, *, is_verbose: bool = False) -> None:
         self._key = secrets.token_urlsafe(24)
         self._schemas: set[str] = set()
         try:
@@ -98,16 +64,15 @@ class Runtime:
         except _XLLAMACPP_ERRORS as error:
             raise EngineError("llama.cpp cannot load it") from error
 
-    def close(self) -> None:
-        """Free the memory; nothing may be running."""
-        self._server = None
-
     def stream(self, body: JsonObject, receive: Receive) -> None:
         """Run a prediction, until it ends or `receive` stops it.
 
         Raises:
+            UnsupportedSchema: llama.cpp does not support the JSON schema of the request.
             EngineError: llama.cpp rejected the request, or failed during it.
         """
+        if "json_schema" in body:
+            self._check_schema(body["json_schema"])
         errors: list[EngineError] = []
 
         def callback(output: JsonObject) -> bool:
@@ -118,7 +83,7 @@ class Runtime:
 
         flags = {"stream": True, "timings_per_token": True, "return_progress": True}
         with translated_errors():
-            self._server.handle_completions(without_surrogates(body) | flags, callback)
+            self._server.handle_completions(body | flags, callback)
         if errors:
             raise errors[0]
 
@@ -129,7 +94,7 @@ class Runtime:
             EngineError: llama.cpp rejected the request.
         """
         with translated_errors():
-            answer = self._server.handle_completions(without_surrogates(body) | {"stream": False})
+            answer = self._server.handle_completions(body | {"stream": False})
         if "error" in answer:
             raise _engine_error(answer["error"])
         return str(answer["choices"][0]["text"])
@@ -149,13 +114,13 @@ class Runtime:
         prompt: str = self._post("/apply-template", {"messages": messages, "chat_template_kwargs": arguments})["prompt"]
         return prompt
 
-    def check_schema(self, schema: Any) -> None:
+    def _check_schema(self, schema: Any) -> None:
         """Check that llama.cpp enforces a JSON schema: it ignores schemas that it does not support.
 
         The model is biased towards a token with which JSON cannot begin, and must generate another one.
 
         Raises:
-            RequestFailed: llama.cpp does not support the schema.
+            UnsupportedSchema: llama.cpp does not support the schema.
         """
         with translated_errors():
             text = json.dumps(schema, sort_keys=True)
@@ -168,16 +133,18 @@ class Runtime:
         except EngineError:
             is_enforced = False
         if not is_enforced:
-            raise unsupported("this JSON schema", NAME, VERSION)
+            raise UnsupportedSchema("this JSON schema is not enforced")
         if len(self._schemas) >= _MAX_CACHED_SCHEMAS:
             self._schemas.clear()
         self._schemas.add(text)
 
     def _post(self, path: str, body: JsonObject) -> JsonObject:
+        import http.client  # noqa: PLC0415  a load does not wait for it
+
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         with contextlib.closing(http.client.HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
             with translated_errors():
-                text = json.dumps(without_surrogates(body))
+                text = json.dumps(body)
             try:
                 connection.request("POST", path, text, headers)
                 answer = json.loads(connection.getresponse().read())
@@ -194,18 +161,6 @@ def free_memory_bytes() -> int:
     return sum(device["memory_free"] for device in xllamacpp.get_device_info() if device["type"] == processor)
 
 
-def without_surrogates(value: Any) -> Any:
-    """Replace the lone surrogates in a JSON value, which cannot be encoded as UTF-8."""
-    match value:
-        case str():
-            return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        case Mapping():
-            return {without_surrogates(key): without_surrogates(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [without_surrogates(inner) for inner in value]
-    return value
-
-
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
     """Translate what xllamacpp and JSON raise into EngineError."""
@@ -213,11 +168,6 @@ def translated_errors() -> Iterator[None]:
         yield
     except _XLLAMACPP_ERRORS as error:
         raise EngineError(f"invalid request: {error}") from error
-
-
-def request_failed(error: EngineError) -> RequestFailed:
-    """The error as it is sent to clients."""
-    return RequestFailed(f"{NAME}: {error}")
 
 
 def _engine_error(error: Any) -> EngineError:
@@ -229,7 +179,7 @@ def _engine_error(error: Any) -> EngineError:
     return EngineError("unexpected response")
 
 
-def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool | None) -> Any:
+def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(file)
     params.hostnames = ["127.0.0.1"]
@@ -237,7 +187,7 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool 
     params.api_keys = [key]
     params.ui = False
     params.n_threads_http = _HTTP_THREADS
-    params.verbosity = {True: _LOG_INFO, None: _LOG_ERRORS, False: _LOG_NOTHING}[is_verbose]
+    params.verbosity = _LOG_INFO if is_verbose else _LOG_ERRORS
     # The sessions share one cache that is large enough for the whole context of each: if it were smaller, llama.cpp
     # would end all predictions when it is full.
     params.n_parallel = options.sessions
@@ -254,6 +204,10 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool 
         params.n_gpu_layers = options.gpu_layers
     if options.threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    if not options.has_mmap:
+        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+    if options.has_flash_attention is not None:
+        params.flash_attn_type = _FLASH_ATTENTION[options.has_flash_attention]
     for name, value in options.parameters.items():
         setattr(params, name, value)
     return params
