@@ -106,6 +106,26 @@ def test_crash_in_the_middle_of_a_batch(
     assert engine_of(server) != engine
 
 
+def test_file_that_aborts(serve: Serve, connect: Connect, files: dict[str, Path], tmp_path: Path) -> None:
+    """A file on which llama.cpp aborts is an error of its load; what streams meanwhile goes on and loses nothing."""
+    aborting = make_model(tmp_path / "aborting.gguf", Shape(layers=0))
+    server = serve(str(aborting), str(files["two"]))
+    hit, spared = connect(server.port), connect(server.port)
+    load(spared, "two")
+    channel = spared.open("completeRawText", completing("two", ENDLESS))
+    first = wait_for_fragment(spared)
+    error = load(hit, "aborting")[-1]["title"]
+    assert error.startswith("Cannot load aborting: llama.cpp was killed by SIGABRT: ")
+    then = wait_for_fragment(spared)
+    spared.cancel(channel)
+    packets = spared.packets(channel)
+    assert stats_of(packets)["stopReason"] == "userStopped"
+    text = first + then + text_of(packets)
+    again = spared.stream("completeRawText", completing("two", stats_of(packets)["predictedTokensCount"]))
+    assert text_of(again).startswith(text.rstrip("\ufffd"))
+    assert [model["identifier"] for model in hit.result("listLoaded")] == ["two"]
+
+
 def test_killed_load_is_an_error(serve: Serve, connect: Connect, files: dict[str, Path]) -> None:
     """A load whose process is killed is an error that says so; no log would show why."""
     server = serve(str(files["one"]))
