@@ -34,6 +34,8 @@ pytest_plugins = ["transports", "dialogues"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# Threads of llama.cpp that wait for each other spin by default, which takes the processor from all other tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 PATIENCE = 10.0
 """Seconds after which a wait has failed."""
