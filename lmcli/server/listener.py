@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket as sockets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -27,7 +28,9 @@ from lmcli.server.plain_http import HttpRequest, respond
 from lmcli.server.registry import ModelRegistry
 from lmcli.server.sockets import LACK_OF_RESOURCES, Connections, ListeningSocket, ServerSocket, listen
 from lmcli.values import JsonObject
+from lmcli.wire.protocol import API_PORTS
 
+LOOPBACK: Final = "127.0.0.1"
 # How long to wait for a client's close frame when the server closes.
 CLOSE_SECONDS: Final = 0.5
 # Source: lmstudio-js 6ec11db, lms-communication-server/src/AuthenticatedWsServer.ts
@@ -119,6 +122,18 @@ class Server:
         self._listeners = [await self._listen(socket) for socket in listening]
         bound: int = listening[0].getsockname()[1]
         return bound
+
+    async def listen_for_discovery(self) -> int | None:
+        """Listen on the first free one of the ports where clients look, too; None if there is none.
+
+        They look on the loopback interface only.
+        """
+        for port in API_PORTS:
+            with suppress(OSError):
+                listening = await listen(LOOPBACK, port, self._connections)
+                self._listeners += [await self._listen(socket) for socket in listening]
+                return port
+        return None
 
     async def close(self) -> None:
         """Stop listening, close all connections, which cancels their predictions, and unload all models."""

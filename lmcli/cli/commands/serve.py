@@ -17,7 +17,7 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ServeOptions
 from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
-from lmcli.client.address import LOOPBACK
+from lmcli.client.address import HTTP_PORT, LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.client.local_files import read_bytes
 from lmcli.client.waiting import Woken, wait
@@ -26,6 +26,7 @@ from lmcli.server.access import read_origin
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
+from lmcli.wire.protocol import API_PORTS
 
 _API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
@@ -92,13 +93,15 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Signals:
+async def _serve(server: Server, host: str, port: int | None, stdout: int) -> signal.Signals:
     stopped = _watch_signals()
     try:
-        bound = await server.start(host, port)
+        bound = await server.start(host, HTTP_PORT if port is None else port)
     except OSError as error:
-        raise _listen_failure(error, host, port) from error
+        raise _listen_failure(error, host, HTTP_PORT if port is None else port) from error
     try:
+        if port is None:
+            _log_discovery(await server.listen_for_discovery())
         await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
         return await stopped
     finally:
@@ -107,6 +110,25 @@ async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Si
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await server.close()
+
+
+def _log_discovery(port: int | None) -> None:
+    """Say on which port clients look for the server, and where they look before."""
+    first, *_ = API_PORTS
+    if port is None:
+        _log.warning(
+            "clients need the address of the server: the ports on which they look for one, %s, are in use",
+            _list(API_PORTS),
+        )
+    elif port == first:
+        _log.info("clients without an address find the server on port %s", port)
+    else:
+        earlier = _list(API_PORTS[: API_PORTS.index(port)])
+        _log.info("clients without an address find the server on port %s, unless one answers on %s", port, earlier)
+
+
+def _list(ports: Sequence[int]) -> str:
+    return ", ".join(map(str, ports))
 
 
 def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:
