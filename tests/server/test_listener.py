@@ -68,8 +68,10 @@ def test_malformed_authentication_is_ignored(server: Running, connect: Connect, 
     """Texts before a valid authentication are ignored."""
     wire = connect(server, identity=None)
     wire.send(junk)
+    wire.send({"type": "keepAlive"})
     wire.send(GUEST)
     assert wire.receive() == {"success": True}
+    assert wire.result("listLoaded"), "the first answer"
 
 
 def test_large_text_before_the_authentication_is_rejected(server: Running, connect: Connect) -> None:
