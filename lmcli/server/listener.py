@@ -214,9 +214,9 @@ class Server:
         page = PAGES.get(request.path) if request.method in ("GET", "HEAD") else None
         if page is not None:
             return page
-        problem = f"Unexpected endpoint or method. ({request.method} {request.target})"
-        self._log_once(f"answered a request with an error: {quoted(problem)}")
-        return {"error": problem}
+        endpoint = f"{request.method} {request.target}"
+        self._log_once(f"unexpected endpoint or method: {quoted(endpoint)}")
+        return {"error": f"Unexpected endpoint or method. ({endpoint})"}
 
     def _log_once(self, text: str) -> None:
         """Log why a request is not answered as it is meant, once and MAX_LOGGED_REFUSALS of them at most."""

@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -187,7 +188,8 @@ class ServerSocket(ServerConnection):
         """Send the only response of the connection, which the client closes then."""
         self._is_answered, self._received = True, None
         self.transport.write(response.serialize())
-        self.transport.write_eof()
+        with suppress(OSError):  # the client may have gone
+            self.transport.write_eof()
 
     def _receive_frames(self, data: bytes) -> None:
         """Process bytes of a WebSocket; close the connection if too much of the answers to pings is not read.

@@ -209,4 +209,4 @@ def test_unknown_endpoint_is_logged_once(serve: Serve) -> None:
     for _ in range(3):
         ask(process.port, "POST", "/v1/chat/completions", b"{}")
     stderr = process.end(signal.SIGTERM)[2]
-    assert stderr.count("Unexpected endpoint or method. (POST /v1/chat/completions)") == 1
+    assert stderr.count("lm: warning: unexpected endpoint or method: 'POST /v1/chat/completions'\n") == 1
