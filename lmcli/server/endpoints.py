@@ -120,11 +120,13 @@ def _is_part(part: Any, shapes: Mapping[str, Shape]) -> bool:
 
 def known_keys(message: JsonObject) -> JsonObject:
     """A valid message without the keys that the schema does not have, which have other meanings in files."""
-    shapes = PARTS[message["role"]]
-    content = [
-        {key: part[key] for key in ("type", *shapes[part["type"]]) if key in part} for part in message["content"]
-    ]
+    keys = _PART_KEYS[message["role"]]
+    content = [part if part.keys() <= keys[part["type"]] else _restricted(part, keys) for part in message["content"]]
     return {"role": message["role"], "content": content}
+
+
+def _restricted(part: JsonObject, keys: Mapping[str, frozenset[str]]) -> JsonObject:
+    return {key: part[key] for key in keys[part["type"]] if key in part}
 
 
 def _has_shape(value: JsonObject, shape: Shape) -> bool:
@@ -194,6 +196,9 @@ PARTS: Final[Mapping[str, Mapping[str, Shape]]] = {
             "name": Field(TEXT, optional=True),
         }
     },
+}
+_PART_KEYS: Final = {
+    role: {kind: frozenset(("type", *shape)) for kind, shape in shapes.items()} for role, shapes in PARTS.items()
 }
 CANCEL: Final[Shape] = {"type": Field(Check(lambda value: value == "cancel", "'cancel'"))}
 
