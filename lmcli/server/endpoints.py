@@ -26,7 +26,7 @@ class Check(NamedTuple):
     """A condition for a value, and its description.
 
     Attributes:
-        excess: says which limit a value exceeds, of whatever type it is; it is tested before the condition.
+        excess: says which limit a value exceeds, of whatever type it is; the condition is not tested then.
     """
 
     is_met_by: Callable[[Any], bool]
@@ -49,7 +49,7 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
 
     Raises:
         InvalidParameter: with the first key that is missing or has an invalid value.
-        RequestFailed: a value exceeds a limit.
+        RequestFailed: a value exceeds a limit, and all others are valid.
     """
     if shape is None:
         if parameter is not ABSENT:
@@ -57,15 +57,18 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
         return {}
     if not isinstance(parameter, dict):
         raise InvalidParameter("the parameter must be an object")
+    excess = None
     for key, field in shape.items():
         value = parameter.get(key, ABSENT)
         if value is ABSENT and field.optional:
             continue
-        if (excess := field.check.excess(value)) is not None:
-            raise RequestFailed(excess)
-        if not field.check.is_met_by(value):
+        if (found := field.check.excess(value)) is not None:
+            excess = excess or found
+        elif not field.check.is_met_by(value):
             missing = " and is missing" if value is ABSENT else ""
             raise InvalidParameter(f"{key} must be {field.check.expected}{missing}")
+    if excess is not None:
+        raise RequestFailed(excess)
     return parameter
 
 

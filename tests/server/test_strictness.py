@@ -93,6 +93,15 @@ def test_time_to_live_may_be_endless(wire: Wire, seconds: float) -> None:
     assert wire.result("countTokens", {"specifier": query("echo-jit"), "inputString": "a"})
 
 
+def test_limit_does_not_hide_what_is_invalid(wire: Wire) -> None:
+    """A request that exceeds a limit is answered with an error only if the schema accepts it."""
+    load = {"modelKey": "echo-jit", "identifier": "a\n"}
+    wire.open("loadModel", load)
+    assert wire.receive()["kind"] == "channelCreationParameterTypeError"
+    [problem] = wire.stream("loadModel", load | {"loadConfigStack": {"layers": []}})
+    assert problem["title"].startswith("Invalid identifier: ")
+
+
 def test_channel_without_messages_ignores_an_empty_one(start_server: StartServer, connect: Connect) -> None:
     """`alive` accepts a message that has no content, which means nothing."""
     wire = connect(start_server(), "/system")
