@@ -25,6 +25,14 @@ import lmstudio
 with lmstudio.Client() as client:
     print(client.llm.model("echo").respond("found"))
 """
+ASYNCHRONOUS_SDK = """
+import asyncio, lmstudio
+async def main():
+    async with lmstudio.AsyncClient() as client:
+        model = await client.llm.model("echo")
+        print(await model.respond("found"))
+asyncio.run(main())
+"""
 # Answers nothing on some ports.
 TAKING = """
 import socket, sys
@@ -85,13 +93,14 @@ def surroundings(folder: Path) -> dict[str, str]:
 
 
 def test_server_is_found_without_an_address(start: Start, run: Run) -> None:
-    """Its address is that of port 1234; `lm` finds one server, and the official SDK, which does not look there."""
+    """Its address is that of port 1234, which `lm` knows; the official clients find it without knowing that port."""
     server = start(*LM, "serve")
     assert server.address == f"http://127.0.0.1:{HTTP_PORT}"
     answered = run(*LM, "respond", "found")
     assert (answered.stdout, answered.stderr, answered.returncode) == ("found\n", "", 0)
-    answered = run(sys.executable, "-W", "ignore", "-c", SDK)
-    assert (answered.stdout, answered.returncode) == ("found\n", 0), answered.stderr
+    for program in (SDK, ASYNCHRONOUS_SDK):
+        answered = run(sys.executable, "-W", "ignore", "-c", program)
+        assert (answered.stdout, answered.returncode) == ("found\n", 0), answered.stderr
     assert server.end(signal.SIGTERM) == (-signal.SIGTERM, "", FOUND + SERVING)
 
 
