@@ -61,7 +61,8 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
         engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
-        signum = runner.run(_serve(server, host, options.port, env.stdout))
+        port = HTTP_PORT if options.port is None else options.port
+        signum = runner.run(_serve(server, host, port, env.stdout, is_discovered=options.port is None))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
 
@@ -93,14 +94,14 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int | None, stdout: int) -> signal.Signals:
+async def _serve(server: Server, host: str, port: int, stdout: int, *, is_discovered: bool) -> signal.Signals:
     stopped = _watch_signals()
     try:
-        bound = await server.start(host, HTTP_PORT if port is None else port)
+        bound = await server.start(host, port)
     except OSError as error:
-        raise _listen_failure(error, host, HTTP_PORT if port is None else port) from error
+        raise _listen_failure(error, host, port) from error
     try:
-        if port is None:
+        if is_discovered:
             _log_discovery(await server.listen_for_discovery())
         await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
         return await stopped
@@ -113,22 +114,13 @@ async def _serve(server: Server, host: str, port: int | None, stdout: int) -> si
 
 
 def _log_discovery(port: int | None) -> None:
-    """Say on which port clients look for the server, and where they look before."""
-    first, *_ = API_PORTS
+    """Say on which port clients find the server, and where they look before."""
+    before = ", ".join(map(str, API_PORTS if port is None else API_PORTS[: API_PORTS.index(port)]))
     if port is None:
-        _log.warning(
-            "clients need the address of the server: the ports on which they look for one, %s, are in use",
-            _list(API_PORTS),
-        )
-    elif port == first:
-        _log.info("clients without an address find the server on port %s", port)
+        _log.warning("clients need the address of the server: the ports on which they look, %s, are in use", before)
     else:
-        earlier = _list(API_PORTS[: API_PORTS.index(port)])
-        _log.info("clients without an address find the server on port %s, unless one answers on %s", port, earlier)
-
-
-def _list(ports: Sequence[int]) -> str:
-    return ", ".join(map(str, ports))
+        condition = f", unless one answers on {before}" if before else ""
+        _log.info("clients without an address find the server on port %s%s", port, condition)
 
 
 def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:
