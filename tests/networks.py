@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from lmcli.client.address import HTTP_PORT
+
 # Enables the loopback interface of a new network namespace, which lasts as long as this process.
 # 0x8914 is SIOCSIFFLAGS, 0x41 is IFF_UP and IFF_RUNNING.
 HOLDER = """
@@ -41,6 +43,19 @@ def own_network(*ports: int) -> Iterator[Sequence[str]]:
         else:
             yield _in_the_network_of_the_machine(ports)
         holder.kill()
+
+
+@contextmanager
+def serving(network: Sequence[str], *arguments: str) -> Iterator[None]:
+    """`lm serve` in a network, where clients that are given no address find it."""
+    command = [*network, sys.executable, "-m", "lmcli", "serve", "--quiet", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"http://127.0.0.1:{HTTP_PORT}\n"
+            yield
+        finally:
+            process.kill()
 
 
 def _in_the_network_of_the_machine(ports: Sequence[int]) -> Sequence[str]:

