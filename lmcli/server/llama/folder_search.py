@@ -7,7 +7,7 @@ That layout is `<publisher>/<repository>/<file>.gguf`. The cache of Hugging Face
 import logging
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,18 @@ def gguf_files(folder: Path) -> Iterator[Path]:
         OSError: the folder itself cannot be read.
     """
     return _search(folder, set())
+
+
+def with_models(folders: Iterable[Path]) -> list[Path]:
+    """Those of some folders in which there are GGUF files; others may not exist."""
+    return [folder for folder in folders if _has_models(folder)]
+
+
+def _has_models(folder: Path) -> bool:
+    try:
+        return next(gguf_files(folder), None) is not None
+    except OSError:
+        return False
 
 
 def _search(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:

@@ -61,6 +61,8 @@ def local_models(files: Sequence[Path], *, key: str | None = None) -> Sequence[L
         UsageError: a file is not a language model, or not the first of its files; the key is not valid, or there are
             several models.
     """
+    if key is not None:
+        check_identifier(key)
     found: dict[Path, LocalModel] = {}
     empty: list[Path] = []
     for file in files:
@@ -88,7 +90,6 @@ def _only(models: Sequence[LocalModel]) -> LocalModel:
 
 
 def _with_key(model: LocalModel, key: str) -> LocalModel:
-    check_identifier(key)
     return model._replace(info=model.info.replace(model_key=key))
 
 

@@ -153,20 +153,6 @@ def test_links(put: Put, caplog: pytest.LogCaptureFixture) -> None:
     assert all("itself.gguf" in text or "lost.gguf" in text for text in texts)
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
-def test_folders_that_cannot_be_read(put: Put, caplog: pytest.LogCaptureFixture) -> None:
-    """Below a folder, a warning; named itself, an error."""
-    folder = put("a/M/M.gguf", "b/N/N.gguf")
-    (folder / "b").chmod(0)
-    try:
-        assert keys(folder) == ["m"]
-        assert "permission denied" in caplog.text
-        with pytest.raises(NoInput, match="permission denied"):
-            local_models([folder / "b"])
-    finally:
-        (folder / "b").chmod(0o700)
-
-
 def test_folders_without_a_model(put: Put, caplog: pytest.LogCaptureFixture) -> None:
     """An error if there is no model at all; else a warning that names the folder."""
     folder = put("full/M.gguf", "empty/x.txt")
