@@ -65,7 +65,8 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
     with log_to(messages) as log, asyncio.Runner() as runner:
         api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
         engine = _engine(options, [Path(word) for word in words])
-        preload = engine.downloaded[0] if words and len(engine.downloaded) == 1 and not options.lazy else None
+        models = [model for model in engine.downloaded if model.type == "llm"]
+        preload = models[0] if words and len(models) == 1 and not options.lazy else None
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins, preload=preload)
         if not words:
             _suggest_models(env, messages)

@@ -7,7 +7,7 @@ quantization. Where several models have the same, it is preceded by the publishe
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Final
 
 _QUANTIZATION: Final = re.compile(r"[-._@](?:UD-)?((?:I?Q|TQ)\d\w*|B?F16|F32|MXFP4\w*|NVFP4)$", re.IGNORECASE)
@@ -35,7 +35,7 @@ def _possible_keys(stem: str, layout_path: str | None, quantization: str | None)
         names = [split_quantization(stem)[0]]
     else:
         publisher, repository, _ = layout_path.split("/", 2)
-        name = re.sub(r"[-_.]gguf$", "", repository, flags=re.IGNORECASE)
+        name = re.sub(r"(?<=.)[-_.]gguf$", "", repository, flags=re.IGNORECASE)
         names = [name, f"{publisher}/{name}"]
     for name in names:
         yield name
@@ -49,10 +49,9 @@ def unique_keys(models: Sequence[Sequence[str]]) -> Iterator[str]:
     shared = Counter(key for keys in models for key in set(keys))
     used: set[str] = set()
     for keys in models:
-        numbered = (f"{keys[0]}-{number}" for number in count(2))
         unique = (key for key in keys if shared[key] == 1)
-        key = next((key for key in (*unique, keys[0]) if key not in used), None) or next(
-            key for key in numbered if key not in used and key not in shared
-        )
+        numbered = (f"{keys[0]}-{number}" for number in count(2))
+        free = (key for key in numbered if key not in shared)
+        key = next(key for key in chain(unique, keys[:1], free) if key not in used)
         used.add(key)
         yield key

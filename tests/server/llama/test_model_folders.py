@@ -8,10 +8,13 @@ from pathlib import Path
 
 import gguf
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_model import Shape, make_model
 
 from lmcli.errors import NoInput, UsageError
 from lmcli.server.llama.model_files import local_models
+from lmcli.server.llama.model_keys import possible_keys, unique_keys
 from lmcli.server.model_names import find_models
 
 Put = Callable[..., Path]
@@ -70,6 +73,19 @@ def test_layout_of_lm_studio(put: Put) -> None:
 def test_keys_are_those_of_lm_studio(put: Put, names: Sequence[str], expected: Sequence[str]) -> None:
     """Models that would have the same key have their quantization in it, their publisher, or both."""
     assert keys(put(*names)) == expected
+
+
+NAMES = st.sampled_from(["m", "M", "m-2", "m@q4_0", "n", "-GGUF", "m-GGUF", "m-Q4_0", "-Q4_0"])
+PLACES = st.none() | st.builds("{}/{}/{}.gguf".format, NAMES, NAMES, NAMES)
+QUANTIZATIONS = st.none() | st.sampled_from(["Q4_0", "Q8_0"])
+
+
+@given(st.lists(st.builds(possible_keys, NAMES, PLACES, QUANTIZATIONS), max_size=20))
+def test_keys_are_unique(models: list[Sequence[str]]) -> None:
+    """Whatever the files are called, each model has a key of its own that is not empty."""
+    keys = list(unique_keys(models))
+    assert len(keys) == len(set(keys)) == len(models)
+    assert all(keys)
 
 
 def test_two_quantizations_of_a_repository(put: Put) -> None:
