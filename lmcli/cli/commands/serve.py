@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -127,9 +127,10 @@ async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Si
     except OSError as error:
         raise _listen_failure(error, host, port) from error
     try:
-        await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
-        if server.startup is not None:
-            await _loaded(server.startup, stopped)
+        with server.startup.subscribed() if server.startup else nullcontext():
+            await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
+            if server.startup is not None:
+                await _loaded(server.startup, stopped)
         return await stopped
     finally:
         for number in _SIGNALS:
@@ -175,14 +176,13 @@ async def _announce(address: str, stdout: int, stopped: asyncio.Future[signal.Si
 
 
 async def _loaded(load: ModelLoad, stopped: asyncio.Future[signal.Signals]) -> None:
-    """Wait for the load at the start; a signal cancels it.
+    """Wait for the load at the start, or for a signal.
 
     Raises:
         LoadFailed: the model cannot be loaded.
     """
     _log.info("loading %s", load.identifier)
-    with load.subscribed():
-        await asyncio.wait((load.task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((load.task, stopped), return_when=asyncio.FIRST_COMPLETED)
     if stopped.done():
         return
     try:

@@ -76,6 +76,18 @@ def test_requests_wait_for_the_load_at_the_start(serve: Serve, connect: Connect,
     assert children_of(server.process.pid) == [engine]
 
 
+def test_client_that_cancels_does_not_end_the_load_at_the_start(serve: Serve, connect: Connect, file: Path) -> None:
+    """It ends its own request only."""
+    server, engine, wire, _ = stopped_at_the_start(serve, connect, file)
+    loading = connect(server.port)
+    channel = loading.open("getOrLoad", load_parameter("tiny one"))
+    assert loading.receive()["message"]["type"] == "startLoading"
+    loading.cancel(channel)
+    assert loading.packets(channel)[-1]["title"] == "Model loading was cancelled"
+    os.kill(engine, signal.SIGCONT)
+    assert [model["identifier"] for model in wire.receive()["result"]] == ["tiny one"]
+
+
 def test_prediction_that_waits_can_be_cancelled(serve: Serve, connect: Connect, file: Path) -> None:
     """It ends while the model is still being loaded."""
     server, engine, _, _ = stopped_at_the_start(serve, connect, file)
