@@ -2,10 +2,10 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -210,11 +210,26 @@ def test_package_is_found_but_not_imported(home: Path) -> None:
 
 
 def test_hint_of_the_server(model: Path, home: Path) -> None:
-    """`lm serve` without a model shows to a person how to serve those on this machine, and serves echo."""
-    put(model, home, IN_STUDIO.replace("acme", "ac me"))
-    terminal = "import pty, sys; sys.exit(pty.spawn(['lm', 'serve', '--port', '0']))"
-    with start(sys.executable, "-c", terminal, folder=home, variables=local(home)) as command:
-        command.wait_for(b"lm serve")
-        command.wait_for(b".lmstudio/models serves the models on this machine")
+    """`lm serve` without a model shows how to serve those on this machine, unless it is quiet, and serves echo."""
+    folder = shlex.quote(str(home / ".lmstudio" / "models"))
+    hint = f"lm: hint: lm serve {folder} serves the models on this machine\n"
+    put(model, home, IN_STUDIO)
+    with start("lm", "serve", "--port", "0", folder=home, variables=local(home)) as command:
         command.wait_for(b"http://127.0.0.1:")
+        command.wait_for(hint.encode(), "stderr")
         command.process.terminate()
+        assert command.end() == -signal.SIGTERM
+
+
+def test_server_without_models_on_this_machine(model: Path, home: Path) -> None:
+    """Nor without the extra is there a hint."""
+    for is_installed in (True, False):
+        if not is_installed:
+            put(model, home, IN_STUDIO)
+            (home / "packages" / "sitecustomize.py").write_text("import sys; sys.modules['xllamacpp'] = None\n")
+        with start("lm", "serve", "--port", "0", folder=home, variables=local(home)) as command:
+            command.wait_for(b"http://127.0.0.1:")
+            assert run("lm models", home, environment(home, command["stdout"].decode().strip())).status == 0
+            command.process.terminate()
+            assert command.end() == -signal.SIGTERM
+        assert command["stderr"] == b"lm: serving, Ctrl-C stops the server\n"

@@ -8,8 +8,9 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -68,10 +69,9 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
         models = [model for model in engine.downloaded if model.type == "llm"]
         preload = models[0] if words and len(models) == 1 and not options.lazy else None
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins, preload=preload)
-        if not words:
-            _suggest_models(env, messages)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
-        signum = runner.run(_serve(server, host, options.port, env.stdout))
+        suggest = None if words else partial(_suggest_models, env, messages)
+        signum = runner.run(_serve(server, host, options.port, env.stdout, suggest))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
 
@@ -88,8 +88,8 @@ def _engine(options: ServeOptions, files: Sequence[Path]) -> Engine:
 
 
 def _suggest_models(env: Environment, messages: Messages) -> None:
-    """Show how to serve the models on this machine, to a person and if they can be run."""
-    if env.stderr_is_terminal and find_spec("xllamacpp") and (folders := with_models(model_folders(env.variables))):
+    """Show how to serve the models on this machine, if they can be run."""
+    if find_spec("xllamacpp") and (folders := with_models(model_folders(env.variables))):
         messages.hint(f"lm serve {shlex.join(map(str, folders))} serves the models on this machine")
 
 
@@ -120,7 +120,10 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Signals:
+async def _serve(
+    server: Server, host: str, port: int, stdout: int, suggest: Callable[[], None] | None
+) -> signal.Signals:
+    """Serve until a signal; `suggest` is called in a thread, for it may read many folders."""
     stopped = _watch_signals()
     try:
         bound = await server.start(host, port)
@@ -131,6 +134,8 @@ async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Si
             await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
             if server.startup is not None:
                 await _loaded(server.startup, stopped)
+        if suggest is not None:
+            asyncio.get_running_loop().run_in_executor(None, suggest)
         return await stopped
     finally:
         for number in _SIGNALS:
