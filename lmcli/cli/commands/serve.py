@@ -21,7 +21,7 @@ from lmcli.cli.model_folders import model_folders
 from lmcli.cli.options import ServeOptions
 from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
-from lmcli.client.address import LOOPBACK
+from lmcli.client.address import HTTP_PORT, LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.client.local_files import read_bytes
 from lmcli.client.waiting import Woken, wait
@@ -34,6 +34,7 @@ from lmcli.server.llama import local_engine
 from lmcli.server.llama.folder_search import with_models
 from lmcli.server.model_load import ModelLoad
 from lmcli.server.request_errors import RequestFailed
+from lmcli.wire.protocol import API_PORTS
 
 _API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
@@ -70,8 +71,9 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
         preload = models[0] if words and len(models) == 1 and not options.lazy else None
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins, preload=preload)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
+        port = HTTP_PORT if options.port is None else options.port
         suggest = None if words else partial(_suggest_models, env, messages)
-        signum = runner.run(_serve(server, host, options.port, env.stdout, suggest))
+        signum = runner.run(_serve(server, host, port, env.stdout, suggest, is_discovered=options.port is None))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
 
@@ -121,7 +123,7 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
 
 
 async def _serve(
-    server: Server, host: str, port: int, stdout: int, suggest: Callable[[], None] | None
+    server: Server, host: str, port: int, stdout: int, suggest: Callable[[], None] | None, *, is_discovered: bool
 ) -> signal.Signals:
     """Serve until a signal; `suggest` is called in a thread, for it may read many folders."""
     stopped = _watch_signals()
@@ -131,6 +133,8 @@ async def _serve(
         raise _listen_failure(error, host, port) from error
     try:
         with server.startup.subscribed() if server.startup else nullcontext():
+            if is_discovered:
+                _log_discovery(await server.listen_for_discovery())
             await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
             if server.startup is not None:
                 await _loaded(server.startup, stopped)
@@ -143,6 +147,16 @@ async def _serve(
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await server.close()
+
+
+def _log_discovery(port: int | None) -> None:
+    """Say on which port clients find the server, and where they look before."""
+    before = ", ".join(map(str, API_PORTS if port is None else API_PORTS[: API_PORTS.index(port)]))
+    if port is None:
+        _log.warning("clients need the address of the server: the ports on which they look, %s, are in use", before)
+    else:
+        condition = f", unless one answers on {before}" if before else ""
+        _log.info("clients without an address find the server on port %s%s", port, condition)
 
 
 def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:
