@@ -1,10 +1,12 @@
 """Which model a name stands for.
 
-The name is a key, the path of a file or its beginning `publisher/repository`, in any case, and after an @ there may be
-the quantization, also where the key has it. Of several models those with the most similar name are found.
+The name is a key, the path of a file or its beginning `publisher/repository`, in any case, which may lack the suffix of
+the repository such as `-Q8_0-GGUF`; after an @ there may be the quantization, also where the key has it. Of several
+models those with the most similar name are found.
 Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts, and the test suites of both SDKs
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -40,8 +42,11 @@ def _is_quantized(model: ModelInfo, name: str) -> bool:
 
 
 def _is_repository(model: ModelInfo, name: str) -> bool:
-    """Whether a name is the beginning of a path, of two parts at least."""
-    return "/" in name and model.path.casefold().startswith(f"{name.casefold()}/")
+    """Whether a name is the beginning of a path, of two parts at least, or that of a repository without its suffix."""
+    name, path = name.casefold(), model.path.casefold()
+    quantization = re.escape(model.quantization.name.casefold()) if model.quantization else ""
+    repository = re.sub(rf"([-._]{quantization})?[-._]gguf$", "", "/".join(path.split("/")[:2]))
+    return "/" in name and (path.startswith(f"{name}/") or name == repository)
 
 
 def _names(model: ModelInfo) -> tuple[str, ...]:

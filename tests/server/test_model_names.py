@@ -15,7 +15,10 @@ def model(key: str, path: str, quantization: str) -> ModelInfo:
 Q4 = model("qwen/qwen3-4b", "qwen/Qwen3-4B-GGUF/Qwen3-4B-Q4_K_M.gguf", "Q4_K_M")
 Q8 = model("qwen/qwen3-4b@q8_0", "qwen/Qwen3-4B-GGUF/Qwen3-4B-Q8_0.gguf", "Q8_0")
 OTHER = model("gemma-3", "google/gemma-3", "Q8_0")
-MODELS = (OTHER, Q4, Q8)
+LLAMA = model(
+    "llama-3.2-1b-instruct", "hugging-quants/Llama-3.2-1B-Instruct-Q8_0-GGUF/llama-3.2-1b-instruct-q8_0.gguf", "Q8_0"
+)
+MODELS = (OTHER, Q4, Q8, LLAMA)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,8 @@ MODELS = (OTHER, Q4, Q8)
         ("qwen/Qwen3-4B-GGUF/Qwen3-4B-Q8_0.gguf", Q8),
         ("qwen/qwen3-4b-gguf/qwen3-4b-q8_0.GGUF", Q8),
         ("GEMMA-3@Q8_0", OTHER),
+        ("hugging-quants/llama-3.2-1b-instruct", LLAMA),
+        ("hugging-quants/llama-3.2-1b", None),
         ("gemma-3@q4_k_m", None),
         ("qwen", None),
         ("qwen/Qwen3", None),

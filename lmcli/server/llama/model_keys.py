@@ -1,7 +1,8 @@
 """The keys of GGUF files, derived as LM Studio does.
 
-A key is the name of the repository in lower case, without `-GGUF`, or that of a file that lies in none, without its
-quantization. Where several models have the same, it is preceded by the publisher, or followed by the quantization.
+A key is the name of the repository in lower case, without `-GGUF`, or that of a file that lies in none, in both cases
+without the quantization. Where several models have the same, it is preceded by the publisher, or followed by the
+quantization.
 """
 
 import re
@@ -35,7 +36,7 @@ def _possible_keys(stem: str, layout_path: str | None, quantization: str | None)
         names = [split_quantization(stem)[0]]
     else:
         publisher, repository, _ = layout_path.split("/", 2)
-        name = re.sub(r"(?<=.)[-_.]gguf$", "", repository, flags=re.IGNORECASE)
+        name, _ = split_quantization(re.sub(r"(?<=.)[-_.]gguf$", "", repository, flags=re.IGNORECASE))
         names = [name, f"{publisher}/{name}"]
     for name in names:
         yield name

@@ -67,6 +67,7 @@ def test_layout_of_lm_studio(put: Put) -> None:
         (["a/M/M-UD-Q4_K_XL.gguf", "a/M/M-BF16.gguf"], ["m@bf16", "m@q4_k_xl"]),
         (["M-Q4_0.gguf", "folder/N.gguf", "folder/N.Q8_0.GGUF"], ["n@f32", "n@q8_0", "m"]),
         (["a/M/Q4_0/M-Q4_0-00001-of-00002.gguf", "a/M/Q4_0/M-Q4_0-00002-of-00002.gguf"], ["m"]),
+        (["a/Llama-3.2-1B-Q8_0-GGUF/llama-3.2-1b-q8_0.gguf"], ["llama-3.2-1b"]),
         (["spaced out/My Model/My Model-Q4_0.gguf", "é/☕/☕.gguf"], ["my model", "☕"]),
     ],
 )
