@@ -31,7 +31,6 @@ from lmcli.server.request_errors import (
     domain_mismatch,
     no_model_matching,
     path_not_found,
-    unsupported,
 )
 from lmcli.values import JsonObject, ModelInfo
 from lmcli.wire.config import read_stack, write_fields
@@ -130,12 +129,6 @@ async def preload_draft_model(context: Context, parameter: JsonObject) -> Any:
     return ABSENT
 
 
-async def embed_string(context: Context, parameter: JsonObject) -> Any:
-    """Embed a text, which no engine supports."""
-    context.registry.require(parameter["modelSpecifier"], context.domain)
-    raise unsupported("embeddings", context.engine.name, context.engine.version)
-
-
 async def load_model(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Load a new instance of a downloaded model."""
     models = _matching_models(context, parameter["modelKey"])
@@ -225,10 +218,6 @@ CALLS: Mapping[str, CallEndpoint] = {
     "estimateModelUsage": CallEndpoint({"modelKey": Field(TEXT), **_LOAD}, estimate_usage),
     "tokenize": CallEndpoint(_SPECIFIED_TEXT, tokenize),
     "countTokens": CallEndpoint(_SPECIFIED_TEXT, count_tokens),
-}
-EMBEDDING_CALLS: Mapping[str, CallEndpoint] = {
-    **CALLS,
-    "embedString": CallEndpoint({"modelSpecifier": Field(SPECIFIER), "inputString": Field(TEXT)}, embed_string),
 }
 LLM_CALLS: Mapping[str, CallEndpoint] = {
     **CALLS,

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from lmcli.chat import FilePart, Message
 from lmcli.errors import BadInput, quoted
@@ -27,7 +27,7 @@ from lmcli.server.endpoints import (
     Field,
     Shape,
 )
-from lmcli.server.engine import PredictionRequest, PromptRead
+from lmcli.server.engine import LanguageModel, PredictionRequest, PromptRead
 from lmcli.server.model_endpoints import SPECIFIED
 from lmcli.server.model_instance import GENERATING, Instance
 from lmcli.server.request_errors import RequestFailed
@@ -63,13 +63,20 @@ async def apply_prompt_template(context: Context, parameter: JsonObject) -> Any:
     """Return the prompt for a conversation."""
     instance = context.registry.require(parameter["specifier"], context.domain)
     values = {**instance.model.prediction_values, **read_stack(parameter["predictionConfigStack"])}
-    return {"formatted": await instance.model.apply_template(_messages(context, parameter["history"]), values)}
+    return {
+        "formatted": await _language_model(instance).apply_template(_messages(context, parameter["history"]), values)
+    }
 
 
 def _configured(context: Context, parameter: JsonObject) -> tuple[Instance, JsonObject]:
     instance = context.registry.require(parameter["modelSpecifier"], context.domain)
     preset, stack = parameter.get("fuzzyPresetIdentifier"), parameter["predictionConfigStack"]
     return instance, effective_config(instance.model.prediction_values, preset, stack)
+
+
+def _language_model(instance: Instance) -> LanguageModel:
+    """The model of an instance, which is one of the domain `llm`."""
+    return cast("LanguageModel", instance.model)
 
 
 def _messages(context: Context, history: JsonObject) -> Sequence[Message]:
@@ -116,7 +123,7 @@ async def _run(context: Context, channel: Channel, instance: Instance, request: 
     first_token: float | None = None
     async with (
         context.registry.predicting(instance, channel.cancelled) as prediction,
-        aclosing(instance.model.predict(request)) as events,
+        aclosing(_language_model(instance).predict(request)) as events,
     ):
         async for event in events:
             if isinstance(event, PromptRead):

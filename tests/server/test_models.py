@@ -54,10 +54,11 @@ def error(packet: Packet) -> Packet:
 
 
 def test_one_model_is_loaded_and_one_is_not(server: Running, connect: Connect) -> None:
-    """`echo` is loaded at startup, `echo-jit` is only downloaded."""
+    """`echo` is loaded at startup, the others are only downloaded."""
     assert loaded(connect(server)) == ["echo"]
     downloaded = connect(server, "/system").result("listDownloadedModels")
-    assert [(info["modelKey"], info["type"]) for info in downloaded] == [("echo", "llm"), ("echo-jit", "llm")]
+    keys = [(info["modelKey"], info["type"]) for info in downloaded]
+    assert keys == [("echo", "llm"), ("echo-jit", "llm"), ("echo-embed", "embedding")]
 
 
 def test_info_has_what_each_sdk_requires(wire: Wire) -> None:
@@ -397,20 +398,6 @@ def test_other_calls_of_the_sdks(server: Running, connect: Connect) -> None:
     assert "result" not in system.call("notify", {"title": "Hi\x1b[2J"})
     assert system.result("listDownloadedModelVariants", {"modelKey": "echo"}) == []
     assert error(system.call("listDownloadedModelVariants", {"modelKey": "x"}))["displayData"]["path"] == "x"
-
-
-def test_there_are_no_embedding_models(server: Running, connect: Connect) -> None:
-    """`/embedding` lists no models, and a language model is an error there."""
-    wire = connect(server, "/embedding")
-    assert wire.result("listLoaded") == []
-    assert error(wire.stream("getOrLoad", getting("echo"))[-1])["displayData"] == {
-        "code": "generic.domainMismatch",
-        "path": "echo",
-        "actualDomain": "llm",
-        "expectedDomain": "embedding",
-    }
-    asked = {"modelSpecifier": query(), "inputString": "a"}
-    assert error(wire.call("embedString", asked))["displayData"]["code"] == "generic.noModelMatchingQuery"
 
 
 @pytest.mark.parametrize(
