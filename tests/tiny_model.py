@@ -42,9 +42,15 @@ def token_of(byte: int) -> int:
 
 
 def make_model(
-    path: Path, shape: Shape = TINY, *, name: str = "Tiny", seed: int = 1, template: str | None = TEMPLATE
+    path: Path,
+    shape: Shape = TINY,
+    *,
+    name: str = "Tiny",
+    seed: int = 1,
+    template: str | None = TEMPLATE,
+    pooling: "gguf.PoolingType | None" = None,
 ) -> Path:
-    """Write a model; the same arguments make the same file."""
+    """Write a model; the same arguments make the same file. With `pooling` it is an embedding model."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_context_length(shape.context_length)
@@ -57,6 +63,8 @@ def make_model(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     _add_tokenizer(writer)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     if template is not None:
         writer.add_chat_template(template)
     _add_tensors(writer, shape, np.random.default_rng(seed))

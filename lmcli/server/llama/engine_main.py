@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Embed,
     Finished,
     Grant,
     Load,
@@ -154,6 +156,8 @@ class Worker:
                 self._call(number, lambda: len(self._runtime.tokenize(text)))
             case ApplyTemplate(number, messages, arguments):
                 self._call(number, lambda: self._runtime.apply_template(messages, arguments))
+            case Embed(number, text):
+                self._call(number, partial(self._runtime.embed, text), self._predictions)
 
     def _predict(self, number: int, body: JsonObject, output: Output) -> None:
         def receive(piece: JsonObject) -> bool:
@@ -163,13 +167,13 @@ class Worker:
         if not output.is_closed:
             output.put(_outcome(number, lambda: self._runtime.stream(body, receive)) or Finished(number))
 
-    def _call(self, number: int, call: Callable[[], Any]) -> None:
+    def _call(self, number: int, call: Callable[[], Any], threads: ThreadPoolExecutor | None = None) -> None:
         def answer() -> None:
             values: list[Any] = []
             rejected = _outcome(number, lambda: values.append(call()))
             self._connection.reply(rejected or Result(number, values[0]))
 
-        self._calls.submit(answer).add_done_callback(_end_on_error)
+        (threads or self._calls).submit(answer).add_done_callback(_end_on_error)
 
 
 def _end_on_error(work: "Future[None]") -> None:

@@ -5,7 +5,7 @@ The server numbers its requests, and every message has the number of the request
 
 Load             ReadProgress…, then Finished or Rejected
 Predict          PromptProgress and Token…, then Finished or Rejected; the server ends it with Close, at any time
-Tokenize, CountTokens, ApplyTemplate    Result or Rejected
+Tokenize, CountTokens, ApplyTemplate, Embed    Result or Rejected
 
 Of a prediction no more than WINDOW messages are on the way: the process sends further ones as Grant permits.
 """
@@ -45,6 +45,7 @@ class LoadOptions(NamedTuple):
         has_mmap: whether the file is mapped into memory.
         has_flash_attention: whether to use it; None for llama.cpp's default.
         parameters: further fields of `xllamacpp.CommonParams`.
+        is_embedding: whether it is an embedding model.
     """
 
     context_length: int
@@ -54,6 +55,7 @@ class LoadOptions(NamedTuple):
     has_mmap: bool
     has_flash_attention: bool | None
     parameters: JsonObject
+    is_embedding: bool = False
 
 
 @distinct
@@ -116,6 +118,14 @@ class ApplyTemplate(NamedTuple):
 
 
 @distinct
+class Embed(NamedTuple):
+    """Compute the vector of a text."""
+
+    number: int
+    text: str
+
+
+@distinct
 class ReadProgress(NamedTuple):
     """The share of the files that is read, 0.0 to 1.0."""
 
@@ -173,13 +183,13 @@ class Rejected(NamedTuple):
 
 @distinct
 class Result(NamedTuple):
-    """What was requested: token numbers, a number of tokens, or a prompt."""
+    """What was requested: token numbers, a number of tokens, a prompt, or a vector."""
 
     number: int
     value: Any
 
 
-Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate
+Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate | Embed
 Reply = ReadProgress | PromptProgress | Token | Finished | Rejected | Result
 Message = Request | Reply
 

@@ -22,6 +22,7 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Embed,
     Grant,
     InvalidMessage,
     Load,
@@ -142,6 +143,16 @@ class EngineProcess(asyncio.Protocol):
         request = ApplyTemplate(number, list(messages), arguments)
         size = sum(len(message["content"]) for message in messages)
         return str(await self._call(number, await _encoded(request, size)))
+
+    async def embed(self, text: str) -> Sequence[float]:
+        """The vector of a text.
+
+        Raises:
+            EngineError: the text exceeds the context, or the process has ended.
+        """
+        number = next(self._numbers)
+        vector: list[float] = await self._call(number, await _encoded(Embed(number, text), len(text)))
+        return vector
 
     def on_lost(self, callback: Callable[[EngineEnded], None]) -> None:
         """Have a function called if the process ends before `close`."""

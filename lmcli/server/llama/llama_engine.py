@@ -18,7 +18,14 @@ from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.server.llama.engine_errors import NAME, VERSION, EngineEnded, EngineError, failing_requests
 from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
 from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.llama_embedding import (
+    EMBEDDING_CONTEXT_LENGTH_KEY,
+    LlamaEmbedding,
+    as_language_model,
+    embedding_options,
+)
 from lmcli.server.llama.model_files import LocalModel, local_models
+from lmcli.server.llama.model_types import EMBEDDING
 from lmcli.server.llama.parameters import (
     CONTEXT_LENGTH_KEY,
     LOAD_PREFIX,
@@ -27,6 +34,7 @@ from lmcli.server.llama.parameters import (
     unsupported_prediction_keys,
 )
 from lmcli.server.llama.prediction import Prediction
+from lmcli.server.llama.process_model import ProcessModel
 from lmcli.server.llama.prompt import apply_template
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import LoadProgress, ModelInfo
@@ -53,7 +61,7 @@ class LlamaEngine:
         is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
-        LmError: a file does not exist, is invalid, or is not a language model.
+        LmError: a file does not exist, is invalid, or is neither a language model nor an embedding model.
     """
 
     name = NAME
@@ -78,7 +86,12 @@ class LlamaEngine:
             RequestFailed: the file is invalid or does not exist, or llama.cpp cannot load it.
         """
         local = self._models[model.model_key]
-        options = self._load_options(local, values)
+        for key in unsupported_load_keys(values):
+            self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
+        if model.type == EMBEDDING:
+            options = embedding_options(local, self._load_options(local, as_language_model(local, values)))
+        else:
+            options = self._load_options(local, values)
         yield LoadProgress(0.0)
         async with AsyncExitStack() as stack:
             try:
@@ -93,7 +106,11 @@ class LlamaEngine:
                 raise self._not_loaded(local, error) from error
             yield LoadProgress(1.0)
             stack.pop_all()
-        yield LlamaModel(model.model_key, process, options, values, self.warn)
+        if options.is_embedding:
+            loaded = {**values, EMBEDDING_CONTEXT_LENGTH_KEY: options.context_length}
+            yield LlamaEmbedding(model.model_key, process, options.context_length, loaded)
+        else:
+            yield LlamaModel(model.model_key, process, options, values, self.warn)
 
     def warn(self, key: str, text: str) -> None:
         """Log a warning, once for each key and MAX_WARNINGS times at most."""
@@ -109,8 +126,6 @@ class LlamaEngine:
         return RequestFailed(f"Cannot load {local.info.model_key}: {text}", suggestion=hint)
 
     def _load_options(self, local: LocalModel, values: Mapping[str, Any]) -> LoadOptions:
-        for key in unsupported_load_keys(values):
-            self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
         found = load_parameters(values)
         context = _context_length(values, local.info.max_context_length)
         sessions = found.pop("n_parallel", max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context)))
@@ -131,8 +146,8 @@ class LlamaEngine:
         )
 
 
-class LlamaModel:
-    """A model in memory, in a process of its own."""
+class LlamaModel(ProcessModel):
+    """A language model in memory."""
 
     def __init__(
         self,
@@ -142,21 +157,9 @@ class LlamaModel:
         values: Mapping[str, Any],
         warn: Callable[[str, str], None],
     ) -> None:
-        self.context_length = options.context_length
-        self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: options.context_length}
+        super().__init__(key, process, options.context_length, {**values, CONTEXT_LENGTH_KEY: options.context_length})
         self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
-        self._key = key
-        self._process = process
         self._warn = warn
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Have a function called if the process ends before `unload`."""
-
-        def log_and_call(error: EngineError) -> None:
-            _log.info("%s is unloaded: %s", self._key, error)
-            callback()
-
-        self._process.on_lost(log_and_call)
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -176,24 +179,10 @@ class LlamaModel:
             async for event in events:
                 yield event
 
-    async def tokenize(self, text: str) -> Sequence[int]:
-        """The token numbers of a text."""
-        with failing_requests():
-            return await self._process.tokenize(text)
-
-    async def count_tokens(self, text: str) -> int:
-        """The number of tokens of a text."""
-        with failing_requests():
-            return await self._process.count_tokens(text)
-
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The prompt for a conversation."""
         with failing_requests():
             return await apply_template(self._process, messages, values)
-
-    async def unload(self) -> None:
-        """End the process, and return when its memory is free."""
-        await self._process.close()
 
 
 def _context_length(values: Mapping[str, Any], max_length: int) -> int:

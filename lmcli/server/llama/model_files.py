@@ -10,13 +10,10 @@ from typing import Final, NamedTuple
 
 from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
 from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
+from lmcli.server.llama.model_types import has_pooling, model_type
 from lmcli.values import ModelInfo, Quantization
 
 PUBLISHER: Final = "local"
-# Architectures that do not generate text: parts of vision models, and embedding models.
-NOT_GENERATIVE: Final = frozenset(
-    {"clip", "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "t5encoder"}
-)
 _PART: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 _SCALES: Final = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
 
@@ -28,12 +25,14 @@ class LocalModel(NamedTuple):
         file: the file, or the first of several.
         parts: all files.
         layers: the number of blocks.
+        has_pooling: whether an embedding model says how the vectors of the tokens become that of a text.
     """
 
     info: ModelInfo
     file: Path
     parts: Sequence[Path]
     layers: int
+    has_pooling: bool
 
 
 def local_models(files: Sequence[Path]) -> Sequence[LocalModel]:
@@ -42,7 +41,7 @@ def local_models(files: Sequence[Path]) -> Sequence[LocalModel]:
     Raises:
         NoInput: a file cannot be read.
         LoadFailed: a file is not a valid GGUF file.
-        UsageError: a file is not a language model, or not the first of its files.
+        UsageError: a file is not a language model or an embedding model, or not the first of its files.
     """
     found: list[LocalModel] = []
     used: set[str] = set()
@@ -72,13 +71,14 @@ def _describe(file: Path, used: set[str]) -> LocalModel:
     parts = _parts(file)
     headers = [checked_header(part) for part in parts]
     header = headers[0]
-    if header.architecture in NOT_GENERATIVE or not header.architecture:
+    kind = model_type(header)
+    if kind is None:
         architecture = header.architecture or "unknown"
         raise UsageError(f"{quoted(file)} is not a language model: its architecture is {architecture}")
     quantization = _quantization(header)
     path = file.as_posix()
     info = ModelInfo(
-        type="llm",
+        type=kind,
         model_key=_key(file, quantization, used),
         display_name=header.text("general.name") or _stem(file),
         path=path,
@@ -91,7 +91,7 @@ def _describe(file: Path, used: set[str]) -> LocalModel:
         architecture=header.architecture,
         quantization=quantization,
     )
-    return LocalModel(info, file, parts, header.of_architecture("block_count") or 0)
+    return LocalModel(info, file, parts, header.of_architecture("block_count") or 0, has_pooling(header))
 
 
 def _parts(file: Path) -> Sequence[Path]:

@@ -15,6 +15,7 @@ from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 LOAD_PREFIX: Final = "llm.load."
+EMBEDDING_LOAD_PREFIX: Final = "embedding.load."
 CONTEXT_LENGTH_KEY: Final = LOAD_PREFIX + "contextLength"
 
 # Keys whose values are passed unchanged.
@@ -289,8 +290,8 @@ def load_parameters(values: Mapping[str, Any]) -> JsonObject:
 def unsupported_load_keys(values: Mapping[str, Any]) -> Iterator[str]:
     """The load keys that would have an effect and are not supported, except the keys of other engines."""
     for key, value in values.items():
-        name = key.removeprefix(LOAD_PREFIX)
-        is_ours = key.startswith(LOAD_PREFIX) and not name.startswith(("mlx.", "yuzu."))
+        name = key.removeprefix(LOAD_PREFIX).removeprefix(EMBEDDING_LOAD_PREFIX)
+        is_ours = key.startswith((LOAD_PREFIX, EMBEDDING_LOAD_PREFIX)) and not name.startswith(("mlx.", "yuzu."))
         is_supported = (
             name in LOAD_COUNTS or name in LOAD_IMPLEMENTED_ELSEWHERE or LOAD_NEUTRAL.get(name, _NEUTRAL) == value
         )

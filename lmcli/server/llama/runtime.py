@@ -1,4 +1,4 @@
-"""One model in llama.cpp: loading, predictions, tokens and templates. All calls block their thread.
+"""One model in llama.cpp: loading, predictions, vectors, tokens and templates. All calls block their thread.
 
 llama.cpp runs in the process that imports this, on its own threads. Predictions are function calls; for tokens and
 templates it has only an HTTP API, on a loopback port that requires a random key.
@@ -55,12 +55,16 @@ class Runtime:
     def __init__(self, file: Path, options: LoadOptions, *, is_verbose: bool = False) -> None:
         self._key = secrets.token_urlsafe(24)
         self._schemas: set[str] = set()
+        self._context_length = options.context_length
         try:
             self._server: Any = xllamacpp.Server(_parameters(file, options, self._key, is_verbose=is_verbose))
             self._address: str = urlsplit(self._server.listening_address).netloc
-            # A first token checks that the model works. It is also required: if llama.cpp's loop has not started
+            # A first request checks that the model works. It is also required: if llama.cpp's loop has not started
             # before the model is dropped, dropping it blocks for ever.
-            self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
+            if options.is_embedding:
+                self.embed(_ANY_PROMPT)
+            else:
+                self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
         except _XLLAMACPP_ERRORS as error:
             raise EngineError("llama.cpp cannot load it") from error
 
@@ -98,6 +102,24 @@ class Runtime:
         if "error" in answer:
             raise _engine_error(answer["error"])
         return str(answer["choices"][0]["text"])
+
+    def embed(self, text: str) -> Sequence[float]:
+        """The vector of a text, of the length 1.
+
+        Raises:
+            PromptTooLong: the text exceeds the context.
+            EngineError: llama.cpp rejected the request.
+        """
+        with translated_errors():
+            answer = self._server.handle_embeddings({"input": text})
+        if "error" in answer:
+            tokens = len(self.tokenize(text, add_special=True))
+            if tokens > self._context_length:
+                most = self._context_length
+                raise PromptTooLong(f"the input has {tokens} tokens, more than the context of {most}", tokens)
+            raise _engine_error(answer["error"])
+        vector: list[float] = answer["data"][0]["embedding"]
+        return vector
 
     def tokenize(self, text: str, *, add_special: bool = False) -> Sequence[int]:
         """Tokenize a text; `add_special` adds the token for the beginning, if the model has one."""
@@ -208,6 +230,10 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool)
         params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     if options.has_flash_attention is not None:
         params.flash_attn_type = _FLASH_ATTENTION[options.has_flash_attention]
+    if options.is_embedding:
+        params.embedding = True
+        # Each text is read at once, because each of its tokens depends on those after it.
+        params.n_batch = params.n_ubatch = options.context_length
     for name, value in options.parameters.items():
         setattr(params, name, value)
     return params
