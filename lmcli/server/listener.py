@@ -16,6 +16,7 @@ from websockets.protocol import State
 
 from lmcli import __version__
 from lmcli.server import (
+    document_endpoints,
     embedding_endpoints,
     file_endpoints,
     model_endpoints,
@@ -50,7 +51,7 @@ NAMESPACES: Final[Mapping[str, Namespace]] = {
     ),
     "/embedding": Namespace("embedding", embedding_endpoints.CALLS, model_endpoints.CHANNELS),
     "/system": Namespace("", system_endpoints.CALLS, system_endpoints.CHANNELS),
-    "/files": Namespace("", file_endpoints.CALLS, {}),
+    "/files": Namespace("", {**file_endpoints.CALLS, **document_endpoints.CALLS}, document_endpoints.CHANNELS),
     "/diagnostics": _EMPTY,
     "/repository": _EMPTY,
     "/plugins": _EMPTY,

@@ -400,6 +400,18 @@ def test_other_calls_of_the_sdks(server: Running, connect: Connect) -> None:
     assert error(system.call("listDownloadedModelVariants", {"modelKey": "x"}))["displayData"]["path"] == "x"
 
 
+def test_a_client_cannot_control_the_server(server: Running, connect: Connect) -> None:
+    """There are no experiments to enable, no HTTP API to start or stop, and no end of the server at a client's wish."""
+    system = connect(server, "/system")
+    assert system.result("getExperimentFlags") == []
+    assert "error" not in system.call("setExperimentFlag", {"code": "x", "value": False})
+    assert "experiment 'x'" in error(system.call("setExperimentFlag", {"code": "x", "value": True}))["title"]
+    assert "HTTP" in error(system.call("startHttpServer", {"port": 1234, "cors": True}))["title"]
+    assert "HTTP" in error(system.call("stopHttpServer"))["title"]
+    assert "shut down" in error(system.call("requestShutdown"))["title"]
+    assert system.result("getExperimentFlags") == []
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
