@@ -37,7 +37,7 @@ from lmcli.server.llama.prediction import Prediction
 from lmcli.server.llama.process_model import ProcessModel
 from lmcli.server.llama.prompt import apply_template
 from lmcli.server.request_errors import RequestFailed
-from lmcli.values import LoadProgress, ModelInfo
+from lmcli.values import JsonObject, LoadProgress, ModelInfo
 
 # In tokens, as in LM Studio.
 DEFAULT_CONTEXT_LENGTH: Final = 4096
@@ -86,8 +86,10 @@ class LlamaEngine:
             RequestFailed: the file is invalid or does not exist, or llama.cpp cannot load it.
         """
         local = self._models[model.model_key]
-        for key in unsupported_load_keys(values):
+        ignored = [*unsupported_load_keys(values)]
+        for key in ignored:
             self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
+        values = {key: value for key, value in values.items() if key not in ignored}
         if model.type == EMBEDDING:
             options = embedding_options(local, self._load_options(local, as_language_model(local, values)))
         else:
@@ -157,7 +159,7 @@ class LlamaModel(ProcessModel):
         values: Mapping[str, Any],
         warn: Callable[[str, str], None],
     ) -> None:
-        super().__init__(key, process, options.context_length, {**values, CONTEXT_LENGTH_KEY: options.context_length})
+        super().__init__(key, process, options.context_length, {**values, **_effective_values(options)})
         self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
         self._warn = warn
 
@@ -183,6 +185,17 @@ class LlamaModel(ProcessModel):
         """The prompt for a conversation."""
         with failing_requests():
             return await apply_template(self._process, messages, values)
+
+
+def _effective_values(options: LoadOptions) -> JsonObject:
+    """What a language model is loaded with, whether or not the client requested it."""
+    values = {
+        "contextLength": options.context_length,
+        "numParallelSessions": options.sessions,
+        "llama.evalBatchSize": options.parameters["n_batch"],
+        "llama.tryMmap": options.has_mmap,
+    }
+    return {LOAD_PREFIX + name: value for name, value in values.items()}
 
 
 def _context_length(values: Mapping[str, Any], max_length: int) -> int:
