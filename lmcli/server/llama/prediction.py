@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from lmcli.server.engine import LARGE_TEXT, PredictionEvent, PredictionRequest, PromptRead
 from lmcli.server.limits import json_size
+from lmcli.server.llama.closed_schemas import closed_schema
 from lmcli.server.llama.engine_errors import PromptTooLong, failing_requests, unsupported_by_engine
 from lmcli.server.llama.engine_messages import PromptProgress, Token
 from lmcli.server.llama.engine_process import EngineProcess
@@ -164,6 +165,8 @@ def _checked_parameters(values: Mapping[str, Any]) -> JsonObject:
     body = sampling_parameters(values)
     for limit in exceeded_limits(body):
         raise unsupported_by_engine(limit)
+    if "json_schema" in body:
+        body["json_schema"] = closed_schema(body["json_schema"])
     return body
 
 
