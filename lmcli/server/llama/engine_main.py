@@ -27,6 +27,7 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Devices,
     Finished,
     Grant,
     Load,
@@ -43,7 +44,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.model_files import checked_header
-from lmcli.server.llama.runtime import Runtime, free_memory_bytes, translated_errors
+from lmcli.server.llama.runtime import Runtime, free_memory_bytes, has_gpu, translated_errors
 from lmcli.values import JsonObject
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -265,6 +266,7 @@ def main() -> None:
     load = next(messages, None)
     if isinstance(load, Load):
         worker = Worker(_load(load, connection), connection, load.options["sessions"])
+        connection.reply(Devices(load.number, has_gpu()))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

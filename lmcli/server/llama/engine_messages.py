@@ -3,7 +3,7 @@
 Pure: messages in, bytes out, and back. A message is a line with a JSON array: the name of its class, then its fields.
 The server numbers its requests, and every message has the number of the request that it belongs to:
 
-Load             ReadProgress…, then Finished or Rejected
+Load             ReadProgress…, Devices, then Finished; or Rejected
 Predict          PromptProgress and Token…, then Finished or Rejected; the server ends it with Close, at any time
 Tokenize, CountTokens, ApplyTemplate    Result or Rejected
 
@@ -124,6 +124,14 @@ class ReadProgress(NamedTuple):
 
 
 @distinct
+class Devices(NamedTuple):
+    """What the model runs on: whether that has a GPU."""
+
+    number: int
+    has_gpu: bool
+
+
+@distinct
 class PromptProgress(NamedTuple):
     """How many tokens the prompt has, how many of them were cached, and how many are done, with those."""
 
@@ -180,7 +188,7 @@ class Result(NamedTuple):
 
 
 Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate
-Reply = ReadProgress | PromptProgress | Token | Finished | Rejected | Result
+Reply = ReadProgress | Devices | PromptProgress | Token | Finished | Rejected | Result
 Message = Request | Reply
 
 _CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (*Request.__args__, *Reply.__args__)}

@@ -22,6 +22,7 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Devices,
     Grant,
     InvalidMessage,
     Load,
@@ -51,9 +52,13 @@ class EngineProcess(asyncio.Protocol):
 
     Args:
         is_verbose: whether the log of llama.cpp is logged.
+
+    Attributes:
+        has_gpu: whether a model that is loaded can use a GPU.
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
+        self.has_gpu = False
         self._is_verbose = is_verbose
         self._decoder = Decoder()
         self._numbers = itertools.count()
@@ -108,6 +113,8 @@ class EngineProcess(asyncio.Protocol):
             async for step in output:
                 if isinstance(step, ReadProgress):
                     yield step.share
+                elif isinstance(step, Devices):
+                    self.has_gpu = step.has_gpu
         finally:
             output.close()
             watch.cancel()

@@ -93,7 +93,7 @@ class LlamaEngine:
                 raise self._not_loaded(local, error) from error
             yield LoadProgress(1.0)
             stack.pop_all()
-        yield LlamaModel(model.model_key, process, options, values, self.warn)
+        yield LlamaModel(model.model_key, process, options, local.layers + 1, values, warn=self.warn)
 
     def warn(self, key: str, text: str) -> None:
         """Log a warning, once for each key and MAX_WARNINGS times at most."""
@@ -139,7 +139,9 @@ class LlamaModel:
         key: str,
         process: EngineProcess,
         options: LoadOptions,
+        layers: int,
         values: Mapping[str, Any],
+        *,
         warn: Callable[[str, str], None],
     ) -> None:
         self.context_length = options.context_length
@@ -147,6 +149,8 @@ class LlamaModel:
         self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
         self._key = key
         self._process = process
+        on_gpu = layers if options.gpu_layers is None else options.gpu_layers
+        self._gpu_layers = on_gpu if process.has_gpu else 0
         self._warn = warn
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -170,6 +174,7 @@ class LlamaModel:
             process=self._process,
             request=request,
             context_length=self.context_length,
+            gpu_layers=self._gpu_layers,
             warn=self._warn,
         )
         async with aclosing(prediction.events()) as events:

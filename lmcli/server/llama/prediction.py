@@ -19,7 +19,7 @@ from lmcli.server.llama.engine_process import EngineProcess
 from lmcli.server.llama.parameters import exceeded_limits, sampling_parameters
 from lmcli.server.llama.prompt import Prompt, make_prompt
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import CandidateToken, Fragment, JsonObject, PredictedToken, Stats
+from lmcli.values import CandidateToken, JsonObject, PredictedToken, Stats
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
@@ -41,12 +41,14 @@ class Prediction:
     """A run of a model.
 
     Attributes:
+        gpu_layers: the number of layers on the GPU.
         warn: logs a warning, given a key and a text, once for each key.
     """
 
     process: EngineProcess
     request: PredictionRequest
     context_length: int
+    gpu_layers: int
     warn: Callable[[str, str], None]
     _prompt: Prompt = field(init=False, default=Prompt(""))
     _excessive_prompt_tokens: int | None = field(init=False, default=None)
@@ -57,7 +59,7 @@ class Prediction:
         Raises:
             RequestFailed: llama.cpp rejected the request, or failed during the prediction.
         """
-        state = _PredictionState(self.request, self.context_length)
+        state = _PredictionState(self.request, self.context_length, self.gpu_layers)
         cancelled = asyncio.ensure_future(self.request.cancelled.wait())
         try:
             with failing_requests():
@@ -173,7 +175,7 @@ def _checked_parameters(values: Mapping[str, Any]) -> JsonObject:
 class _PredictionState:
     """The state of a prediction: steps in, events out."""
 
-    def __init__(self, request: PredictionRequest, context_length: int) -> None:
+    def __init__(self, request: PredictionRequest, context_length: int, gpu_layers: int) -> None:
         options = request.options
         self._request = request
         self._tool_stops = frozenset(options.tool_call_stop_strings or ())
@@ -182,6 +184,7 @@ class _PredictionState:
         self._processor = TextProcessor(stop_strings, self._tags)
         self._candidates = options.log_probs or 0
         self._context_length = context_length
+        self._gpu_layers = gpu_layers
         self._is_bounded = options.context_overflow_policy == "stopAtLimit"
         self._prompt_tokens = 0
         self._predicted = 0
@@ -202,7 +205,7 @@ class _PredictionState:
             yield _prompt_read(step)
             return
         if prompt.is_reasoning and not self._has_started and self._tags is not None:
-            yield from (f._replace(tokens_count=0) for f in self._processor.feed(self._tags.start))
+            yield from self._processor.feed(self._tags.start, 0)
         self._has_started = True
         self._count(step)
         if self._is_bounded and self._predicted > self._free_context:
@@ -211,8 +214,10 @@ class _PredictionState:
             return
         self._processor.tokens += [_predicted(token, self._candidates) for token in step.log_probs]
         if step.text:
-            yield from self._fragments(step.text)
+            yield from self._processor.feed(step.text, self._uncounted)
+            self._uncounted = 0
         if self._processor.stop_string is not None:
+            self._predicted -= self._processor.stopped_tokens
             self._stop_reason = "toolCalls" if self._processor.stop_string in self._tool_stops else "stopStringFound"
         elif step.finish is not None:
             self._stop_reason = self._reason(step.finish)
@@ -227,12 +232,13 @@ class _PredictionState:
         if is_cancelled and not self._stop_reason:
             self._stop_reason = "userStopped"
         else:
-            yield from self._counted(self._processor.flush())
+            yield from self._processor.flush()
         is_found = self._stop_reason == "stopStringFound"
         yield Stats(
             stop_reason=self._stop_reason or "failed",
             stop_string=self._processor.stop_string if is_found else None,
             tokens_per_second=self._rate if self._predicted > 1 else None,
+            num_gpu_layers=self._gpu_layers,
             prompt_tokens_count=self._prompt_tokens,
             predicted_tokens_count=self._predicted,
             total_tokens_count=self._prompt_tokens + self._predicted,
@@ -243,20 +249,11 @@ class _PredictionState:
         return self._context_length - self._prompt_tokens
 
     def _count(self, token: Token) -> None:
+        """Count a token; those without text, such as the first half of a character, are a part of the next fragment."""
         predicted = self._predicted + 1 if token.predicted is None else token.predicted
         self._uncounted += max(0, predicted - self._predicted)
         self._predicted = predicted
         self._rate = token.rate
-
-    def _fragments(self, text: str) -> Iterator[Fragment]:
-        self._uncounted -= 1  # the processor counts one itself
-        yield from self._counted(self._processor.feed(text))
-
-    def _counted(self, fragments: Iterator[Fragment]) -> Iterator[Fragment]:
-        """Count the tokens without text, such as the first half of a character, in the next fragment."""
-        for fragment in fragments:
-            yield fragment._replace(tokens_count=fragment.tokens_count + self._uncounted)
-            self._uncounted = 0
 
     def _reason(self, finish: str) -> str:
         if finish != "length":

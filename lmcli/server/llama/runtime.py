@@ -161,6 +161,13 @@ def free_memory_bytes() -> int:
     return sum(device["memory_free"] for device in xllamacpp.get_device_info() if device["type"] == processor)
 
 
+def has_gpu() -> bool:
+    """Whether llama.cpp has found a GPU that it can use."""
+    kind = xllamacpp.ggml_backend_dev_type
+    gpus = (kind.GGML_BACKEND_DEVICE_TYPE_GPU, kind.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(device["type"] in gpus for device in xllamacpp.get_device_info())
+
+
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
     """Translate what xllamacpp and JSON raise into EngineError."""

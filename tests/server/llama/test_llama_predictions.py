@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xllamacpp
 from conftest import Packet, Wire, checked, stats_of, text_of
 from tiny_model import token_of
 from tiny_server import CONTEXT, complete, nested, only, options
@@ -55,6 +56,8 @@ def test_prompt_that_is_cached(tiny: Wire) -> None:
     assert (read[0]["progress"], read[-1]["progress"]) == (0.0, 1.0)
     assert read[0]["details"]["processedPromptTokenCount"] == 0
     assert {packet["details"]["cachedTokenCount"] for packet in read} == {19}
+    steps = [packet["progress"] for packet in read]
+    assert steps == sorted(set(steps)), "it only grows"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -70,6 +73,22 @@ def test_log_probabilities(tiny: Wire, count: int) -> None:
         assert len(likely) == count
         assert likely == sorted(likely, reverse=True)
     assert not any("tokens" in p["fragment"] for p in complete(tiny, "a", options()) if p["type"] == "fragment")
+
+
+def test_log_probabilities_are_those_of_llama_cpp(tiny: Wire, tiny_files: dict[str, Path]) -> None:
+    """Tokens, numbers, probabilities and candidates are those that llama.cpp gives when it is called directly."""
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.n_ctx, parameters.port = str(tiny_files["one"]), CONTEXT, 0
+    parameters.verbosity = parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+    body = {"prompt": "abc", "max_tokens": 8, "temperature": 0, "logprobs": 3, "repeat_penalty": 1.1}
+    direct = xllamacpp.Server(parameters).handle_completions(body)["choices"][0]["logprobs"]["content"]
+    packets = complete(tiny, "abc", options(temperature=0, logProbs=checked(3), maxPredictedTokens=checked(8)))
+    tokens = [token for p in packets if p["type"] == "fragment" for token in p["fragment"]["tokens"]]
+    assert [token["id"] for token in tokens] == [token["id"] for token in direct]
+    assert [token["logProb"] for token in tokens] == pytest.approx([token["logprob"] for token in direct], abs=1e-3)
+    for ours, theirs in zip(tokens, direct, strict=True):
+        assert [c["id"] for c in ours["candidates"]] == [c["id"] for c in theirs["top_logprobs"]]
+        assert [c["text"] for c in ours["candidates"]] == [c["token"] for c in theirs["top_logprobs"]]
 
 
 def test_characters_are_whole(tiny: Wire) -> None:
@@ -92,6 +111,27 @@ def test_stop_strings(tiny: Wire) -> None:
     assert (stats["stopReason"], stats["stopString"]) == ("stopStringFound", "o th")
     called = complete(tiny, "a", options(structured=only("one two"), toolCallStopStrings=["tw"]))
     assert (text_of(called), stats_of(called)["stopReason"]) == ("one ", "toolCalls")
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "count"),
+    [("o th", "one tw", 6), ("one", "", 0), ("three", "one two ", 8), ("nothing", "one two three", 14)],
+)
+def test_stop_strings_are_not_counted(tiny: Wire, stop: str, text: str, count: int) -> None:
+    """The predicted tokens are those of the text, and the end if the model predicts it, not those of a stop string."""
+    packets = complete(tiny, "a", options(structured=only("one two three"), stopStrings=[stop]))
+    stats = stats_of(packets)
+    assert (text_of(packets), stats["predictedTokensCount"]) == (text, count)
+    assert stats["totalTokensCount"] == stats["promptTokensCount"] + count
+    assert sum(p["fragment"]["tokensCount"] for p in packets if p["type"] == "fragment") == len(text)
+    assert ("tokensPerSecond" in stats) == (count > 1)
+
+
+def test_layers_on_the_gpu(tiny: Wire) -> None:
+    """Every prediction says how many layers are on a GPU: none, where there is none."""
+    gpus = [device for device in xllamacpp.get_device_info() if "GPU" in device["type"].name]
+    layers = stats_of(complete(tiny, "abc", options()))["numGpuLayers"]
+    assert layers == (3 if gpus else 0)
 
 
 @pytest.mark.parametrize(
