@@ -27,10 +27,10 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
-    Devices,
     Finished,
     Grant,
     Load,
+    Loaded,
     LoadOptions,
     Message,
     Predict,
@@ -153,8 +153,8 @@ class Worker:
                 self._call(number, lambda: self._runtime.tokenize(text, add_special=add_special))
             case CountTokens(number, text):
                 self._call(number, lambda: len(self._runtime.tokenize(text)))
-            case ApplyTemplate(number, messages, arguments):
-                self._call(number, lambda: self._runtime.apply_template(messages, arguments))
+            case ApplyTemplate(number, messages, arguments, tools):
+                self._call(number, lambda: self._runtime.apply_template(messages, arguments, tools))
 
     def _predict(self, number: int, body: JsonObject, output: Output) -> None:
         def receive(piece: JsonObject) -> bool:
@@ -265,8 +265,9 @@ def main() -> None:
     messages = iter(connection)
     load = next(messages, None)
     if isinstance(load, Load):
-        worker = Worker(_load(load, connection), connection, load.options["sessions"])
-        connection.reply(Devices(load.number, has_gpu()))
+        runtime = _load(load, connection)
+        worker = Worker(runtime, connection, load.options["sessions"])
+        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries()))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

@@ -6,7 +6,7 @@ import pytest
 from conftest import Packet, Wire, checked, stats_of, text_of
 from tiny_server import RAW, complete, nested, only, options
 
-from lmcli.server.llama.parameters import exceeded_limits
+from lmcli.server.llama.constraint_limits import exceeded_limits
 
 
 def test_schema_is_enforced(tiny: Wire) -> None:

@@ -194,16 +194,6 @@ def test_invalid_bias(tiny: Wire, bias: Any) -> None:
     assert complete(tiny, "a", options(**{"llama.logitBias": bias}))[-1]["type"] == "error"
 
 
-def test_unsupported_option_is_warned_about_once(tiny: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    """An option that llama.cpp does not support is logged as a warning, the first time."""
-    config = options(**{"llama.cpuThreads": 3, "tools": {"type": "none"}, "speculativeDecoding.draftModel": ""})
-    for _ in range(2):
-        complete(tiny, "a", config)
-    warnings = [record.getMessage() for record in caplog.records if record.name == "lmcli.server.llama.llama_engine"]
-    assert len(warnings) == 1
-    assert "llama.cpuThreads" in warnings[0]
-
-
 def test_warnings_are_bounded(tiny_server: background.Running, tiny_files: dict[str, Path]) -> None:
     """The keys that were warned about are bounded in number and length."""
     engine = LlamaEngine([tiny_files["one"]])
