@@ -32,6 +32,7 @@ from lmcli.server.llama.engine_messages import (
     Finished,
     Grant,
     Load,
+    Loaded,
     LoadOptions,
     Message,
     Predict,
@@ -45,7 +46,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.model_files import checked_header
-from lmcli.server.llama.runtime import Runtime, free_memory_bytes, translated_errors
+from lmcli.server.llama.runtime import Runtime, free_memory_bytes, has_gpu, translated_errors
 from lmcli.values import JsonObject
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -154,8 +155,8 @@ class Worker:
                 self._call(number, lambda: self._runtime.tokenize(text, add_special=add_special))
             case CountTokens(number, text):
                 self._call(number, lambda: len(self._runtime.tokenize(text)))
-            case ApplyTemplate(number, messages, arguments):
-                self._call(number, lambda: self._runtime.apply_template(messages, arguments))
+            case ApplyTemplate(number, messages, arguments, tools):
+                self._call(number, lambda: self._runtime.apply_template(messages, arguments, tools))
             case Embed(number, text):
                 self._call(number, partial(self._runtime.embed, text), self._predictions)
 
@@ -268,7 +269,9 @@ def main() -> None:
     messages = iter(connection)
     load = next(messages, None)
     if isinstance(load, Load):
-        worker = Worker(_load(load, connection), connection, load.options["sessions"])
+        runtime = _load(load, connection)
+        worker = Worker(runtime, connection, load.options["sessions"])
+        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries()))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

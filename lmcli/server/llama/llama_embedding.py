@@ -6,11 +6,13 @@ from typing import Any, Final
 from lmcli.server.effective_config import context_length
 from lmcli.server.llama.engine_errors import failing_requests
 from lmcli.server.llama.engine_messages import LoadOptions
+from lmcli.server.llama.load_parameters import CONTEXT_LENGTH_KEY
 from lmcli.server.llama.model_files import LocalModel
 from lmcli.server.llama.model_types import MEAN_POOLING
-from lmcli.server.llama.parameters import CONTEXT_LENGTH_KEY, EMBEDDING_LOAD_PREFIX, LOAD_PREFIX
 from lmcli.server.llama.process_model import ProcessModel
+from lmcli.wire.load_config import LOAD_PREFIX
 
+EMBEDDING_LOAD_PREFIX: Final = "embedding.load."
 EMBEDDING_CONTEXT_LENGTH_KEY: Final = EMBEDDING_LOAD_PREFIX + "contextLength"
 # In tokens, as in LM Studio.
 DEFAULT_CONTEXT_LENGTH: Final = 2048
@@ -44,7 +46,7 @@ def as_language_model(local: LocalModel, values: Mapping[str, Any]) -> Mapping[s
     renamed = {
         key.replace(EMBEDDING_LOAD_PREFIX, LOAD_PREFIX, 1): value
         for key, value in values.items()
-        if key.startswith(EMBEDDING_LOAD_PREFIX) and key != _BATCH_SIZE_KEY
+        if key != _BATCH_SIZE_KEY
     }
     return {**renamed, CONTEXT_LENGTH_KEY: length}
 

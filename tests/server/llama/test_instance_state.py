@@ -41,9 +41,9 @@ def state(wire: Wire, key: str) -> Packet:
 
 
 def test_the_load_config_is_what_the_model_was_loaded_with(llama: background.Running, connect: Connect) -> None:
-    """Limits are applied, defaults are stated, and what llama.cpp has ignored is not there."""
+    """Limits are applied, defaults are stated, and what was ignored is not there."""
     wire = connect(llama)
-    load(wire, "text", contextLength=100_000, numParallelSessions=3, **{"llama.evalBatchSize": 64, "numExperts": 2})
+    load(wire, "text", contextLength=100_000, numParallelSessions=3, **{"llama.evalBatchSize": 64, "llama.unknown": 2})
     asked = {"specifier": query("text")}
     fields = {field["key"]: field["value"] for field in wire.result("getLoadConfig", asked)["fields"]}
     assert fields == {

@@ -52,11 +52,19 @@ def test_models_of_a_file(file: Path) -> None:
     assert lm("models", "--host", file).stdout == "tiny\n"
 
 
-def test_warning_reaches_the_user(file: Path) -> None:
-    """An option that llama.cpp does not support is a warning on stderr."""
+def test_refused_option(file: Path) -> None:
+    """An option that llama.cpp cannot be given is an error, with what to do instead."""
     done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
-    assert done.stderr.count("warning: ") == 1
-    assert "cpuThreads" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not support the option llm.prediction.llama.cpuThreads" in done.stderr
+    assert "hint: set llm.load.llama.cpuThreadPoolSize when the model is loaded" in done.stderr
+
+
+def test_unknown_draft_model(file: Path) -> None:
+    """A draft model that is not there is an error."""
+    done = lm("complete", "--host", file, "--draft-model", "acme/nothing", "a")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "acme/nothing" in done.stderr
 
 
 def test_settings_of_a_load(file: Path) -> None:
