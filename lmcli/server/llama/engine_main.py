@@ -271,7 +271,7 @@ def main() -> None:
     if isinstance(load, Load):
         runtime = _load(load, connection)
         worker = Worker(runtime, connection, load.options["sessions"])
-        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries()))
+        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries(), runtime.image_marker))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

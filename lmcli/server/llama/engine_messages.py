@@ -46,6 +46,7 @@ class LoadOptions(NamedTuple):
         has_flash_attention: whether to use it; None for llama.cpp's default.
         parameters: further fields of `xllamacpp.CommonParams`; the types of the cache by name, and the default seed.
         is_embedding: whether it is an embedding model.
+        projector: the file that lets it read images, or None.
     """
 
     context_length: int
@@ -56,6 +57,7 @@ class LoadOptions(NamedTuple):
     has_flash_attention: bool | None
     parameters: JsonObject
     is_embedding: bool = False
+    projector: str | None = None
 
 
 @distinct
@@ -70,7 +72,7 @@ class Load(NamedTuple):
 
 @distinct
 class Predict(NamedTuple):
-    """Run a prediction: the body of a completion in llama.cpp's form."""
+    """Run a prediction: the body of a completion in llama.cpp's form, with its images as base64."""
 
     number: int
     body: JsonObject
@@ -136,12 +138,19 @@ class ReadProgress(NamedTuple):
 
 @distinct
 class Loaded(NamedTuple):
-    """What llama.cpp found: whether there is a GPU, and the texts that begin and end a prompt in templates."""
+    """What llama.cpp found.
+
+    Attributes:
+        has_gpu: whether there is a GPU.
+        bos, eos: the texts that begin and end a prompt in templates.
+        image_marker: the text that stands for an image in a prompt; empty if the model cannot read images.
+    """
 
     number: int
     has_gpu: bool
     bos: str
     eos: str
+    image_marker: str
 
 
 @distinct

@@ -36,6 +36,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.engine_output import OutputStream
+from lmcli.server.llama.native_completion import IMAGES_KEY
 from lmcli.values import JsonObject
 
 # The folder that this package is imported from.
@@ -58,10 +59,12 @@ class EngineProcess(asyncio.Protocol):
         has_gpu: whether a model that is loaded can use a GPU.
         bos: the text that begins a prompt in a template; empty where tokenizing adds it.
         eos: the text that ends a message in a template.
+        image_marker: the text that stands for an image in a prompt; empty if the model cannot read images.
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
         self.has_gpu = False
+        self.image_marker = ""
         self.bos = self.eos = ""
         self._is_verbose = is_verbose
         self._decoder = Decoder()
@@ -119,6 +122,7 @@ class EngineProcess(asyncio.Protocol):
                     yield step.share
                 elif isinstance(step, Loaded):
                     self.has_gpu, self.bos, self.eos = step.has_gpu, step.bos, step.eos
+                    self.image_marker = step.image_marker
         finally:
             output.close()
             watch.cancel()
@@ -130,7 +134,8 @@ class EngineProcess(asyncio.Protocol):
             EngineError: the body cannot be sent, or the process has ended.
         """
         number = next(self._numbers)
-        return self._open(number, await _encoded(Predict(number, body), len(body["prompt"])))
+        size = len(body["prompt"]) + sum(map(len, body.get(IMAGES_KEY, ())))
+        return self._open(number, await _encoded(Predict(number, body), size))
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> Sequence[int]:
         """The token numbers of a text; `add_special` adds the token for the beginning, if the model has one."""

@@ -36,7 +36,7 @@ class KeyUse(NamedTuple):
 _ENGINE: Final = KeyUse(Use.ENGINE)
 _SERVER: Final = KeyUse(Use.SERVER)
 _NO_DRAFT: Final = KeyUse(Use.NONE, "it applies to draft models, which are refused")
-_NO_IMAGE: Final = KeyUse(Use.NONE, "it applies to images")
+_NO_IMAGE: Final = KeyUse(Use.NONE, "llama.cpp scales images to what the model can read")
 _OTHER_ENGINE: Final = KeyUse(Use.NONE, "it applies to another engine")
 _DRAFT_AT_LOAD: Final = KeyUse(Use.REFUSED, "leave out the draft model", (False,))
 

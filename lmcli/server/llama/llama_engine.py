@@ -44,6 +44,8 @@ from lmcli.wire.load_config import LOAD_PREFIX
 
 # The share of reading the file in the load progress.
 READ_SHARE: Final = 0.9
+# Stands for an image in a prompt, as in the documentation of llama.cpp; the one in effect is random.
+IMAGE_MARKER: Final = "<__media__>"
 # Clients can send any key, so the number and the length of the keys that were warned about are bounded.
 MAX_WARNINGS: Final = 256
 MAX_KEY_CHARACTERS: Final = 100
@@ -87,7 +89,8 @@ class LlamaEngine:
         if model.type == EMBEDDING:
             options = embedding_options(local, self._load_options(local, as_language_model(local, values)))
         else:
-            options = self._load_options(local, values)
+            projector = str(local.projector) if local.projector else None
+            options = self._load_options(local, values)._replace(projector=projector)
         yield LoadProgress(0.0)
         async with AsyncExitStack() as stack:
             try:
@@ -172,7 +175,8 @@ class LlamaModel(ProcessModel):
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The prompt for a conversation."""
         with failing_requests():
-            return await apply_template(self._process, messages, values)
+            text = await apply_template(self._process, messages, values)
+        return text.replace(self._process.image_marker, IMAGE_MARKER) if self._process.image_marker else text
 
 
 def _effective_values(options: LoadOptions) -> JsonObject:

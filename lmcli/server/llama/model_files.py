@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
 from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
-from lmcli.server.llama.model_types import has_pooling, model_type
+from lmcli.server.llama.model_types import LLM, has_pooling, model_type
+from lmcli.server.llama.projectors import find_projector
 from lmcli.values import ModelInfo, Quantization
 
 PUBLISHER: Final = "local"
@@ -26,6 +27,7 @@ class LocalModel(NamedTuple):
         parts: all files.
         layers: the number of blocks.
         has_pooling: whether an embedding model says how the vectors of the tokens become that of a text.
+        projector: the file that lets a language model read images.
     """
 
     info: ModelInfo
@@ -33,6 +35,7 @@ class LocalModel(NamedTuple):
     parts: Sequence[Path]
     layers: int
     has_pooling: bool
+    projector: Path | None
 
 
 def local_models(files: Sequence[Path]) -> Sequence[LocalModel]:
@@ -77,6 +80,7 @@ def _describe(file: Path, used: set[str]) -> LocalModel:
         raise UsageError(f"{quoted(file)} is not a language model: its architecture is {architecture}")
     quantization = _quantization(header)
     path = file.as_posix()
+    projector = find_projector(file, header) if kind == LLM else None
     info = ModelInfo(
         type=kind,
         model_key=_key(file, quantization, used),
@@ -90,8 +94,9 @@ def _describe(file: Path, used: set[str]) -> LocalModel:
         params_string=header.text("general.size_label") or size_label(sum(part.weights for part in headers)),
         architecture=header.architecture,
         quantization=quantization,
+        vision=projector is not None,
     )
-    return LocalModel(info, file, parts, header.of_architecture("block_count") or 0, has_pooling(header))
+    return LocalModel(info, file, parts, header.of_architecture("block_count") or 0, has_pooling(header), projector)
 
 
 def _parts(file: Path) -> Sequence[Path]:

@@ -17,10 +17,12 @@ from lmcli.server.llama.constraint_limits import exceeded_limits
 from lmcli.server.llama.engine_errors import PromptTooLong, failing_requests, unsupported_by_engine
 from lmcli.server.llama.engine_messages import PromptProgress, Token
 from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.native_completion import IMAGES_KEY
 from lmcli.server.llama.offered_tools import call_schema, is_call_required, names_of, offered_tools
 from lmcli.server.llama.parameters import sampling_parameters
 from lmcli.server.llama.prompt import Prompt, make_prompt
 from lmcli.server.llama.tool_call_parser import MARKS, ToolCallParser
+from lmcli.server.request_errors import RequestFailed
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import CandidateToken, Fragment, JsonObject, PredictedToken, Stats, ToolCallValue
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
@@ -125,6 +127,8 @@ class Prediction:
             body["preserved_tokens"] = MARKS
         self._prompt = await make_prompt(self.process, self.request)
         body["prompt"] = self._prompt.text
+        if self._prompt.images:
+            body[IMAGES_KEY] = self._prompt.images
         body["max_tokens"] = min(options.max_tokens or self._max_tokens, self._max_tokens)
         if options.context_overflow_policy == "truncateMiddle":
             body["n_keep"] = int(self.context_length * TRUNCATED_SHARE * HEAD_SHARE)
@@ -164,6 +168,11 @@ class Prediction:
         if policy == "stopAtLimit":
             self._excessive_prompt_tokens = problem.prompt_tokens
             return None
+        if self._prompt.images:
+            raise RequestFailed(
+                f"A prompt with images cannot be truncated, and this one has {problem.prompt_tokens} tokens, more than "
+                f"the context of {self.context_length}"
+            )
         tokens = await self.process.tokenize(self._prompt.text, add_special=True)
         size = max(1, int(self.context_length * TRUNCATED_SHARE))
         head = max(1, int(size * HEAD_SHARE)) if policy == "truncateMiddle" else 1

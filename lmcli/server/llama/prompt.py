@@ -1,15 +1,16 @@
 """Prompts for llama.cpp: a conversation formatted by the model's template, or a raw text."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from lmcli.chat import FilePart, Message, ToolCallResult
+from lmcli.chat import Message, ToolCallResult
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama.engine_errors import unsupported_by_engine
 from lmcli.server.llama.engine_messages import without_surrogates
 from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.image_markers import encoded_images, marked_text
 from lmcli.server.llama.jinja_templates import render
 from lmcli.server.llama.offered_tools import as_plain_messages, is_call_required, offered_tools
 from lmcli.server.text_processing import reasoning_tags
@@ -36,38 +37,42 @@ class Prompt(NamedTuple):
     Attributes:
         text: the text.
         is_reasoning: whether the template ended it with the start tag of reasoning.
+        images: those that the markers in the text stand for, as base64.
     """
 
     text: str
     is_reasoning: bool = False
+    images: Sequence[str] = ()
 
 
 async def make_prompt(process: EngineProcess, request: PredictionRequest) -> Prompt:
     """Make the prompt for a request.
 
     Raises:
-        RequestFailed: a message contains an image, or another unsupported file.
+        RequestFailed: a message contains an unsupported file, or an image that the model cannot read.
         EngineError: the template cannot be applied.
     """
     if request.raw_prompt is not None:
         return Prompt(request.raw_prompt)
     text = await apply_template(process, request.messages, request.values)
+    has_images = process.image_marker and process.image_marker in text
+    images = await asyncio.to_thread(encoded_images, request.messages, request.files) if has_images else ()
     tags = reasoning_tags(request.options)
     if tags is None or not text.rstrip().endswith(tags.start):
-        return Prompt(text)
+        return Prompt(text, images=images)
     if _is_reasoning_disabled(request):
-        return Prompt(f"{text.rstrip()}\n\n{tags.end}\n\n")
-    return Prompt(text, is_reasoning=True)
+        return Prompt(f"{text.rstrip()}\n\n{tags.end}\n\n", images=images)
+    return Prompt(text, is_reasoning=True, images=images)
 
 
 async def apply_template(process: EngineProcess, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
     """Format a conversation, with the template of the config or else the model's own.
 
     Raises:
-        RequestFailed: a message contains an image, or another unsupported file.
+        RequestFailed: a message contains an unsupported file, or an image that the model cannot read.
         EngineError: the template cannot be applied.
     """
-    entries: Sequence[JsonObject] = [entry for message in messages for entry in _entries(message)]
+    entries: Sequence[JsonObject] = [entry for message in messages for entry in _entries(message, process.image_marker)]
     system = values.get(SYSTEM_PROMPT_KEY)
     if isinstance(system, str) and system and not any(entry["role"] == "system" for entry in entries):
         entries = [{"role": "system", "content": system}, *entries]
@@ -147,16 +152,12 @@ def _template_arguments(values: Mapping[str, Any]) -> JsonObject:
     return {} if thinking is None else {"enable_thinking": bool(thinking)}
 
 
-def _entries(message: Message) -> Sequence[JsonObject]:
+def _entries(message: Message, image_marker: str) -> Sequence[JsonObject]:
     """A message in the format of OpenAI, in which each tool result is a message of its own."""
-    for part in message.content:
-        if isinstance(part, FilePart):
-            what = "images: the model has no vision part" if part.file_type == "image" else f"files ({part.file_type})"
-            raise unsupported_by_engine(what)
     results = [part for part in message.content if isinstance(part, ToolCallResult)]
     if results:
         return [{"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""} for part in results]
-    entry: JsonObject = {"role": message.role, "content": message.text}
+    entry: JsonObject = {"role": message.role, "content": marked_text(message, image_marker)}
     calls = [_tool_call(part) for part in message.content if isinstance(part, ToolCallRequest)]
     return [entry | {"tool_calls": calls}] if calls else [entry]
 

@@ -9,20 +9,25 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import xllamacpp
 
 from lmcli.server.llama.engine_errors import EngineError, PromptTooLong, UnsupportedSchema
 from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
+from lmcli.server.llama.native_completion import IMAGES_KEY, native_body, pieces
 from lmcli.values import JsonObject
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 # The levels of llama.cpp's log.
 _LOG_ERRORS: Final = 1
 _LOG_INFO: Final = 3
 _HTTP_THREADS: Final = 2
 _HTTP_SECONDS: Final = 600
+_HTTP_OK: Final = 200
 _MAX_CACHED_SCHEMAS: Final = 256
 # Not empty: a model without a token for the beginning needs at least one other token.
 _ANY_PROMPT: Final = "a"
@@ -69,6 +74,8 @@ class Runtime:
                 self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
         except _XLLAMACPP_ERRORS as error:
             raise EngineError("llama.cpp cannot load it") from error
+        # The text that stands for an image in a prompt; empty if the model cannot read images.
+        self.image_marker = str(self._request("GET", "/props", None)["media_marker"]) if options.projector else ""
 
     def stream(self, body: JsonObject, receive: Receive) -> None:
         """Run a prediction, until it ends or `receive` stops it.
@@ -87,9 +94,14 @@ class Runtime:
                 return True
             return receive(output)
 
-        flags = {"stream": True, "timings_per_token": True, "return_progress": True}
+        body |= {"stream": True, "timings_per_token": True, "return_progress": True}
+        # The function of a model that reads images takes a text only.
+        is_text = isinstance(body["prompt"], str) and IMAGES_KEY not in body
         with translated_errors():
-            self._server.handle_completions(body | flags, callback)
+            if is_text or not self.image_marker:
+                self._server.handle_completions(body, callback)
+            else:
+                self._stream_native(native_body(body), callback)
         if errors:
             raise errors[0]
 
@@ -176,19 +188,38 @@ class Runtime:
             text = json.dumps(body)
         return self._request("POST", path, text)
 
-    def _request(self, method: str, path: str, text: str | None) -> JsonObject:
-        import http.client  # noqa: PLC0415  a load does not wait for it
+    def _stream_native(self, body: JsonObject, receive: Receive) -> None:
+        text = json.dumps(body)
+        with self._connected() as connection:
+            connection.request("POST", "/completion", text, self._headers)
+            response = connection.getresponse()
+            if response.status != _HTTP_OK:
+                raise _engine_error(json.loads(response.read()).get("error"))
+            for piece in pieces(response):
+                if receive(piece):
+                    return
 
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        with contextlib.closing(http.client.HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
-            try:
-                connection.request(method, path, text, headers)
-                answer = json.loads(connection.getresponse().read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise EngineError(f"llama.cpp does not respond: {error}") from error
+    def _request(self, method: str, path: str, text: str | None) -> JsonObject:
+        with self._connected() as connection:
+            connection.request(method, path, text, self._headers)
+            answer = json.loads(connection.getresponse().read())
         if not isinstance(answer, dict) or "error" in answer:
             raise _engine_error(answer.get("error") if isinstance(answer, dict) else None)
         return answer
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator["HTTPConnection"]:
+        from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  a load does not wait for it
+
+        with contextlib.closing(HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
+            try:
+                yield connection
+            except (OSError, HTTPException, ValueError) as error:
+                raise EngineError(f"llama.cpp does not respond: {error}") from error
 
 
 def free_memory_bytes() -> int:
@@ -254,6 +285,10 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool)
         params.embedding = True
         # Each text is read at once, because each of its tokens depends on those after it.
         params.n_batch = params.n_ubatch = options.context_length
+    if options.projector is not None:
+        params.mmproj.path = options.projector
+        params.mmproj_use_gpu = options.gpu_layers != 0
+        params.n_threads_http += options.sessions + 1  # each prediction with images occupies one
     for name, value in options.parameters.items():
         if name in _CACHE_TYPES:
             setattr(params, name, getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}"))
