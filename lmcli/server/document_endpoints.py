@@ -24,6 +24,7 @@ from lmcli.server.endpoints import (
 from lmcli.server.engine import UploadedFile
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import JsonObject
+from lmcli.wire.shapes import fits
 
 PARSER: Final[JsonObject] = {"library": "lmcli", "version": __version__}
 _FILE: Final[Shape] = {"fileIdentifier": Field(TEXT)}
@@ -39,7 +40,7 @@ async def parse(context: Context, channel: Channel, parameter: JsonObject) -> No
     """Send the text of a document."""
     file = _document(context, parameter)
     requested = parameter["parseOpts"].get("parserId", PARSER)
-    if requested != PARSER:
+    if any(requested[key] != PARSER[key] for key in PARSER):
         raise RequestFailed("This server does not have the requested document parser")
     await channel.send({"type": "parserLoaded", "parser": PARSER})
     content = await asyncio.to_thread(file.content.decode, "utf-8-sig")
@@ -75,14 +76,17 @@ def _document(context: Context, parameter: JsonObject) -> UploadedFile:
     return file
 
 
-_TEXTS: Final = Check(lambda value: isinstance(value, list) and all(map(TEXT.is_met_by, value)), "a list of strings")
+_OPTIONS: Final = Check(
+    lambda value: fits(value, {"parserId?": {"library": str, "version": str}}), "an object with the options of parsing"
+)
+_TEXTS: Final = Check(lambda value: fits(value, [str]), "a list of strings")
 _STOP: Final[Shape] = {"type": Field(Check(lambda value: value == "stop", "'stop'"))}
 CALLS: Mapping[str, CallEndpoint] = {
     "getDocumentParsingLibrary": CallEndpoint(_FILE, parsing_library),
     "getLocalFileAbsolutePath": CallEndpoint({"fileName": Field(TEXT)}, local_path),
 }
 CHANNELS: Mapping[str, ChannelEndpoint] = {
-    "parseDocument": ChannelEndpoint({**_FILE, "parseOpts": Field(OBJECT)}, parse, CANCEL),
+    "parseDocument": ChannelEndpoint({**_FILE, "parseOpts": Field(_OPTIONS)}, parse, CANCEL),
     "retrieve": ChannelEndpoint(
         {"query": Field(TEXT), "fileIdentifiers": Field(_TEXTS), "config": Field(OBJECT)}, retrieve, _STOP
     ),

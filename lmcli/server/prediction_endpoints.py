@@ -16,9 +16,9 @@ from lmcli.server.endpoints import (
     CANCEL,
     FLAG,
     HISTORY,
-    OBJECT,
     SPECIFIER,
     STACK,
+    TEMPLATE_OPTIONS,
     TEXT,
     CallEndpoint,
     Channel,
@@ -26,6 +26,7 @@ from lmcli.server.endpoints import (
     Context,
     Field,
     Shape,
+    known_keys,
 )
 from lmcli.server.engine import LanguageModel, PredictionRequest, PromptRead
 from lmcli.server.model_endpoints import SPECIFIED, downloaded_model
@@ -104,7 +105,7 @@ def _without_unknown_files(context: Context, message: Message) -> Message:
 
 def _read(history: JsonObject) -> Sequence[Message]:
     """Read a conversation, without its empty messages."""
-    entries = [entry for entry in history["messages"] if entry["content"]]
+    entries = [known_keys(message) for message in history["messages"] if message["content"]]
     try:
         return read_history({"messages": entries})
     except BadInput as error:
@@ -200,7 +201,12 @@ _PREDICTION: Shape = {
 }
 CALLS: Mapping[str, CallEndpoint] = {
     "applyPromptTemplate": CallEndpoint(
-        {**SPECIFIED, "history": Field(HISTORY), "predictionConfigStack": Field(STACK), "opts": Field(OBJECT)},
+        {
+            **SPECIFIED,
+            "history": Field(HISTORY),
+            "predictionConfigStack": Field(STACK),
+            "opts": Field(TEMPLATE_OPTIONS),
+        },
         apply_prompt_template,
     ),
 }

@@ -44,6 +44,7 @@ _ROOT: Final = str(Path(__file__).parents[3])
 _MAIN: Final = "lmcli.server.llama.engine_main"
 # How long a process may take to end by itself.
 _END_SECONDS: Final = 5.0
+_MAX_TEMPLATES: Final = 4
 _ERRORS: Final = {kind.__name__: kind for kind in (EngineError, UnsupportedSchema)}
 
 _log: Final = logging.getLogger(__name__)
@@ -60,12 +61,14 @@ class EngineProcess(asyncio.Protocol):
         bos: the text that begins a prompt in a template; empty where tokenizing adds it.
         eos: the text that ends a message in a template.
         image_marker: the text that stands for an image in a prompt; empty if the model cannot read images.
+        templates: how many templates of clients are applied at once.
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
         self.has_gpu = False
         self.image_marker = ""
         self.bos = self.eos = ""
+        self.templates = asyncio.Semaphore(_MAX_TEMPLATES)
         self._is_verbose = is_verbose
         self._decoder = Decoder()
         self._numbers = itertools.count()

@@ -5,11 +5,12 @@ It reads {"template", "variables"} from stdin and writes {"text"}, {"error"} or 
 """
 
 import json
+import os
 import sys
 from typing import Any, Final, NoReturn
 
 # The memory that a template may take, in bytes.
-_MAX_MEMORY: Final = 1024 * 1024 * 1024
+_MAX_MEMORY: Final = 512 * 1024 * 1024
 
 
 def _limit_memory() -> None:
@@ -49,6 +50,7 @@ def _now(form: str) -> str:
 
 def main() -> None:
     """Read a template and its variables, write the text."""
+    os.nice(10)  # models come first
     _limit_memory()
     request = json.load(sys.stdin)
     try:

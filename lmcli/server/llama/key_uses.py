@@ -152,7 +152,7 @@ def _is_neutral(value: Any, use: KeyUse) -> bool:
 
 
 def _is_switched_off(value: Mapping[str, Any]) -> bool:
-    """Whether a value has a switch that is off, or says nothing but the default: GPUs are used evenly."""
+    """Whether a value has a switch that is off, or is the default: all GPUs are used evenly."""
     if value.get("checked", value.get("enabled")) is False:
         return True
-    return value.get("strategy") == "evenly" and not any(inner for key, inner in value.items() if key != "strategy")
+    return value.get("strategy") == "evenly" and not value.get("disabledGpus")

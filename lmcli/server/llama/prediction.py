@@ -246,7 +246,8 @@ class _PredictionState:
             return
         self._processor.tokens += [_predicted(token, self._candidates) for token in step.log_probs]
         if step.text:
-            yield from self._separated(self._processor.feed(step.text, self._uncounted))
+            fragments = self._processor.feed(step.text, self._uncounted)
+            yield from fragments if self._tool_calls is None else self._separated(fragments, self._tool_calls)
             self._uncounted = 0
         if self._processor.stop_string is not None:
             self._predicted -= self._processor.stopped_tokens
@@ -264,9 +265,13 @@ class _PredictionState:
         if is_cancelled and not self._stop_reason:
             self._stop_reason = "userStopped"
         else:
-            yield from self._separated(self._processor.flush())
-            if self._tool_calls is not None:
-                yield from (Fragment(v, 0) if isinstance(v, str) else v for v in self._tool_calls.end())
+            fragments = self._processor.flush()
+            yield from fragments if self._tool_calls is None else self._separated(fragments, self._tool_calls)
+        for rest in () if self._tool_calls is None else self._tool_calls.end():
+            if not isinstance(rest, str):
+                yield rest
+            elif not is_cancelled:
+                yield Fragment(rest, 0)
         is_found = self._stop_reason == "stopStringFound"
         yield Stats(
             stop_reason=self._stop_reason or "failed",
@@ -278,17 +283,15 @@ class _PredictionState:
             total_tokens_count=self._prompt_tokens + self._predicted,
         )
 
-    def _separated(self, fragments: Iterator[Fragment]) -> Iterator[Fragment | ToolCallValue]:
+    @staticmethod
+    def _separated(fragments: Iterator[Fragment], parser: ToolCallParser) -> Iterator[Fragment | ToolCallValue]:
         """Separate tool calls from the text that is not reasoning."""
-        if self._tool_calls is None:
-            yield from fragments
-            return
         for fragment in fragments:
             if fragment.reasoning_type != "none":
                 yield fragment
                 continue
             rest = fragment
-            for value in self._tool_calls.feed(fragment.content):
+            for value in parser.feed(fragment.content):
                 if isinstance(value, str):
                     yield rest._replace(content=value)
                     rest = rest._replace(tokens_count=0, tokens=())

@@ -91,7 +91,7 @@ def _template(process: EngineProcess, values: Mapping[str, Any]) -> Template:
             return partial(_apply_affixes, affixes)
         case {"type": "jinja", "jinjaPromptTemplate": {"template": str(template)}}:
             variables = {"bos_token": process.bos, "eos_token": process.eos, "add_generation_prompt": True}
-            return partial(_apply_jinja, template, variables | arguments)
+            return partial(_apply_jinja, process, template, variables | arguments)
 
     async def apply(entries: Sequence[JsonObject], tools: Sequence[JsonObject]) -> str:
         return await process.apply_template(entries, arguments, tools)
@@ -105,10 +105,16 @@ async def _apply_affixes(affixes: Mapping[str, Any], entries: Sequence[JsonObjec
 
 
 async def _apply_jinja(
-    template: str, variables: JsonObject, entries: Sequence[JsonObject], tools: Sequence[JsonObject]
+    process: EngineProcess,
+    template: str,
+    variables: JsonObject,
+    entries: Sequence[JsonObject],
+    tools: Sequence[JsonObject],
 ) -> str:
     messages = [_with_parsed_arguments(entry) for entry in entries]
-    return await render(template, without_surrogates({**variables, "messages": messages, "tools": list(tools) or None}))
+    variables = {**variables, "messages": messages, "tools": list(tools) or None}
+    async with process.templates:
+        return await render(template, without_surrogates(variables))
 
 
 def _with_parsed_arguments(entry: JsonObject) -> JsonObject:

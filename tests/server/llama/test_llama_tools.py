@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
+import lmstudio as lms
 import pytest
 from conftest import Connect, Packet, Wire, checked, query, stack, stats_of, text_of, user
 from local_servers import REAL_KEY, load, real_model
-from tiny_model import make_model
+from tiny_model import MARKS_FROM, make_model
 from tiny_server import complete, only, options
 
 from lmcli.server import background
@@ -49,7 +50,10 @@ ROUND = {
 def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[background.Running]:
     """A server with a model whose template takes tools, and one whose template does not."""
     folder = tmp_path_factory.mktemp("models")
-    files: list[Path] = [make_model(folder / "with.gguf", template=TEMPLATE), make_model(folder / "without.gguf")]
+    files: list[Path] = [
+        make_model(folder / "with.gguf", template=TEMPLATE, marks=("[TOOL_CALLS]",)),
+        make_model(folder / "without.gguf"),
+    ]
     with background.start(LlamaEngine(files)) as running:
         yield running
 
@@ -152,6 +156,35 @@ def test_call_that_is_cut_off(tools: Wire) -> None:
     packets = tools.predict("hi", config, identifier="with")
     assert kinds(packets)[-1] == "Failed"
     assert stats_of(packets)["stopReason"] == "maxPredictedTokensReached"
+
+
+def test_mark_that_is_a_special_token(tools: Wire) -> None:
+    """It begins a call, although special tokens are no text elsewhere."""
+    values = {"llama.logitBias": [[MARKS_FROM, 100]], "maxPredictedTokens": checked(1)}
+    packets = tools.predict("hi", options(tools=TOOLS, **values), identifier="with")
+    assert (kinds(packets), text_of(packets)) == (["Start", "Failed"], "")
+    packets = tools.predict("hi", options(**values), identifier="with")
+    assert (kinds(packets), text_of(packets)) == ([], "")
+
+
+def test_act_of_the_official_sdk(tool_server: background.Running) -> None:
+    """The function is called with what the model wrote, and its result is a part of the next prompt."""
+    called: list[tuple[str, int]] = []
+
+    def weather(city: str, days: int) -> str:
+        """A forecast"""  # noqa: D415
+        called.append((city, days))
+        return "sun"
+
+    grammar = only(f"<tool_call>{CALL}</tool_call>")
+    messages: list[Any] = []
+    with lms.Client(f"127.0.0.1:{tool_server.port}") as client:
+        config: Any = {"structured": grammar, "maxTokens": 200}
+        client.llm.model("with").act(
+            "hi", [weather], max_prediction_rounds=2, config=config, on_message=messages.append
+        )
+    assert called == [("Rome", 3)]
+    assert [message.role for message in messages] == ["assistant", "tool", "assistant"]
 
 
 def test_without_tools_nothing_is_a_call(tools: Wire) -> None:
