@@ -34,7 +34,8 @@ _RANKING: Final = 4
 def model_type(header: Header) -> str | None:
     """`llm` or `embedding`; None for what is neither, such as a part of a model, or a model that ranks documents."""
     architecture, pooling = header.architecture, _pooling(header)
-    if not architecture or architecture in _PARTS or pooling == _RANKING:
+    is_model = header.text("general.type") in ("", "model")
+    if not is_model or not architecture or architecture in _PARTS or pooling == _RANKING:
         return None
     return EMBEDDING if architecture in _ENCODERS or pooling else LLM
 
