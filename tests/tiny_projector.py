@@ -1,5 +1,7 @@
-"""Makes GGUF files of the vision part of a model, an `mmproj`: a CLIP of two layers with random weights."""
+"""Makes GGUF files of the vision part of a model, an `mmproj`: a CLIP of two layers with random weights; and images."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import gguf
@@ -60,3 +62,14 @@ def make_projector(path: Path, text_width: int = 64, *, seed: int = 5) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def png(color: tuple[int, int, int], size: int = 16) -> bytes:
+    """A square of one color."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = (b"\0" + bytes(color) * size) * size
+    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

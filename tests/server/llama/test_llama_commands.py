@@ -11,7 +11,9 @@ from typing import Any
 import lmstudio as lms
 import pytest
 from conftest import Serve
+from tiny_encoder import make_encoder
 from tiny_model import make_model
+from tiny_projector import IMAGE_TOKENS, make_projector, png
 
 from lmcli.server import background
 from lmcli.server.llama.llama_engine import LlamaEngine
@@ -51,6 +53,27 @@ def test_grammar(file: Path, tmp_path: Path) -> None:
 def test_models_of_a_file(file: Path) -> None:
     """`lm models` prints the key of a file."""
     assert lm("models", "--host", file).stdout == "tiny\n"
+
+
+def test_embedding_model_as_host(tmp_path: Path) -> None:
+    """It is listed, and refused where an answer is wanted."""
+    file = make_encoder(tmp_path / "encoder.gguf")
+    assert lm("models", "--host", file).stdout == "encoder\n"
+    done = lm("respond", "--host", file, "hello")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("lm: error: model 'encoder' is of the kind 'embedding', not 'llm'\n")
+
+
+def test_image_as_host(tmp_path: Path) -> None:
+    """A projector beside the file lets the model read images, of a file with spaces in its name too."""
+    file = make_model(tmp_path / "see.gguf")
+    make_projector(tmp_path / "mmproj-see.gguf")
+    (tmp_path / "a red dot.png").write_bytes(png((255, 0, 0)))
+    words = ("respond", "--host", file, "-l", "3", "-o", "json", "hi")
+    plain, seen = lm(*words), lm(*words, "-f", tmp_path / "a red dot.png")
+    assert (seen.returncode, seen.stderr) == (0, "")
+    counts = [json.loads(done.stdout)["stats"]["prompt_tokens_count"] for done in (plain, seen)]
+    assert counts[1] == counts[0] + IMAGE_TOKENS
 
 
 def test_refused_option(file: Path) -> None:

@@ -3,8 +3,6 @@
 import base64
 import logging
 import shutil
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +13,7 @@ import xllamacpp
 from conftest import Connect, Packet, Wire, checked, predicting, query, stack, stats_of, text_of
 from local_servers import load_parameter, wait_for_fragment
 from tiny_model import Shape, make_model
-from tiny_projector import IMAGE_TOKENS, make_projector
+from tiny_projector import IMAGE_TOKENS, make_projector, png
 
 from lmcli.server import background
 from lmcli.server.llama.llama_engine import LlamaEngine
@@ -29,17 +27,6 @@ GREEDY: Mapping[str, Any] = {
     "llama.logitBias": [[number, "-inf"] for number, _ in BANNED],
 }
 """The likeliest tokens that are printable characters."""
-
-
-def png(color: tuple[int, int, int], size: int = 16) -> bytes:
-    """A square of one color."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = (b"\0" + bytes(color) * size) * size
-    header = struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.fixture(scope="module")
