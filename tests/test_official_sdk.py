@@ -1,5 +1,6 @@
 """The official Python SDK works with the server, in the calls that its documentation shows."""
 
+import operator
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,9 +162,28 @@ def test_models_are_loaded_and_unloaded(client: lms.Client) -> None:
 
 def test_downloaded_models(client: lms.Client) -> None:
     """Downloaded models are listed by type."""
-    assert [model.model_key for model in client.list_downloaded_models()] == ["echo", "echo-jit"]
-    assert client.list_downloaded_models("embedding") == []
+    assert [model.model_key for model in client.list_downloaded_models()] == ["echo", "echo-jit", "echo-embed"]
+    assert [model.model_key for model in client.list_downloaded_models("embedding")] == ["echo-embed"]
     assert client.embedding.list_loaded() == []
+
+
+def test_embeddings(client: lms.Client) -> None:
+    """An embedding model is loaded, embeds a text or a list of texts, counts tokens, and is unloaded."""
+    model = client.embedding.model("echo-embed", config={"contextLength": 100})
+    assert [loaded.identifier for loaded in client.list_loaded_models("embedding")] == ["echo-embed"]
+    assert [loaded.identifier for loaded in client.list_loaded_models("llm")] == ["echo"]
+    vectors: Any = model.embed(["the sky is blue", "The sky is very blue", "something else"])
+    sky, same, other = vectors
+    assert sky == model.embed("the sky is blue")
+    near, far = sum(map(operator.mul, sky, same)), sum(map(operator.mul, sky, other))
+    assert 1 > near > far
+    assert model.count_tokens("the sky") == len(model.tokenize("the sky")) == 2
+    assert model.get_context_length() == 100
+    assert model.get_load_config().context_length == 100
+    with pytest.raises(lms.LMStudioServerError, match="101 tokens, more than the context of 100"):
+        model.embed("word " * 100)
+    model.unload()
+    assert client.list_loaded_models("embedding") == []
 
 
 def test_missing_model(client: lms.Client) -> None:

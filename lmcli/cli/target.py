@@ -81,7 +81,8 @@ def default_key(options: Options, env: Environment, messages: Messages) -> str |
     named = None if _is_model_file(host) else env.setting(MODEL_VARIABLE)
     if named is not None or host == DEMO_HOST or not runs_in_process(host):
         return named
-    models = [model for model in _local_engine(host, env, messages).downloaded if model.type == "llm"]
+    downloaded = _local_engine(host, env, messages).downloaded
+    models = [model for model in downloaded if model.type == "llm"] or downloaded
     return models[0].model_key if len(models) == 1 else None
 
 

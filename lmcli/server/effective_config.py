@@ -58,6 +58,18 @@ def effective_config(model_values: Mapping[str, Any], preset: str | None, stack:
     return values
 
 
+def context_length(values: Mapping[str, Any], key: str, default: int, most: int) -> int:
+    """The length of the context that a load config requests, `most` at most; `default` if it requests none.
+
+    Raises:
+        RequestFailed: the value is invalid.
+    """
+    length = values.get(key, default)
+    if type(length) is not int or length < 1:
+        raise RequestFailed(f"Invalid load config: {key} must be a positive whole number")
+    return min(length, most)
+
+
 def find_preset(name: str) -> Preset:
     """Find a preset by identifier or name, ignoring case.
 

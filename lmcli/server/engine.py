@@ -83,7 +83,7 @@ PredictionEvent = PromptRead | Fragment | ToolCallValue | Stats
 
 
 class LoadedModel(Protocol):
-    """A model in memory."""
+    """A model in memory: what language models and embedding models have in common."""
 
     @property
     def context_length(self) -> int:
@@ -100,6 +100,26 @@ class LoadedModel(Protocol):
         """The default prediction config by wire key."""
         ...
 
+    async def tokenize(self, text: str) -> Sequence[int]:
+        """The token numbers of a text."""
+        ...
+
+    async def count_tokens(self, text: str) -> int:
+        """The number of tokens of a text."""
+        ...
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Have a function called if the model is lost before `unload`, which still has to be called."""
+        ...
+
+    async def unload(self) -> None:
+        """Free the memory; it is not in use, and will not be used again."""
+        ...
+
+
+class LanguageModel(LoadedModel, Protocol):
+    """A model that generates text."""
+
     def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
 
@@ -115,24 +135,20 @@ class LoadedModel(Protocol):
         """
         ...
 
-    async def tokenize(self, text: str) -> Sequence[int]:
-        """The token numbers of a text."""
-        ...
-
-    async def count_tokens(self, text: str) -> int:
-        """The number of tokens of a text."""
-        ...
-
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The prompt for a conversation."""
         ...
 
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Have a function called if the model is lost before `unload`, which still has to be called."""
-        ...
 
-    async def unload(self) -> None:
-        """Free the memory; no prediction is running, and none will follow."""
+class EmbeddingModel(LoadedModel, Protocol):
+    """A model that represents texts as vectors."""
+
+    async def embed(self, text: str) -> Sequence[float]:
+        """The vector of a text.
+
+        Raises:
+            RequestFailed: the text exceeds the context, or the engine failed.
+        """
         ...
 
 

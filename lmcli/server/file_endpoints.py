@@ -24,6 +24,9 @@ _SIGNATURES: tuple[tuple[bytes, int, bytes, str], ...] = (
     (b"RIFF", 8, b"WEBP", "image"),
     (b"%PDF-", 0, b"", "application/pdf"),
 )
+_ZIP: Final = b"PK\x03\x04"
+# A file in the ZIP archives of Word.
+_WORD: Final = b"word/document.xml"
 
 
 def file_type(content: bytes) -> str:
@@ -34,6 +37,8 @@ def file_type(content: bytes) -> str:
     for prefix, offset, inner, kind in _SIGNATURES:
         if content.startswith(prefix) and content.startswith(inner, offset):
             return kind
+    if content.startswith(_ZIP) and _WORD in content:
+        return "application/word"
     return "text/plain" if _is_text(content) else "unknown"
 
 

@@ -16,7 +16,14 @@ from websockets.protocol import State
 
 from lmcli import __version__
 from lmcli.errors import quoted
-from lmcli.server import file_endpoints, model_endpoints, prediction_endpoints, system_endpoints
+from lmcli.server import (
+    document_endpoints,
+    embedding_endpoints,
+    file_endpoints,
+    model_endpoints,
+    prediction_endpoints,
+    system_endpoints,
+)
 from lmcli.server.access import AccessPolicy, cors_headers, read_origin
 from lmcli.server.authentication import Authenticator, ConnectedClient
 from lmcli.server.dispatch import MAX_CREDENTIALS_BYTES, can_raise_limit, serve_connection
@@ -47,9 +54,9 @@ NAMESPACES: Final[Mapping[str, Namespace]] = {
         {**model_endpoints.LLM_CALLS, **prediction_endpoints.CALLS},
         {**model_endpoints.CHANNELS, **prediction_endpoints.CHANNELS},
     ),
-    "/embedding": Namespace("embedding", model_endpoints.EMBEDDING_CALLS, model_endpoints.CHANNELS),
+    "/embedding": Namespace("embedding", embedding_endpoints.CALLS, model_endpoints.CHANNELS),
     "/system": Namespace("", system_endpoints.CALLS, system_endpoints.CHANNELS),
-    "/files": Namespace("", file_endpoints.CALLS, {}),
+    "/files": Namespace("", {**file_endpoints.CALLS, **document_endpoints.CALLS}, document_endpoints.CHANNELS),
     "/diagnostics": _EMPTY,
     "/repository": _EMPTY,
     "/plugins": _EMPTY,

@@ -10,15 +10,16 @@ from lmcli.values import JsonObject, ModelInfo, ModelInstance
 IDLE = "idle"
 PROCESSING_PROMPT = "processingPrompt"
 GENERATING = "generating"
+COMPUTING_EMBEDDING = "computingEmbedding"
 
 
 @dataclass(slots=True, eq=False)
 class ActivePrediction:
-    """A prediction that an instance is running.
+    """A prediction or an embedding that an instance is running.
 
     Attributes:
         cancelled: set to cancel it.
-        phase: PROCESSING_PROMPT or GENERATING.
+        phase: PROCESSING_PROMPT, GENERATING or COMPUTING_EMBEDDING.
     """
 
     cancelled: asyncio.Event

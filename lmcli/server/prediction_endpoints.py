@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from lmcli.chat import FilePart, Message
 from lmcli.errors import BadInput, quoted
@@ -28,17 +28,20 @@ from lmcli.server.endpoints import (
     Shape,
     known_keys,
 )
-from lmcli.server.engine import PredictionRequest, PromptRead
-from lmcli.server.model_endpoints import SPECIFIED
+from lmcli.server.engine import LanguageModel, PredictionRequest, PromptRead
+from lmcli.server.model_endpoints import SPECIFIED, downloaded_model
 from lmcli.server.model_instance import GENERATING, Instance
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack
 from lmcli.wire.histories import read_history
 from lmcli.wire.payloads import write_fragment, write_prediction_end
+from lmcli.wire.prediction_config import OPTIONS
 from lmcli.wire.tool_calls import write_tool_call
 
 _log: Final = logging.getLogger(__name__)
+TOOLS_KEY: Final = OPTIONS["raw_tools"].key
+DRAFT_MODEL_KEY: Final = OPTIONS["draft_model"].key
 _PARSING_DISABLED: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}
 
 
@@ -66,27 +69,49 @@ async def apply_prompt_template(context: Context, parameter: JsonObject) -> Any:
     """Return the prompt for a conversation."""
     instance = context.registry.require(parameter["specifier"], context.domain)
     values = {**instance.model.prediction_values, **read_stack(parameter["predictionConfigStack"])}
-    return {"formatted": await instance.model.apply_template(_messages(context, parameter["history"]), values)}
+    if tools := parameter["opts"].get("toolDefinitions"):
+        values[TOOLS_KEY] = {"type": "toolArray", "tools": tools}
+    messages = [_without_unknown_files(context, message) for message in _read(parameter["history"])]
+    return {"formatted": await _language_model(instance).apply_template(messages, values)}
 
 
 def _configured(context: Context, parameter: JsonObject) -> tuple[Instance, JsonObject]:
     instance = context.registry.require(parameter["modelSpecifier"], context.domain)
     preset, stack = parameter.get("fuzzyPresetIdentifier"), parameter["predictionConfigStack"]
-    return instance, effective_config(instance.model.prediction_values, preset, stack)
+    values = effective_config(instance.model.prediction_values, preset, stack)
+    if draft := values.get(DRAFT_MODEL_KEY):
+        downloaded_model(context, draft)
+    return instance, values
+
+
+def _language_model(instance: Instance) -> LanguageModel:
+    """The model of an instance, which is one of the domain `llm`."""
+    return cast("LanguageModel", instance.model)
 
 
 def _messages(context: Context, history: JsonObject) -> Sequence[Message]:
-    """Read a conversation, without its empty messages."""
-    entries = [known_keys(message) for message in history["messages"] if message["content"]]
-    try:
-        messages = read_history({"messages": entries})
-    except BadInput as error:
-        raise RequestFailed(f"Invalid chat history: {error.message}") from error
+    """Read a conversation whose files were uploaded."""
+    messages = _read(history)
     for message in messages:
         for part in message.content:
             if isinstance(part, FilePart) and part.identifier not in context.client.files:
                 raise RequestFailed(f"File not found: {quoted(part.identifier)}")
     return messages
+
+
+def _without_unknown_files(context: Context, message: Message) -> Message:
+    """A message without the files that were not uploaded: as in LM Studio, its text is formatted."""
+    known = (p for p in message.content if not isinstance(p, FilePart) or p.identifier in context.client.files)
+    return Message(message.role, tuple(known))
+
+
+def _read(history: JsonObject) -> Sequence[Message]:
+    """Read a conversation, without its empty messages."""
+    entries = [known_keys(message) for message in history["messages"] if message["content"]]
+    try:
+        return read_history({"messages": entries})
+    except BadInput as error:
+        raise RequestFailed(f"Invalid chat history: {error.message}") from error
 
 
 def _request(
@@ -119,7 +144,7 @@ async def _run(context: Context, channel: Channel, instance: Instance, request: 
     first_token: float | None = None
     async with (
         context.registry.predicting(instance, channel.cancelled) as prediction,
-        aclosing(instance.model.predict(request)) as events,
+        aclosing(_language_model(instance).predict(request)) as events,
     ):
         async for event in events:
             if isinstance(event, PromptRead):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from lmcli.server.limits import MAX_INSTANCES
-from lmcli.server.model_instance import ActivePrediction, Instance
+from lmcli.server.model_instance import PROCESSING_PROMPT, ActivePrediction, Instance
 from lmcli.server.model_load import LoadParameters, ModelLoad
 from lmcli.server.model_names import is_named
 from lmcli.server.request_errors import RequestFailed, model_unloaded, no_model_matching
@@ -147,9 +147,11 @@ class ModelRegistry:
         raise no_model_matching({"domain": domain, **specifier["query"]}, list(self._instances))
 
     @asynccontextmanager
-    async def predicting(self, instance: Instance, cancelled: asyncio.Event) -> AsyncIterator[ActivePrediction]:
-        """Keep a model in memory during a prediction."""
-        prediction = ActivePrediction(cancelled)
+    async def predicting(
+        self, instance: Instance, cancelled: asyncio.Event, phase: str = PROCESSING_PROMPT
+    ) -> AsyncIterator[ActivePrediction]:
+        """Keep a model in memory during a prediction, or while it computes an embedding."""
+        prediction = ActivePrediction(cancelled, phase)
         instance.predictions.append(prediction)
         instance.last_used_time = int(time.time() * 1000)
         if instance.expiry:

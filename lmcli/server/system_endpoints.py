@@ -1,4 +1,4 @@
-"""The endpoints of `/system`, as far as chat clients use them.
+"""The endpoints of `/system`.
 
 Source: lmstudio-js 6ec11db, lms-external-backend-interfaces/src/systemBackendInterface.ts
 """
@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from lmcli import __version__
 from lmcli.errors import quoted
-from lmcli.server.endpoints import FLAG, TEXT, CallEndpoint, Channel, ChannelEndpoint, Context, Field
+from lmcli.server.endpoints import FLAG, TEXT, CallEndpoint, Channel, ChannelEndpoint, Check, Context, Field
 from lmcli.server.model_names import find_models
-from lmcli.server.request_errors import path_not_found
+from lmcli.server.request_errors import RequestFailed, path_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.objects import write
 
 PACKAGE: Final = "lmcli"
 BUILD: Final = 1
+PORT: Final = Check(lambda value: type(value) is int and 1 <= value <= 65_535, "a port")
 _log: Final = logging.getLogger(__name__)
 
 
@@ -51,6 +52,28 @@ async def notify(_context: Context, parameter: JsonObject) -> Any:
     return ABSENT
 
 
+async def experiment_flags(_context: Context, _: JsonObject) -> Any:
+    """Return the experiments that are enabled: there are none."""
+    return []
+
+
+async def set_experiment_flag(_context: Context, parameter: JsonObject) -> Any:
+    """Disable an experiment; there are none that could be enabled."""
+    if parameter["value"]:
+        raise RequestFailed(f"This server does not have the experiment {quoted(parameter['code'])}")
+    return ABSENT
+
+
+async def refuse_http_server(_context: Context, _: JsonObject) -> Any:
+    """Refuse to start or stop what this server does not have."""
+    raise RequestFailed("This server has no HTTP API that could be started or stopped")
+
+
+async def refuse_shutdown(_context: Context, _: JsonObject) -> Any:
+    """Refuse to end for one of the clients."""
+    raise RequestFailed("This server cannot be shut down by a client", suggestion="End its process")
+
+
 async def alive(_context: Context, channel: Channel, _: JsonObject) -> None:
     """Stay open until the client or the server disconnects."""
     await channel.cancelled.wait()
@@ -69,5 +92,17 @@ CALLS: Mapping[str, CallEndpoint] = {
         },
         notify,
     ),
+    "getExperimentFlags": CallEndpoint(None, experiment_flags),
+    "setExperimentFlag": CallEndpoint({"code": Field(TEXT), "value": Field(FLAG)}, set_experiment_flag),
+    "startHttpServer": CallEndpoint(
+        {
+            "port": Field(PORT, optional=True),
+            "cors": Field(FLAG, optional=True),
+            "networkInterface": Field(TEXT, optional=True),
+        },
+        refuse_http_server,
+    ),
+    "stopHttpServer": CallEndpoint(None, refuse_http_server),
+    "requestShutdown": CallEndpoint(None, refuse_shutdown),
 }
 CHANNELS: Mapping[str, ChannelEndpoint] = {"alive": ChannelEndpoint(None, alive)}

@@ -1,38 +1,26 @@
 """`lm models` with models of every kind, and with all that a server says about them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartServer
+from conftest import Connect
 from faults import Peer, ScriptedServer
 from packets import INSTANCE
 from processes import Ran, environment, run
 
-from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
-from lmcli.server.engine import LoadedModel
-from lmcli.values import ModelInfo
+from lmcli.server.background import Running
 
-EMBEDDER = LOADED_AT_START.replace(type="embedding", model_key="embedder", path="tests/embedder", vision=False)
 Lm = Callable[[str], Ran]
 
 
-class WithEmbedding(EchoEngine):
-    """The echo models, and a model for embeddings."""
-
-    downloaded = (*EchoEngine.downloaded, EMBEDDER)
-
-    async def start(self) -> Sequence[tuple[ModelInfo, LoadedModel]]:
-        """Both kinds are loaded."""
-        return [*await super().start(), (EMBEDDER, EchoModel({}, Pace()))]
-
-
 @pytest.fixture
-def lm(start_server: StartServer, tmp_path: Path) -> Lm:
+def lm(server: Running, connect: Connect, tmp_path: Path) -> Lm:
     """Runs a command line against a server with a loaded embedding model."""
-    server = start_server(WithEmbedding())
+    loading = {"modelKey": "echo-embed", "identifier": "embedder", "loadConfigStack": {"layers": []}}
+    connect(server, "/embedding").stream("loadModel", loading)
     return lambda line: run(line, tmp_path, environment(tmp_path, server.port))
 
 
@@ -43,7 +31,7 @@ def test_loaded_embedding_models_are_listed(lm: Lm) -> None:
     assert {model["model_key"]: (model["type"], model["loaded"]) for model in listed} == {
         "echo": ("llm", ["echo"]),
         "echo-jit": ("llm", []),
-        "embedder": ("embedding", ["embedder"]),
+        "echo-embed": ("embedding", ["embedder"]),
     }
 
 

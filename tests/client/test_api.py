@@ -218,6 +218,7 @@ def test_lists(client: lms.Client) -> None:
     assert [(info.model_key, info.display_name) for info in downloaded] == [
         ("echo", "Echo"),
         ("echo-jit", "Echo (loaded on request)"),
+        ("echo-embed", "Echo (embedding)"),
     ]
 
 

@@ -38,7 +38,7 @@ def test_the_functions_at_the_top(start_server: StartServer, tmp_path: Path) -> 
     assert [model.identifier for model in lms.list_loaded_models()] == ["echo", "echo-jit"]
     assert lms.list_loaded_models("embedding") == []
     assert [model.model_key for model in lms.list_downloaded_models("llm")] == ["echo", "echo-jit"]
-    assert lms.list_downloaded_models("embedding") == []
+    assert [model.model_key for model in lms.list_downloaded_models("embedding")] == ["echo-embed"]
     (tmp_path / "a.png").write_bytes(PNG)
     chat = lms.Chat()
     chat.add_user_message("what is it?", images=[lms.prepare_image(tmp_path / "a.png")])

@@ -188,7 +188,7 @@ def test_unknown_endpoint_is_an_answer(server: Running, open_session: Open) -> N
 def test_catalog(server: Running, open_session: Open) -> None:
     """Loaded and downloaded models are listed; anything but a list is a broken protocol."""
     downloaded = list_downloaded(open_session(server, "system"))
-    assert [model.model_key for model in downloaded] == ["echo", "echo-jit"]
+    assert [model.model_key for model in downloaded] == ["echo", "echo-jit", "echo-embed"]
     assert [model.identifier for model in list_loaded(open_session(server))] == ["echo"]
     with answering({"type": "rpcResult", "callId": 1, "result": {"models": []}}) as strange:
         session = open_session(strange)

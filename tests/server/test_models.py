@@ -54,10 +54,11 @@ def error(packet: Packet) -> Packet:
 
 
 def test_one_model_is_loaded_and_one_is_not(server: Running, connect: Connect) -> None:
-    """`echo` is loaded at startup, `echo-jit` is only downloaded."""
+    """`echo` is loaded at startup, the others are only downloaded."""
     assert loaded(connect(server)) == ["echo"]
     downloaded = connect(server, "/system").result("listDownloadedModels")
-    assert [(info["modelKey"], info["type"]) for info in downloaded] == [("echo", "llm"), ("echo-jit", "llm")]
+    keys = [(info["modelKey"], info["type"]) for info in downloaded]
+    assert keys == [("echo", "llm"), ("echo-jit", "llm"), ("echo-embed", "embedding")]
 
 
 def test_info_has_what_each_sdk_requires(wire: Wire) -> None:
@@ -404,23 +405,21 @@ def test_other_calls_of_the_sdks(server: Running, connect: Connect) -> None:
     assert system.result("info") == {"pid": os.getpid(), "isDaemon": True, "version": lmcli.__version__}
     assert "result" not in system.call("notify", {"title": "Hi\x1b[2J"})
     assert system.result("listDownloadedModelVariants", {"modelKey": "echo"}) == []
-    both = system.result("listDownloadedModelVariants", {"modelKey": "lmcli/echo"})
-    assert [model["modelKey"] for model in both] == ["echo", "echo-jit"]
+    repository = system.result("listDownloadedModelVariants", {"modelKey": "lmcli/echo"})
+    assert [model["modelKey"] for model in repository] == ["echo", "echo-jit", "echo-embed"]
     assert error(system.call("listDownloadedModelVariants", {"modelKey": "x"}))["displayData"]["path"] == "x"
 
 
-def test_there_are_no_embedding_models(server: Running, connect: Connect) -> None:
-    """`/embedding` lists no models, and a language model is an error there."""
-    wire = connect(server, "/embedding")
-    assert wire.result("listLoaded") == []
-    assert error(wire.stream("getOrLoad", getting("echo"))[-1])["displayData"] == {
-        "code": "generic.domainMismatch",
-        "path": "echo",
-        "actualDomain": "llm",
-        "expectedDomain": "embedding",
-    }
-    asked = {"modelSpecifier": query(), "inputString": "a"}
-    assert error(wire.call("embedString", asked))["displayData"]["code"] == "generic.noModelMatchingQuery"
+def test_a_client_cannot_control_the_server(server: Running, connect: Connect) -> None:
+    """There are no experiments to enable, no HTTP API to start or stop, and no end of the server at a client's wish."""
+    system = connect(server, "/system")
+    assert system.result("getExperimentFlags") == []
+    assert "error" not in system.call("setExperimentFlag", {"code": "x", "value": False})
+    assert "experiment 'x'" in error(system.call("setExperimentFlag", {"code": "x", "value": True}))["title"]
+    assert "HTTP" in error(system.call("startHttpServer", {"port": 1234, "cors": True}))["title"]
+    assert "HTTP" in error(system.call("stopHttpServer"))["title"]
+    assert "shut down" in error(system.call("requestShutdown"))["title"]
+    assert system.result("getExperimentFlags") == []
 
 
 @pytest.mark.parametrize(

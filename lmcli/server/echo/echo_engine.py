@@ -13,12 +13,13 @@ from itertools import chain
 from typing import Any, Final
 
 from lmcli.chat import Message
+from lmcli.server.echo import echo_embedding
 from lmcli.server.echo.echo_tokens import cached_count, count, marks_apart, numbers, predicted, tokens
 from lmcli.server.echo.schema_example import NoExample, schema_example
 from lmcli.server.echo.tool_lines import ToolCallLine, results_at_end, separated
-from lmcli.server.effective_config import DEFAULT_VALUES
+from lmcli.server.effective_config import DEFAULT_VALUES, context_length
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest, PromptRead, off_loop
-from lmcli.server.request_errors import RequestFailed, unsupported
+from lmcli.server.request_errors import unsupported
 from lmcli.server.text_processing import TextProcessor, reasoning_tags
 from lmcli.values import (
     Fragment,
@@ -64,6 +65,12 @@ def model_info(key: str, display_name: str) -> ModelInfo:
 
 LOADED_AT_START: Final = model_info("echo", "Echo")
 LOADED_ON_REQUEST: Final = model_info("echo-jit", "Echo (loaded on request)")
+EMBEDDING: Final = model_info("echo-embed", "Echo (embedding)").replace(
+    type="embedding",
+    max_context_length=echo_embedding.MAX_CONTEXT_LENGTH,
+    vision=False,
+    trained_for_tool_use=False,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +91,7 @@ class EchoEngine:
 
     name = NAME
     version = VERSION
-    downloaded: Sequence[ModelInfo] = (LOADED_AT_START, LOADED_ON_REQUEST)
+    downloaded: Sequence[ModelInfo] = (LOADED_AT_START, LOADED_ON_REQUEST, EMBEDDING)
 
     def __init__(self, pace: Pace | None = None) -> None:
         self._pace = pace or Pace()
@@ -97,24 +104,20 @@ class EchoEngine:
         self, model: ModelInfo, values: Mapping[str, Any], cancelled: asyncio.Event
     ) -> AsyncGenerator[LoadProgress | LoadedModel, None]:
         """Load for `load_seconds`, in a few steps."""
-        del model  # both models are the same
         for step in range(LOAD_STEPS + 1):
             yield LoadProgress(step / LOAD_STEPS)
             if step < LOAD_STEPS:
                 await _pause(self._pace.load_seconds / LOAD_STEPS, cancelled)
             if cancelled.is_set():
                 return
-        yield EchoModel(values, self._pace)
+        yield echo_embedding.EchoEmbedding(values) if model.type == "embedding" else EchoModel(values, self._pace)
 
 
 class EchoModel:
     """A built-in model in memory."""
 
     def __init__(self, values: Mapping[str, Any], pace: Pace) -> None:
-        length = values.get(CONTEXT_LENGTH_KEY, MAX_CONTEXT_LENGTH)
-        if type(length) is not int or length < 1:
-            raise RequestFailed(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
-        self.context_length = min(length, MAX_CONTEXT_LENGTH)
+        self.context_length = context_length(values, CONTEXT_LENGTH_KEY, MAX_CONTEXT_LENGTH, MAX_CONTEXT_LENGTH)
         self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: self.context_length}
         self.prediction_values = DEFAULT_VALUES
         self._pace = pace
@@ -140,6 +143,7 @@ class EchoModel:
                 yield fragment
             if state.processor.stop_string is not None:
                 state.stop_reason = "stopStringFound"
+                state.predicted -= state.processor.stopped_tokens
                 break
             rate_limit.tick()
         else:

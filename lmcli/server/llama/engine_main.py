@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,9 +28,11 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Embed,
     Finished,
     Grant,
     Load,
+    Loaded,
     LoadOptions,
     Message,
     Predict,
@@ -43,7 +46,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.model_files import checked_header
-from lmcli.server.llama.runtime import Runtime, free_memory_bytes, translated_errors
+from lmcli.server.llama.runtime import Runtime, free_memory_bytes, has_gpu, translated_errors
 from lmcli.values import JsonObject
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -152,8 +155,10 @@ class Worker:
                 self._call(number, lambda: self._runtime.tokenize(text, add_special=add_special))
             case CountTokens(number, text):
                 self._call(number, lambda: len(self._runtime.tokenize(text)))
-            case ApplyTemplate(number, messages, arguments):
-                self._call(number, lambda: self._runtime.apply_template(messages, arguments))
+            case ApplyTemplate(number, messages, arguments, tools):
+                self._call(number, lambda: self._runtime.apply_template(messages, arguments, tools))
+            case Embed(number, text):
+                self._call(number, partial(self._runtime.embed, text), self._predictions)
 
     def _predict(self, number: int, body: JsonObject, output: Output) -> None:
         def receive(piece: JsonObject) -> bool:
@@ -163,13 +168,13 @@ class Worker:
         if not output.is_closed:
             output.put(_outcome(number, lambda: self._runtime.stream(body, receive)) or Finished(number))
 
-    def _call(self, number: int, call: Callable[[], Any]) -> None:
+    def _call(self, number: int, call: Callable[[], Any], threads: ThreadPoolExecutor | None = None) -> None:
         def answer() -> None:
             values: list[Any] = []
             rejected = _outcome(number, lambda: values.append(call()))
             self._connection.reply(rejected or Result(number, values[0]))
 
-        self._calls.submit(answer).add_done_callback(_end_on_error)
+        (threads or self._calls).submit(answer).add_done_callback(_end_on_error)
 
 
 def _end_on_error(work: "Future[None]") -> None:
@@ -264,7 +269,9 @@ def main() -> None:
     messages = iter(connection)
     load = next(messages, None)
     if isinstance(load, Load):
-        worker = Worker(_load(load, connection), connection, load.options["sessions"])
+        runtime = _load(load, connection)
+        worker = Worker(runtime, connection, load.options["sessions"])
+        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries(), runtime.image_marker))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

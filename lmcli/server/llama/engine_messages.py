@@ -3,9 +3,9 @@
 Pure: messages in, bytes out, and back. A message is a line with a JSON array: the name of its class, then its fields.
 The server numbers its requests, and every message has the number of the request that it belongs to:
 
-Load             ReadProgress…, then Finished or Rejected
+Load             ReadProgress…, Loaded, then Finished; or Rejected
 Predict          PromptProgress and Token…, then Finished or Rejected; the server ends it with Close, at any time
-Tokenize, CountTokens, ApplyTemplate    Result or Rejected
+Tokenize, CountTokens, ApplyTemplate, Embed    Result or Rejected
 
 Of a prediction no more than WINDOW messages are on the way: the process sends further ones as Grant permits.
 """
@@ -42,18 +42,22 @@ class LoadOptions(NamedTuple):
         sessions: the number of concurrent predictions.
         gpu_layers: the number of layers on the GPU; None for llama.cpp's default.
         threads: the number of threads; None for llama.cpp's default.
-        has_mmap: whether the file is mapped into memory.
+        load_mode: how the file is read: one of `xllamacpp.llama_load_mode`.
         has_flash_attention: whether to use it; None for llama.cpp's default.
-        parameters: further fields of `xllamacpp.CommonParams`.
+        parameters: further fields of `xllamacpp.CommonParams`; the types of the cache by name, and the default seed.
+        is_embedding: whether it is an embedding model.
+        projector: the file that lets it read images, or None.
     """
 
     context_length: int
     sessions: int
     gpu_layers: int | None
     threads: int | None
-    has_mmap: bool
+    load_mode: str
     has_flash_attention: bool | None
     parameters: JsonObject
+    is_embedding: bool = False
+    projector: str | None = None
 
 
 @distinct
@@ -68,7 +72,7 @@ class Load(NamedTuple):
 
 @distinct
 class Predict(NamedTuple):
-    """Run a prediction: the body of a completion in llama.cpp's form."""
+    """Run a prediction: the body of a completion in llama.cpp's form, with its images as base64."""
 
     number: int
     body: JsonObject
@@ -108,11 +112,20 @@ class CountTokens(NamedTuple):
 
 @distinct
 class ApplyTemplate(NamedTuple):
-    """Apply the prompt template of the model to messages in the form of OpenAI, with arguments."""
+    """Apply the prompt template of the model to messages and tools in the form of OpenAI, with arguments."""
 
     number: int
     messages: list[Any]
     arguments: JsonObject
+    tools: list[Any]
+
+
+@distinct
+class Embed(NamedTuple):
+    """Compute the vector of a text."""
+
+    number: int
+    text: str
 
 
 @distinct
@@ -121,6 +134,23 @@ class ReadProgress(NamedTuple):
 
     number: int
     share: float | int
+
+
+@distinct
+class Loaded(NamedTuple):
+    """What llama.cpp found.
+
+    Attributes:
+        has_gpu: whether there is a GPU.
+        bos, eos: the texts that begin and end a prompt in templates.
+        image_marker: the text that stands for an image in a prompt; empty if the model cannot read images.
+    """
+
+    number: int
+    has_gpu: bool
+    bos: str
+    eos: str
+    image_marker: str
 
 
 @distinct
@@ -173,14 +203,14 @@ class Rejected(NamedTuple):
 
 @distinct
 class Result(NamedTuple):
-    """What was requested: token numbers, a number of tokens, or a prompt."""
+    """What was requested: token numbers, a number of tokens, a prompt, or a vector."""
 
     number: int
     value: Any
 
 
-Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate
-Reply = ReadProgress | PromptProgress | Token | Finished | Rejected | Result
+Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate | Embed
+Reply = ReadProgress | Loaded | PromptProgress | Token | Finished | Rejected | Result
 Message = Request | Reply
 
 _CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (*Request.__args__, *Reply.__args__)}

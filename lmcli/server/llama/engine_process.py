@@ -22,9 +22,11 @@ from lmcli.server.llama.engine_messages import (
     Close,
     CountTokens,
     Decoder,
+    Embed,
     Grant,
     InvalidMessage,
     Load,
+    Loaded,
     Message,
     Predict,
     ReadProgress,
@@ -34,6 +36,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.engine_output import OutputStream
+from lmcli.server.llama.native_completion import IMAGES_KEY
 from lmcli.values import JsonObject
 
 # The folder that this package is imported from.
@@ -41,6 +44,7 @@ _ROOT: Final = str(Path(__file__).parents[3])
 _MAIN: Final = "lmcli.server.llama.engine_main"
 # How long a process may take to end by itself.
 _END_SECONDS: Final = 5.0
+_MAX_TEMPLATES: Final = 4
 _ERRORS: Final = {kind.__name__: kind for kind in (EngineError, UnsupportedSchema)}
 
 _log: Final = logging.getLogger(__name__)
@@ -51,9 +55,20 @@ class EngineProcess(asyncio.Protocol):
 
     Args:
         is_verbose: whether the log of llama.cpp is logged.
+
+    Attributes:
+        has_gpu: whether a model that is loaded can use a GPU.
+        bos: the text that begins a prompt in a template; empty where tokenizing adds it.
+        eos: the text that ends a message in a template.
+        image_marker: the text that stands for an image in a prompt; empty if the model cannot read images.
+        templates: how many templates of clients are applied at once.
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
+        self.has_gpu = False
+        self.image_marker = ""
+        self.bos = self.eos = ""
+        self.templates = asyncio.Semaphore(_MAX_TEMPLATES)
         self._is_verbose = is_verbose
         self._decoder = Decoder()
         self._numbers = itertools.count()
@@ -108,6 +123,9 @@ class EngineProcess(asyncio.Protocol):
             async for step in output:
                 if isinstance(step, ReadProgress):
                     yield step.share
+                elif isinstance(step, Loaded):
+                    self.has_gpu, self.bos, self.eos = step.has_gpu, step.bos, step.eos
+                    self.image_marker = step.image_marker
         finally:
             output.close()
             watch.cancel()
@@ -119,7 +137,8 @@ class EngineProcess(asyncio.Protocol):
             EngineError: the body cannot be sent, or the process has ended.
         """
         number = next(self._numbers)
-        return self._open(number, await _encoded(Predict(number, body), len(body["prompt"])))
+        size = len(body["prompt"]) + sum(map(len, body.get(IMAGES_KEY, ())))
+        return self._open(number, await _encoded(Predict(number, body), size))
 
     async def tokenize(self, text: str, *, add_special: bool = False) -> Sequence[int]:
         """The token numbers of a text; `add_special` adds the token for the beginning, if the model has one."""
@@ -132,16 +151,28 @@ class EngineProcess(asyncio.Protocol):
         number = next(self._numbers)
         return int(await self._call(number, await _encoded(CountTokens(number, text), len(text))))
 
-    async def apply_template(self, messages: Sequence[JsonObject], arguments: JsonObject) -> str:
-        """Apply the model's own prompt template to a conversation.
+    async def apply_template(
+        self, messages: Sequence[JsonObject], arguments: JsonObject, tools: Sequence[JsonObject] = ()
+    ) -> str:
+        """Apply the model's own prompt template to a conversation, and to the tools that may be called.
 
         Raises:
             EngineError: the template cannot be applied, or the process has ended.
         """
         number = next(self._numbers)
-        request = ApplyTemplate(number, list(messages), arguments)
+        request = ApplyTemplate(number, list(messages), arguments, list(tools))
         size = sum(len(message["content"]) for message in messages)
         return str(await self._call(number, await _encoded(request, size)))
+
+    async def embed(self, text: str) -> Sequence[float]:
+        """The vector of a text.
+
+        Raises:
+            EngineError: the text exceeds the context, or the process has ended.
+        """
+        number = next(self._numbers)
+        vector: list[float] = await self._call(number, await _encoded(Embed(number, text), len(text)))
+        return vector
 
     def on_lost(self, callback: Callable[[EngineEnded], None]) -> None:
         """Have a function called if the process ends before `close`."""
@@ -229,18 +260,23 @@ class EngineProcess(asyncio.Protocol):
             self._on_lost(self._ended)
 
 
+def python_command(module: str) -> list[str]:
+    """The command that runs a module of this package, without imports from the working directory."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def python_environment() -> dict[str, str]:
+    """The environment for it: this package is found wherever it was imported from."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
+
+
 def _start(stdin: socket.socket) -> "subprocess.Popen[bytes]":
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
-        "GGML_NO_BACKTRACE": "1",  # without it, llama.cpp starts a debugger when it aborts
-    }
     return subprocess.Popen(  # noqa: S603  a module of this package
-        [sys.executable, "-P", "-m", _MAIN],  # -P: no imports from the working directory
+        python_command(_MAIN),
         stdin=stdin.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,
+        env={**python_environment(), "GGML_NO_BACKTRACE": "1"},  # otherwise llama.cpp starts a debugger when it aborts
     )
 
 

@@ -15,29 +15,37 @@ from lmcli.errors import quoted
 from lmcli.errors import reason as reason_of
 from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
-from lmcli.server.llama.engine_errors import NAME, VERSION, EngineEnded, EngineError, failing_requests
-from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
-from lmcli.server.llama.engine_process import EngineProcess
-from lmcli.server.llama.model_files import LocalModel, local_models
-from lmcli.server.llama.parameters import (
-    CONTEXT_LENGTH_KEY,
-    LOAD_PREFIX,
-    load_parameters,
-    unsupported_load_keys,
-    unsupported_prediction_keys,
+from lmcli.server.llama.engine_errors import (
+    NAME,
+    VERSION,
+    EngineEnded,
+    EngineError,
+    failing_requests,
+    unsupported_by_engine,
 )
+from lmcli.server.llama.engine_messages import LoadOptions
+from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.key_uses import refused_keys, unknown_keys
+from lmcli.server.llama.llama_embedding import (
+    EMBEDDING_CONTEXT_LENGTH_KEY,
+    LlamaEmbedding,
+    as_language_model,
+    embedding_options,
+)
+from lmcli.server.llama.load_parameters import REASONING_BUDGET_MESSAGE_KEY, load_options
+from lmcli.server.llama.model_files import LocalModel, local_models
+from lmcli.server.llama.model_types import EMBEDDING
 from lmcli.server.llama.prediction import Prediction
+from lmcli.server.llama.process_model import ProcessModel
 from lmcli.server.llama.prompt import apply_template
 from lmcli.server.request_errors import RequestFailed
-from lmcli.values import LoadProgress, ModelInfo
+from lmcli.values import JsonObject, LoadProgress, ModelInfo
+from lmcli.wire.load_config import LOAD_PREFIX
 
-# In tokens, as in LM Studio.
-DEFAULT_CONTEXT_LENGTH: Final = 4096
-# The default limits for the concurrent predictions of a model: their number, and the tokens of all their contexts.
-MAX_SESSIONS: Final = 4
-MAX_SESSIONS_TOKENS: Final = 65_536
 # The share of reading the file in the load progress.
 READ_SHARE: Final = 0.9
+# Stands for an image in a prompt, as in the documentation of llama.cpp; the one in effect is random.
+IMAGE_MARKER: Final = "<__media__>"
 # Clients can send any key, so the number and the length of the keys that were warned about are bounded.
 MAX_WARNINGS: Final = 256
 MAX_KEY_CHARACTERS: Final = 100
@@ -55,7 +63,7 @@ class LlamaEngine:
         is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
-        LmError: a file does not exist, is invalid, or is not a language model.
+        LmError: a file does not exist, is invalid, or is neither a language model nor an embedding model.
     """
 
     name = NAME
@@ -83,7 +91,11 @@ class LlamaEngine:
             RequestFailed: the file is invalid or does not exist, or llama.cpp cannot load it.
         """
         local = self._models[model.model_key]
-        options = self._load_options(local, values)
+        if model.type == EMBEDDING:
+            options = embedding_options(local, self._load_options(local, as_language_model(local, values)))
+        else:
+            projector = str(local.projector) if local.projector else None
+            options = self._load_options(local, values)._replace(projector=projector)
         yield LoadProgress(0.0)
         async with AsyncExitStack() as stack:
             try:
@@ -98,7 +110,12 @@ class LlamaEngine:
                 raise self._not_loaded(local, error) from error
             yield LoadProgress(1.0)
             stack.pop_all()
-        yield LlamaModel(model.model_key, process, options, values, self.warn)
+        if options.is_embedding:
+            loaded = {**values, EMBEDDING_CONTEXT_LENGTH_KEY: options.context_length}
+            yield LlamaEmbedding(model.model_key, process, options.context_length, loaded)
+        else:
+            known = {key: value for key, value in values.items() if key not in set(unknown_keys(values))}
+            yield LlamaModel(model.model_key, process, options, local.layers + 1, known, warn=self.warn)
 
     def warn(self, key: str, text: str) -> None:
         """Log a warning, once for each key and MAX_WARNINGS times at most."""
@@ -114,55 +131,35 @@ class LlamaEngine:
         return RequestFailed(f"Cannot load {local.info.model_key}: {text}", suggestion=hint)
 
     def _load_options(self, local: LocalModel, values: Mapping[str, Any]) -> LoadOptions:
-        for key in unsupported_load_keys(values):
-            self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
-        found = load_parameters(values)
-        context = _context_length(values, local.info.max_context_length)
-        default = self._sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
-        sessions = found.pop("n_parallel", default)
-        # llama.cpp aborts unless one token of each session fits into a batch.
-        found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
-        if isinstance(on_gpu := values.get(LOAD_PREFIX + "offloadKVCacheToGpu"), bool):
-            found["no_kv_offload"] = not on_gpu
-        has_flash_attention = values.get(LOAD_PREFIX + "llama.flashAttention")
-        ratio = values.get(LOAD_PREFIX + "llama.acceleration.offloadRatio")
-        return LoadOptions(
-            context_length=context,
-            sessions=sessions,
-            gpu_layers=_gpu_layers(ratio, local.layers),
-            threads=found.pop("n_threads", None),
-            has_mmap=values.get(LOAD_PREFIX + "llama.tryMmap") is not False,
-            has_flash_attention=has_flash_attention if isinstance(has_flash_attention, bool) else None,
-            parameters=found,
+        refuse(values)
+        for key in unknown_keys(values):
+            self.warn(key, f"the load option {quoted(key)} is unknown, and ignored")
+        return load_options(
+            values,
+            max_context_length=local.info.max_context_length,
+            layers=local.layers + 1,
+            sessions=self._sessions,
         )
 
 
-class LlamaModel:
-    """A model in memory, in a process of its own."""
+class LlamaModel(ProcessModel):
+    """A language model in memory."""
 
     def __init__(
         self,
         key: str,
         process: EngineProcess,
         options: LoadOptions,
+        layers: int,
         values: Mapping[str, Any],
+        *,
         warn: Callable[[str, str], None],
     ) -> None:
-        self.context_length = options.context_length
-        self.load_values: Mapping[str, Any] = {**values, CONTEXT_LENGTH_KEY: options.context_length}
+        super().__init__(key, process, options.context_length, {**values, **_effective_values(options)})
         self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
-        self._key = key
-        self._process = process
+        on_gpu = layers if options.gpu_layers is None else options.gpu_layers
+        self._gpu_layers = on_gpu if process.has_gpu else 0
         self._warn = warn
-
-    def on_lost(self, callback: Callable[[], None]) -> None:
-        """Have a function called if the process ends before `unload`."""
-
-        def log_and_call(error: EngineError) -> None:
-            _log.info("%s is unloaded: %s", self._key, error)
-            callback()
-
-        self._process.on_lost(log_and_call)
 
     async def predict(self, request: PredictionRequest) -> AsyncGenerator[PredictionEvent, None]:
         """Run the model.
@@ -170,48 +167,44 @@ class LlamaModel:
         Raises:
             RequestFailed: the request is not supported, or llama.cpp failed.
         """
-        for key in unsupported_prediction_keys(request.values):
-            self._warn(key, f"llama.cpp does not support the option {quoted(key)}, which is ignored")
+        refuse(request.values)
+        for key in unknown_keys(request.values):
+            self._warn(key, f"the option {quoted(key)} is unknown, and ignored")
         prediction = Prediction(
             process=self._process,
             request=request,
             context_length=self.context_length,
+            gpu_layers=self._gpu_layers,
+            budget_message=str(self.load_values.get(REASONING_BUDGET_MESSAGE_KEY, "")),
             warn=self._warn,
         )
         async with aclosing(prediction.events()) as events:
             async for event in events:
                 yield event
 
-    async def tokenize(self, text: str) -> Sequence[int]:
-        """The token numbers of a text."""
-        with failing_requests():
-            return await self._process.tokenize(text)
-
-    async def count_tokens(self, text: str) -> int:
-        """The number of tokens of a text."""
-        with failing_requests():
-            return await self._process.count_tokens(text)
-
     async def apply_template(self, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
         """The prompt for a conversation."""
         with failing_requests():
-            return await apply_template(self._process, messages, values)
-
-    async def unload(self) -> None:
-        """End the process, and return when its memory is free."""
-        await self._process.close()
+            text = await apply_template(self._process, messages, values)
+        return text.replace(self._process.image_marker, IMAGE_MARKER) if self._process.image_marker else text
 
 
-def _context_length(values: Mapping[str, Any], max_length: int) -> int:
-    length = values.get(CONTEXT_LENGTH_KEY, min(DEFAULT_CONTEXT_LENGTH, max_length or DEFAULT_CONTEXT_LENGTH))
-    if type(length) is not int or length < 1:
-        raise RequestFailed(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
-    return min(length, max_length) if max_length else length
+def _effective_values(options: LoadOptions) -> JsonObject:
+    """What a language model is loaded with, whether or not the client requested it."""
+    values = {
+        "contextLength": options.context_length,
+        "numParallelSessions": options.sessions,
+        "llama.evalBatchSize": options.parameters["n_batch"],
+        "llama.tryMmap": options.load_mode != "NONE",
+    }
+    return {LOAD_PREFIX + name: value for name, value in values.items()}
 
 
-def _gpu_layers(ratio: Any, layers: int) -> int | None:
-    """The number of layers on the GPU, where the output counts as one more; None for llama.cpp's default."""
-    all_layers = layers + 1
-    if isinstance(ratio, int | float) and not isinstance(ratio, bool):
-        return round(min(max(ratio, 0.0), 1.0) * all_layers)
-    return {"off": 0, "max": all_layers}.get(ratio) if isinstance(ratio, str) else None
+def refuse(values: Mapping[str, Any]) -> None:
+    """Refuse the keys that llama.cpp cannot be given, unless their values have no effect.
+
+    Raises:
+        RequestFailed: there is one.
+    """
+    for key, use in refused_keys(values):
+        raise unsupported_by_engine(f"the option {key}", use.reason)

@@ -14,14 +14,12 @@ from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
 from lmcli.server.llama.folder_search import gguf_files, layout_path
 from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
 from lmcli.server.llama.model_keys import possible_keys, split_quantization, unique_keys
+from lmcli.server.llama.model_types import LLM, has_pooling, model_type
+from lmcli.server.llama.projectors import find_projector
 from lmcli.values import ModelInfo, Quantization
 from lmcli.wire.identifiers import check_identifier, identifier_violation
 
 PUBLISHER: Final = "local"
-# Architectures that do not generate text: parts of vision models, and embedding models.
-NOT_GENERATIVE: Final = frozenset(
-    {"clip", "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "t5encoder"}
-)
 _PART: Final = re.compile(r"-(\d{5})-of-(\d{5})$")
 _SCALES: Final = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
 _PROJECTOR: Final = "mmproj"  # how LM Studio recognises the part of a vision model that reads images
@@ -37,6 +35,8 @@ class LocalModel(NamedTuple):
         parts: all files.
         layers: the number of blocks.
         possible_keys: the keys that it may have, the preferred one first.
+        has_pooling: whether an embedding model says how the vectors of the tokens become that of a text.
+        projector: the file that lets a language model read images.
     """
 
     info: ModelInfo
@@ -44,6 +44,8 @@ class LocalModel(NamedTuple):
     parts: Sequence[Path]
     layers: int
     possible_keys: Sequence[str]
+    has_pooling: bool
+    projector: Path | None
 
 
 def local_models(files: Sequence[Path], *, key: str | None = None) -> Sequence[LocalModel]:
@@ -58,8 +60,8 @@ def local_models(files: Sequence[Path], *, key: str | None = None) -> Sequence[L
     Raises:
         NoInput: a file or a folder cannot be read, or there is no model in the folders.
         LoadFailed: a file is not a valid GGUF file.
-        UsageError: a file is not a language model, or not the first of its files; the key is not valid, or there are
-            several models.
+        UsageError: a file is not a language model or an embedding model, or not the first of its files; the key is not
+            valid, or there are several models.
     """
     if key is not None:
         check_identifier(key)
@@ -149,12 +151,14 @@ def _describe(file: Path, folder: Path | None) -> LocalModel:
     header = headers[0]
     if (violation := _violation(header)) is not None:
         raise UsageError(f"{quoted(file)} is not a language model: {violation}")
+    kind = model_type(header) or LLM
+    projector = find_projector(file, header) if kind == LLM else None
     stem = _valid_name(_PART.sub("", file.stem))
     in_layout = layout_path(file, folder)
     path = _valid_name(in_layout or file.as_posix())
     quantization = _quantization(split_quantization(stem)[1] or _file_type(header))
     info = ModelInfo(
-        type="llm",
+        type=kind,
         model_key="",
         display_name=header.text("general.name") or stem,
         path=path,
@@ -166,9 +170,12 @@ def _describe(file: Path, folder: Path | None) -> LocalModel:
         params_string=header.text("general.size_label") or size_label(sum(part.weights for part in headers)),
         architecture=header.architecture,
         quantization=quantization,
+        vision=projector is not None,
     )
     keys = possible_keys(stem, path if in_layout else None, quantization.name if quantization else None)
-    return LocalModel(info, file, parts, header.of_architecture("block_count") or 0, keys)
+    return LocalModel(
+        info, file, parts, header.of_architecture("block_count") or 0, keys, has_pooling(header), projector
+    )
 
 
 def _all_parts(file: Path) -> Sequence[Path]:
@@ -181,13 +188,11 @@ def _all_parts(file: Path) -> Sequence[Path]:
 
 
 def _violation(header: Header) -> str | None:
-    """Why a file is not a language model; None if it is one."""
+    """Why a file is not a language model; None if it is one, or an embedding model."""
+    if model_type(header) is not None:
+        return None
     kind = header.text("general.type")
-    if kind not in ("", "model"):
-        return f"its type is {kind}"
-    if header.architecture in NOT_GENERATIVE or not header.architecture:
-        return f"its architecture is {header.architecture or 'unknown'}"
-    return None
+    return f"its architecture is {header.architecture or 'unknown'}" if kind in ("", "model") else f"its type is {kind}"
 
 
 def _valid_name(name: str) -> str:

@@ -1,14 +1,18 @@
 """Prompts for llama.cpp: a conversation formatted by the model's template, or a raw text."""
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from lmcli.chat import FilePart, Message, ToolCallResult
+from lmcli.chat import Message, ToolCallResult
 from lmcli.server.engine import PredictionRequest
-from lmcli.server.llama.engine_errors import unsupported_by_engine
 from lmcli.server.llama.engine_messages import without_surrogates
 from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.image_markers import encoded_images, marked_text
+from lmcli.server.llama.jinja_templates import render
+from lmcli.server.llama.offered_tools import as_plain_messages, is_call_required, offered_tools
 from lmcli.server.text_processing import reasoning_tags
 from lmcli.values import JsonObject, ToolCallRequest
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
@@ -18,56 +22,125 @@ SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"
 THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"
 
 
+# Applies a template to messages and tools.
+Template = Callable[[Sequence[JsonObject], Sequence[JsonObject]], Awaitable[str]]
+
+_ANY_MESSAGES: Final[Sequence[JsonObject]] = ({"role": "user", "content": "a"},)
+_ANY_TOOL: Final[Sequence[JsonObject]] = (
+    {"type": "function", "function": {"name": "a", "description": "a", "parameters": {"type": "object"}}},
+)
+
+
 class Prompt(NamedTuple):
     """A text for the model to continue.
 
     Attributes:
         text: the text.
         is_reasoning: whether the template ended it with the start tag of reasoning.
+        images: those that the markers in the text stand for, as base64.
     """
 
     text: str
     is_reasoning: bool = False
+    images: Sequence[str] = ()
 
 
 async def make_prompt(process: EngineProcess, request: PredictionRequest) -> Prompt:
     """Make the prompt for a request.
 
     Raises:
-        RequestFailed: a message contains an image, or another unsupported file.
+        RequestFailed: a message contains an unsupported file, or an image that the model cannot read.
         EngineError: the template cannot be applied.
     """
     if request.raw_prompt is not None:
         return Prompt(request.raw_prompt)
     text = await apply_template(process, request.messages, request.values)
+    has_images = process.image_marker and process.image_marker in text
+    images = await asyncio.to_thread(encoded_images, request.messages, request.files) if has_images else ()
     tags = reasoning_tags(request.options)
     if tags is None or not text.rstrip().endswith(tags.start):
-        return Prompt(text)
+        return Prompt(text, images=images)
     if _is_reasoning_disabled(request):
-        return Prompt(f"{text.rstrip()}\n\n{tags.end}\n\n")
-    return Prompt(text, is_reasoning=True)
+        return Prompt(f"{text.rstrip()}\n\n{tags.end}\n\n", images=images)
+    return Prompt(text, is_reasoning=True, images=images)
 
 
 async def apply_template(process: EngineProcess, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-    """Format a conversation, with the manual template of the config or else the model's own.
+    """Format a conversation, with the template of the config or else the model's own.
 
     Raises:
-        RequestFailed: a message contains an image, or another unsupported file.
+        RequestFailed: a message contains an unsupported file, or an image that the model cannot read.
         EngineError: the template cannot be applied.
     """
-    entries = [entry for message in messages for entry in _entries(message)]
+    entries: Sequence[JsonObject] = [entry for message in messages for entry in _entries(message, process.image_marker)]
     system = values.get(SYSTEM_PROMPT_KEY)
     if isinstance(system, str) and system and not any(entry["role"] == "system" for entry in entries):
-        entries.insert(0, {"role": "system", "content": system})
+        entries = [{"role": "system", "content": system}, *entries]
+    tools = offered_tools(values)
+    apply = _template(process, values)
+    if (tools or any(map(_is_of_tool, entries))) and not await _takes_tools(apply, tools or _ANY_TOOL):
+        entries, tools = as_plain_messages(entries, tools), ()
+    return await apply(entries, tools)
+
+
+def _template(process: EngineProcess, values: Mapping[str, Any]) -> Template:
+    """The template of the config, or else the model's own."""
+    arguments = _template_arguments(values)
     match values.get(PROMPT_TEMPLATE_KEY):
         case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
-            text = "".join(_with_affixes(entry, affixes) for entry in entries)
-            return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
-    return await process.apply_template(entries, _template_arguments(values))
+            return partial(_apply_affixes, affixes)
+        case {"type": "jinja", "jinjaPromptTemplate": {"template": str(template)}}:
+            variables = {"bos_token": process.bos, "eos_token": process.eos, "add_generation_prompt": True}
+            return partial(_apply_jinja, process, template, variables | arguments)
+
+    async def apply(entries: Sequence[JsonObject], tools: Sequence[JsonObject]) -> str:
+        return await process.apply_template(entries, arguments, tools)
+
+    return apply
+
+
+async def _apply_affixes(affixes: Mapping[str, Any], entries: Sequence[JsonObject], _: Sequence[JsonObject]) -> str:
+    text = "".join(_with_affixes(entry, affixes) for entry in entries)
+    return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
+
+
+async def _apply_jinja(
+    process: EngineProcess,
+    template: str,
+    variables: JsonObject,
+    entries: Sequence[JsonObject],
+    tools: Sequence[JsonObject],
+) -> str:
+    messages = [_with_parsed_arguments(entry) for entry in entries]
+    variables = {**variables, "messages": messages, "tools": list(tools) or None}
+    async with process.templates:
+        return await render(template, without_surrogates(variables))
+
+
+def _with_parsed_arguments(entry: JsonObject) -> JsonObject:
+    """A message whose tool calls have objects as arguments, as templates expect them."""
+    if "tool_calls" not in entry:
+        return entry
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in entry["tool_calls"]
+    ]
+    return {**entry, "tool_calls": calls}
+
+
+async def _takes_tools(apply: Template, tools: Sequence[JsonObject]) -> bool:
+    """Whether a template shows the tools to the model; many take no notice of them."""
+    return await apply(_ANY_MESSAGES, tools) != await apply(_ANY_MESSAGES, ())
+
+
+def _is_of_tool(entry: JsonObject) -> bool:
+    return entry["role"] == "tool" or "tool_calls" in entry
 
 
 def _is_structured(values: Mapping[str, Any]) -> bool:
-    """Whether the output is constrained by a schema or a grammar."""
+    """Whether the output is constrained by a schema or a grammar, or has to be a tool call."""
+    if is_call_required(values):
+        return True
     structured = values.get(PREDICTION_PREFIX + "structured")
     return isinstance(structured, Mapping) and structured.get("type", "none") != "none"
 
@@ -85,16 +158,12 @@ def _template_arguments(values: Mapping[str, Any]) -> JsonObject:
     return {} if thinking is None else {"enable_thinking": bool(thinking)}
 
 
-def _entries(message: Message) -> Sequence[JsonObject]:
+def _entries(message: Message, image_marker: str) -> Sequence[JsonObject]:
     """A message in the format of OpenAI, in which each tool result is a message of its own."""
-    for part in message.content:
-        if isinstance(part, FilePart):
-            what = "images: the model has no vision part" if part.file_type == "image" else f"files ({part.file_type})"
-            raise unsupported_by_engine(what)
     results = [part for part in message.content if isinstance(part, ToolCallResult)]
     if results:
         return [{"role": "tool", "content": part.content, "tool_call_id": part.tool_call_id or ""} for part in results]
-    entry: JsonObject = {"role": message.role, "content": message.text}
+    entry: JsonObject = {"role": message.role, "content": marked_text(message, image_marker)}
     calls = [_tool_call(part) for part in message.content if isinstance(part, ToolCallRequest)]
     return [entry | {"tool_calls": calls}] if calls else [entry]
 

@@ -1,4 +1,4 @@
-"""One model in llama.cpp: loading, predictions, tokens and templates. All calls block their thread.
+"""One model in llama.cpp: loading, predictions, vectors, tokens and templates. All calls block their thread.
 
 llama.cpp runs in the process that imports this, on its own threads. Predictions are function calls; for tokens and
 templates it has only an HTTP API, on a loopback port that requires a random key.
@@ -9,20 +9,25 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import xllamacpp
 
 from lmcli.server.llama.engine_errors import EngineError, PromptTooLong, UnsupportedSchema
 from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
+from lmcli.server.llama.native_completion import IMAGES_KEY, native_body, pieces
 from lmcli.values import JsonObject
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
 
 # The levels of llama.cpp's log.
 _LOG_ERRORS: Final = 1
 _LOG_INFO: Final = 3
 _HTTP_THREADS: Final = 2
 _HTTP_SECONDS: Final = 600
+_HTTP_OK: Final = 200
 _MAX_CACHED_SCHEMAS: Final = 256
 # Not empty: a model without a token for the beginning needs at least one other token.
 _ANY_PROMPT: Final = "a"
@@ -35,6 +40,8 @@ _FLASH_ATTENTION: Final = {
     True: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     False: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+
+_CACHE_TYPES: Final = frozenset({"cache_type_k", "cache_type_v"})
 
 # Receives the output of a prediction; returns whether to stop it.
 Receive = Callable[[JsonObject], bool]
@@ -55,14 +62,20 @@ class Runtime:
     def __init__(self, file: Path, options: LoadOptions, *, is_verbose: bool = False) -> None:
         self._key = secrets.token_urlsafe(24)
         self._schemas: set[str] = set()
+        self._context_length = options.context_length
         try:
             self._server: Any = xllamacpp.Server(_parameters(file, options, self._key, is_verbose=is_verbose))
             self._address: str = urlsplit(self._server.listening_address).netloc
-            # A first token checks that the model works. It is also required: if llama.cpp's loop has not started
+            # A first request checks that the model works. It is also required: if llama.cpp's loop has not started
             # before the model is dropped, dropping it blocks for ever.
-            self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
+            if options.is_embedding:
+                self.embed(_ANY_PROMPT)
+            else:
+                self.generate({"prompt": _ANY_PROMPT, "max_tokens": 1})
         except _XLLAMACPP_ERRORS as error:
             raise EngineError("llama.cpp cannot load it") from error
+        # The text that stands for an image in a prompt; empty if the model cannot read images.
+        self.image_marker = str(self._request("GET", "/props", None)["media_marker"]) if options.projector else ""
 
     def stream(self, body: JsonObject, receive: Receive) -> None:
         """Run a prediction, until it ends or `receive` stops it.
@@ -81,9 +94,14 @@ class Runtime:
                 return True
             return receive(output)
 
-        flags = {"stream": True, "timings_per_token": True, "return_progress": True}
+        body |= {"stream": True, "timings_per_token": True, "return_progress": True}
+        # The function of a model that reads images takes a text only.
+        is_text = isinstance(body["prompt"], str) and IMAGES_KEY not in body
         with translated_errors():
-            self._server.handle_completions(body | flags, callback)
+            if is_text or not self.image_marker:
+                self._server.handle_completions(body, callback)
+            else:
+                self._stream_native(native_body(body), callback)
         if errors:
             raise errors[0]
 
@@ -99,20 +117,47 @@ class Runtime:
             raise _engine_error(answer["error"])
         return str(answer["choices"][0]["text"])
 
+    def embed(self, text: str) -> Sequence[float]:
+        """The vector of a text, of the length 1.
+
+        Raises:
+            PromptTooLong: the text exceeds the context.
+            EngineError: llama.cpp rejected the request.
+        """
+        with translated_errors():
+            answer = self._server.handle_embeddings({"input": text})
+        if "error" in answer:
+            tokens = len(self.tokenize(text, add_special=True))
+            if tokens > self._context_length:
+                most = self._context_length
+                raise PromptTooLong(f"the input has {tokens} tokens, more than the context of {most}", tokens)
+            raise _engine_error(answer["error"])
+        vector: list[float] = answer["data"][0]["embedding"]
+        return vector
+
     def tokenize(self, text: str, *, add_special: bool = False) -> Sequence[int]:
         """Tokenize a text; `add_special` adds the token for the beginning, if the model has one."""
         body = {"content": text, "add_special": add_special, "parse_special": True}
         tokens: list[int] = self._post("/tokenize", body)["tokens"]
         return tokens
 
-    def apply_template(self, messages: Sequence[JsonObject], arguments: JsonObject) -> str:
-        """Apply the model's own prompt template to a conversation.
+    def apply_template(
+        self, messages: Sequence[JsonObject], arguments: JsonObject, tools: Sequence[JsonObject] = ()
+    ) -> str:
+        """Apply the model's own prompt template to a conversation, and to the tools that may be called.
 
         Raises:
             EngineError: the template cannot be applied.
         """
-        prompt: str = self._post("/apply-template", {"messages": messages, "chat_template_kwargs": arguments})["prompt"]
+        body: JsonObject = {"messages": messages, "chat_template_kwargs": arguments}
+        prompt: str = self._post("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"]
         return prompt
+
+    def boundaries(self) -> tuple[str, str]:
+        """The tokens for the beginning and the end, as texts; empty if a tokenized text has them anyway, or none."""
+        properties = self._request("GET", "/props", None)
+        beginning, end = str(properties.get("bos_token", "")), str(properties.get("eos_token", ""))
+        return "" if self.tokenize("", add_special=True) else beginning, end
 
     def _check_schema(self, schema: Any) -> None:
         """Check that llama.cpp enforces a JSON schema: it ignores schemas that it does not support.
@@ -139,26 +184,55 @@ class Runtime:
         self._schemas.add(text)
 
     def _post(self, path: str, body: JsonObject) -> JsonObject:
-        import http.client  # noqa: PLC0415  a load does not wait for it
+        with translated_errors():
+            text = json.dumps(body)
+        return self._request("POST", path, text)
 
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        with contextlib.closing(http.client.HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
-            with translated_errors():
-                text = json.dumps(body)
-            try:
-                connection.request("POST", path, text, headers)
-                answer = json.loads(connection.getresponse().read())
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                raise EngineError(f"llama.cpp does not respond: {error}") from error
+    def _stream_native(self, body: JsonObject, receive: Receive) -> None:
+        text = json.dumps(body)
+        with self._connected() as connection:
+            connection.request("POST", "/completion", text, self._headers)
+            response = connection.getresponse()
+            if response.status != _HTTP_OK:
+                raise _engine_error(json.loads(response.read()).get("error"))
+            for piece in pieces(response):
+                if receive(piece):
+                    return
+
+    def _request(self, method: str, path: str, text: str | None) -> JsonObject:
+        with self._connected() as connection:
+            connection.request(method, path, text, self._headers)
+            answer = json.loads(connection.getresponse().read())
         if not isinstance(answer, dict) or "error" in answer:
             raise _engine_error(answer.get("error") if isinstance(answer, dict) else None)
         return answer
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator["HTTPConnection"]:
+        from http.client import HTTPConnection, HTTPException  # noqa: PLC0415  a load does not wait for it
+
+        with contextlib.closing(HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
+            try:
+                yield connection
+            except (OSError, HTTPException, ValueError) as error:
+                raise EngineError(f"llama.cpp does not respond: {error}") from error
 
 
 def free_memory_bytes() -> int:
     """The free main memory, according to llama.cpp."""
     processor = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
     return sum(device["memory_free"] for device in xllamacpp.get_device_info() if device["type"] == processor)
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp has found a GPU that it can use."""
+    kind = xllamacpp.ggml_backend_dev_type
+    gpus = (kind.GGML_BACKEND_DEVICE_TYPE_GPU, kind.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
 @contextlib.contextmanager
@@ -204,10 +278,22 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool)
         params.n_gpu_layers = options.gpu_layers
     if options.threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    if not options.has_mmap:
-        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+    params.load_mode = getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{options.load_mode}")
     if options.has_flash_attention is not None:
         params.flash_attn_type = _FLASH_ATTENTION[options.has_flash_attention]
+    if options.is_embedding:
+        params.embedding = True
+        # Each text is read at once, because each of its tokens depends on those after it.
+        params.n_batch = params.n_ubatch = options.context_length
+    if options.projector is not None:
+        params.mmproj.path = options.projector
+        params.mmproj_use_gpu = options.gpu_layers != 0
+        params.n_threads_http += options.sessions + 1  # each prediction with images occupies one
     for name, value in options.parameters.items():
-        setattr(params, name, value)
+        if name in _CACHE_TYPES:
+            setattr(params, name, getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}"))
+        elif name == "seed":
+            params.sampling.seed = int(value) & 0xFFFFFFFF  # -1 is a random one
+        else:
+            setattr(params, name, value)
     return params

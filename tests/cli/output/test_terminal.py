@@ -140,7 +140,7 @@ def test_models_are_a_table(tmp_path: Path, server: Running) -> None:
     assert ESCAPE not in child["stdout"]
     lines = Screen(child["stdout"]).lines
     assert lines[0].split()[:2] == ["KEY", "KIND"]
-    assert [line.split()[0] for line in lines[1:]] == ["echo", "echo-jit"]
+    assert [line.split()[0] for line in lines[1:]] == ["echo", "echo-jit", "echo-embed"]
 
 
 @pytest.mark.parametrize(

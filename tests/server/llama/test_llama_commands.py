@@ -1,5 +1,6 @@
 """GGUF files on the command line, and with the official SDK."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ from typing import Any
 import lmstudio as lms
 import pytest
 from conftest import Serve
+from tiny_encoder import make_encoder
 from tiny_model import make_model
+from tiny_projector import IMAGE_TOKENS, make_projector, png
 
 from lmcli.server import background
 from lmcli.server.llama.llama_engine import LlamaEngine
@@ -52,11 +55,62 @@ def test_models_of_a_file(file: Path) -> None:
     assert lm("models", "--host", file).stdout == "tiny\n"
 
 
-def test_warning_reaches_the_user(file: Path) -> None:
-    """An option that llama.cpp does not support is a warning on stderr."""
+def test_embedding_model_as_host(tmp_path: Path) -> None:
+    """It is listed, and refused where an answer is wanted."""
+    file = make_encoder(tmp_path / "encoder.gguf")
+    assert lm("models", "--host", file).stdout == "encoder\n"
+    done = lm("respond", "--host", file, "hello")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("lm: error: model 'encoder' is of the kind 'embedding', not 'llm'\n")
+
+
+def test_image_as_host(tmp_path: Path) -> None:
+    """A projector beside the file lets the model read images, of a file with spaces in its name too."""
+    file = make_model(tmp_path / "see.gguf")
+    make_projector(tmp_path / "mmproj-see.gguf")
+    (tmp_path / "a red dot.png").write_bytes(png((255, 0, 0)))
+    words = ("respond", "--host", file, "-l", "3", "-o", "json", "hi")
+    plain, seen = lm(*words), lm(*words, "-f", tmp_path / "a red dot.png")
+    assert (seen.returncode, seen.stderr) == (0, "")
+    counts = [json.loads(done.stdout)["stats"]["prompt_tokens_count"] for done in (plain, seen)]
+    assert counts[1] == counts[0] + IMAGE_TOKENS
+
+
+def test_refused_option(file: Path) -> None:
+    """An option that llama.cpp cannot be given is an error, with what to do instead."""
     done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
-    assert done.stderr.count("warning: ") == 1
-    assert "cpuThreads" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not support the option llm.prediction.llama.cpuThreads" in done.stderr
+    assert "hint: set llm.load.llama.cpuThreadPoolSize when the model is loaded" in done.stderr
+
+
+def test_tool_call(file: Path, tmp_path: Path) -> None:
+    """A call that the model writes is in the result."""
+    call = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
+    grammar = tmp_path / "call.gbnf"
+    grammar.write_text(f"root ::= {json.dumps(call)}\n")
+    tools = 'tools=[{"type": "function", "function": {"name": "add"}}]'
+    done = lm(
+        "respond", "--host", file, "--grammar", grammar, "--set", tools, "-o", "json", "--overflow", "middle", "hi"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (called,) = json.loads(done.stdout)["tool_calls"]
+    assert (called["name"], called["arguments"]) == ("add", {"a": 2})
+
+
+def test_log_probabilities(file: Path) -> None:
+    """Those of each token and its candidates are in the result."""
+    done = lm("complete", "--host", file, "--logprobs", "2", "-l", "3", "--seed", "1", "-o", "json", "hi")
+    tokens = json.loads(done.stdout)["tokens"]
+    assert tokens
+    assert all(token["log_prob"] <= 0 and len(token["candidates"]) == 2 for token in tokens)
+
+
+def test_unknown_draft_model(file: Path) -> None:
+    """A draft model that is not there is an error."""
+    done = lm("complete", "--host", file, "--draft-model", "acme/nothing", "a")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "acme/nothing" in done.stderr
 
 
 def test_settings_of_a_load(file: Path) -> None:

@@ -118,10 +118,10 @@ def test_cache_of_hugging_face(put: Put, model: Path) -> None:
 
 
 def test_what_is_not_a_language_model_is_left_out(put: Put, caplog: pytest.LogCaptureFixture) -> None:
-    """Quietly: projectors, adapters, embedding models, what is not a GGUF file."""
+    """Quietly: projectors, adapters, what is not a GGUF file."""
     folder = put("a/M/M-Q4_0.gguf", "a/M/mmproj-M-F16.gguf")
     put("a/M/README.md", "a/M/M.gguf.part", content=b"")
-    for name, architecture, kind in (("lora", "llama", "adapter"), ("embed", "nomic-bert", "model")):
+    for name, architecture, kind in (("lora", "llama", "adapter"), ("eyes", "clip", "model")):
         writer = gguf.GGUFWriter(folder / "a" / "M" / f"{name}.gguf", architecture)
         writer.add_type(kind)
         writer.write_header_to_file()
