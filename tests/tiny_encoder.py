@@ -17,14 +17,20 @@ WORDS = ("hello", "world", "the", "sky", "is", "blue")
 
 
 def make_encoder(
-    path: Path, *, name: str = "Tiny Encoder", seed: int = 3, pooling: "gguf.PoolingType | None" = None
+    path: Path,
+    *,
+    name: str = "Tiny Encoder",
+    seed: int = 3,
+    pooling: "gguf.PoolingType | None" = None,
+    width: int = WIDTH,
+    context_length: int = CONTEXT_LENGTH,
 ) -> Path:
     """Write an embedding model; the same arguments make the same file."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_name(name)
-    writer.add_context_length(CONTEXT_LENGTH)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(2 * WIDTH)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(2 * width)
     writer.add_block_count(LAYERS)
     writer.add_head_count(HEADS)
     writer.add_layer_norm_eps(1e-12)
@@ -32,7 +38,7 @@ def make_encoder(
     writer.add_pooling_type(gguf.PoolingType.MEAN if pooling is None else pooling)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     tokens = _add_tokenizer(writer)
-    _add_tensors(writer, tokens, np.random.default_rng(seed))
+    _add_tensors(writer, tokens, width, context_length, np.random.default_rng(seed))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -60,7 +66,7 @@ def _add_tokenizer(writer: Any) -> int:
     return len(tokens)
 
 
-def _add_tensors(writer: Any, tokens: int, random: Any) -> None:
+def _add_tensors(writer: Any, tokens: int, width: int, context_length: int, random: Any) -> None:
     def weights(tensor: str, rows: int, columns: int) -> None:
         writer.add_tensor(f"{tensor}.weight", random.standard_normal((rows, columns)).astype(np.float32))
 
@@ -69,17 +75,17 @@ def _add_tensors(writer: Any, tokens: int, random: Any) -> None:
         writer.add_tensor(f"{tensor}.bias", np.zeros(rows, np.float32))
 
     def norm(tensor: str) -> None:
-        writer.add_tensor(f"{tensor}.weight", np.ones(WIDTH, np.float32))
-        writer.add_tensor(f"{tensor}.bias", np.zeros(WIDTH, np.float32))
+        writer.add_tensor(f"{tensor}.weight", np.ones(width, np.float32))
+        writer.add_tensor(f"{tensor}.bias", np.zeros(width, np.float32))
 
-    weights("token_embd", tokens, WIDTH)
-    weights("token_types", 2, WIDTH)
-    weights("position_embd", CONTEXT_LENGTH, WIDTH)
+    weights("token_embd", tokens, width)
+    weights("token_types", 2, width)
+    weights("position_embd", context_length, width)
     norm("token_embd_norm")
     for layer in range(LAYERS):
         for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            linear(f"blk.{layer}.{part}", WIDTH, WIDTH)
+            linear(f"blk.{layer}.{part}", width, width)
         norm(f"blk.{layer}.attn_output_norm")
-        linear(f"blk.{layer}.ffn_up", 2 * WIDTH, WIDTH)
-        linear(f"blk.{layer}.ffn_down", WIDTH, 2 * WIDTH)
+        linear(f"blk.{layer}.ffn_up", 2 * width, width)
+        linear(f"blk.{layer}.ffn_down", width, 2 * width)
         norm(f"blk.{layer}.layer_output_norm")

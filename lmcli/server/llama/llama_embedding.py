@@ -25,6 +25,11 @@ class LlamaEmbedding(ProcessModel):
 
     prediction_values: Mapping[str, Any] = {}
 
+    async def tokenize(self, text: str) -> Sequence[int]:
+        """The token numbers of a text, between those that the model adds, which `count_tokens` leaves out."""
+        with failing_requests():
+            return await self._process.tokenize(text, add_special=True)
+
     async def embed(self, text: str) -> Sequence[float]:
         """The vector of a text.
 

@@ -14,7 +14,7 @@ from lmcli.errors import LoadFailed, NoInput, UsageError, quoted, reason
 from lmcli.server.llama.folder_search import gguf_files, layout_path
 from lmcli.server.llama.gguf import FILE_TYPES, Header, InvalidGGUF, read_header
 from lmcli.server.llama.model_keys import possible_keys, split_quantization, unique_keys
-from lmcli.server.llama.model_types import LLM, has_pooling, model_type
+from lmcli.server.llama.model_types import EMBEDDING, LLM, has_pooling, model_type
 from lmcli.server.llama.projectors import find_projector
 from lmcli.values import ModelInfo, Quantization
 from lmcli.wire.identifiers import check_identifier, identifier_violation
@@ -172,7 +172,12 @@ def _describe(file: Path, folder: Path | None) -> LocalModel:
         quantization=quantization,
         vision=projector is not None,
     )
-    keys = possible_keys(stem, path if in_layout else None, quantization.name if quantization else None)
+    keys = possible_keys(
+        stem,
+        path if in_layout else None,
+        quantization.name if quantization else None,
+        is_embedding=kind == EMBEDDING,
+    )
     return LocalModel(
         info, file, parts, header.of_architecture("block_count") or 0, keys, has_pooling(header), projector
     )

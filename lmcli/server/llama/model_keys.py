@@ -2,7 +2,7 @@
 
 A key is the name of the repository in lower case, without `-GGUF`, or that of a file that lies in none, in both cases
 without the quantization. Where several models have the same, it is preceded by the publisher, or followed by the
-quantization.
+quantization. That of an embedding model in a repository begins with EMBEDDING_PREFIX.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from typing import Final
 
+EMBEDDING_PREFIX: Final = "text-embedding-"
 _QUANTIZATION: Final = re.compile(r"[-._@](?:UD-)?((?:I?Q|TQ)\d\w*|B?F16|F32|MXFP4\w*|NVFP4)$", re.IGNORECASE)
 
 
@@ -20,23 +21,28 @@ def split_quantization(stem: str) -> tuple[str, str | None]:
     return (stem[: found.start()], found[1].upper()) if found and found.start() else (stem, None)
 
 
-def possible_keys(stem: str, layout_path: str | None, quantization: str | None) -> Sequence[str]:
+def possible_keys(
+    stem: str, layout_path: str | None, quantization: str | None, *, is_embedding: bool = False
+) -> Sequence[str]:
     """The keys that a model may have, the preferred one first.
 
     Args:
         stem: the name of its file, without the extension.
         layout_path: its path in LM Studio's layout; None if it is not in that layout.
         quantization: its quantization; None if unknown.
+        is_embedding: whether it is an embedding model.
     """
-    return [key.lower() for key in _possible_keys(stem, layout_path, quantization)]
+    prefix = EMBEDDING_PREFIX if is_embedding else ""
+    return [key.lower() for key in _possible_keys(stem, layout_path, quantization, prefix)]
 
 
-def _possible_keys(stem: str, layout_path: str | None, quantization: str | None) -> Iterator[str]:
+def _possible_keys(stem: str, layout_path: str | None, quantization: str | None, prefix: str) -> Iterator[str]:
     if layout_path is None:
         names = [split_quantization(stem)[0]]
     else:
         publisher, repository, _ = layout_path.split("/", 2)
         name, _ = split_quantization(re.sub(r"(?<=.)[-_.]gguf$", "", repository, flags=re.IGNORECASE))
+        name = f"{prefix}{name.removeprefix(prefix)}"
         names = [name, f"{publisher}/{name}"]
     for name in names:
         yield name

@@ -106,11 +106,11 @@ def test_vectors_are_those_of_llama_cpp(key: str, wire: Wire, files: dict[str, P
 
 
 def test_tokens_are_those_of_llama_cpp(wire: Wire, files: dict[str, Path]) -> None:
-    """The numbers in the vocabulary, without the tokens that begin and end each text."""
+    """The numbers in the vocabulary, between the tokens that begin and end each text, which are not counted."""
     vocabulary = gguf.GGUFReader(files["encoder"]).fields["tokenizer.ggml.tokens"].contents()
     asked = {"specifier": query("encoder"), "inputString": "hello world, sky"}
     tokens = wire.result("tokenize", asked)["tokens"]
-    assert [vocabulary[number] for number in tokens] == ["▁hello", "▁world", "▁,", "▁sky"]
+    assert [vocabulary[number] for number in tokens] == ["[CLS]", "▁hello", "▁world", "▁,", "▁sky", "[SEP]"]
     assert wire.result("countTokens", asked) == {"tokenCount": 4}
 
 

@@ -10,6 +10,7 @@ import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_encoder import make_encoder
 from tiny_model import Shape, make_model
 
 from lmcli.errors import NoInput, UsageError
@@ -87,6 +88,14 @@ def test_keys_are_unique(models: list[Sequence[str]]) -> None:
     keys = list(unique_keys(models))
     assert len(keys) == len(set(keys)) == len(models)
     assert all(keys)
+
+
+def test_embedding_model(tmp_path: Path) -> None:
+    """Its key says what it is; that of a file outside of a repository is the name of the file."""
+    for name in ("nomic-ai/nomic-embed-text-v1.5-GGUF/nomic-embed-text-v1.5.Q8_0.gguf", "nomic-embed.gguf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_encoder(tmp_path / name)
+    assert keys(tmp_path) == ["text-embedding-nomic-embed-text-v1.5", "nomic-embed"]
 
 
 def test_two_quantizations_of_a_repository(put: Put) -> None:
