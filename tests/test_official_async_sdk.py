@@ -187,6 +187,17 @@ async def test_act(client: lms.AsyncClient) -> None:
 
 
 @asynchronous
+async def test_embeddings(client: lms.AsyncClient) -> None:
+    """An embedding model is loaded, embeds a text or a list of texts, and is unloaded."""
+    model = await client.embedding.model("echo-embed")
+    vectors: Any = await model.embed(["the sky is blue", "something else"])
+    assert vectors[0] == await model.embed("the sky is blue") != vectors[1]
+    assert await model.count_tokens("the sky") == 2
+    await model.unload()
+    assert await client.embedding.list_loaded() == []
+
+
+@asynchronous
 async def test_image(client: lms.AsyncClient) -> None:
     """An image is uploaded, and used in a message."""
     image = await client.prepare_image(PNG)

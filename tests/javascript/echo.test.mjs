@@ -207,6 +207,19 @@ test("tokens and the prompt template", async () => {
   assert.equal(await echo.applyPromptTemplate(chat), "[system]\nS\n[user]\nU\n[assistant]\n");
 });
 
+test("embeddings", async () => {
+  const model = await client.embedding.model("echo-embed", { verbose: false });
+  const [{ embedding: sky }, { embedding: sea }] = await model.embed(["the sky is blue", "the sea is green"]);
+  assert.equal(sky.length, sea.length);
+  assert.notDeepEqual(sky, sea);
+  assert.deepEqual((await model.embed("the sky is blue")).embedding, sky);
+  assert.equal(await model.countTokens("the sky"), 2);
+  assert.equal((await model.tokenize("the sky")).length, 2);
+  assert.equal((await model.getLoadConfig()).contextLength, await model.getContextLength());
+  await model.unload();
+  assert.deepEqual(await client.embedding.listLoaded(), []);
+});
+
 test("files and images", async () => {
   await writeFile("pixel.png", Buffer.from(PIXEL, "base64"));
   const image = await client.files.prepareImage("pixel.png");
