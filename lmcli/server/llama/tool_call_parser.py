@@ -98,12 +98,14 @@ class ToolCallParser:
 
     def _is_object(self) -> bool | None:
         """Whether the answer is an object that calls a tool; None if that cannot be said yet."""
+        if len(self._held) > _MAX_BEGIN:
+            return False
         begin = "".join(self._held.split())
         if not begin.startswith(_OBJECT_BEGIN):
             return None if _OBJECT_BEGIN.startswith(begin) else False
         if found := _NAME.match(self._held.lstrip()):
             return _decoded(found[1]) in self._names
-        return None if len(begin) < _MAX_BEGIN else False
+        return None
 
 
 class _Calls:
