@@ -31,7 +31,7 @@ class Generation:
         stop_strings = (*(options.stop_strings or ()), *_template_stops(request.values), *self._tool_stops)
         self._tags = reasoning_tags(options)
         self._processor = TextProcessor(stop_strings, self._tags)
-        self._tool_calls = _tool_call_parser(request.values)
+        self._tool_calls = _tool_calls(request.values)
         self._candidates = options.log_probs or 0
         self._context_length = context_length
         self._gpu_layers = gpu_layers
@@ -65,7 +65,7 @@ class Generation:
         self._processor.tokens += [_predicted(token, self._candidates) for token in step.log_probs]
         if step.text:
             fragments = self._processor.feed(step.text, self._uncounted)
-            yield from fragments if self._tool_calls is None else self._separated(fragments, self._tool_calls)
+            yield from fragments if self._tool_calls is None else self._tool_calls.separated(fragments)
             self._uncounted = 0
         if self._processor.stop_string is not None:
             self._predicted -= self._processor.stopped_tokens
@@ -84,12 +84,10 @@ class Generation:
             self._stop_reason = "userStopped"
         else:
             fragments = self._processor.flush()
-            yield from fragments if self._tool_calls is None else self._separated(fragments, self._tool_calls)
-        for rest in () if self._tool_calls is None else self._tool_calls.end():
-            if not isinstance(rest, str):
-                yield rest
-            elif not is_cancelled:
-                yield Fragment(rest, 0)
+            yield from fragments if self._tool_calls is None else self._tool_calls.separated(fragments)
+        for event in () if self._tool_calls is None else self._tool_calls.end():
+            if not isinstance(event, Fragment) or self._stop_reason != "userStopped":
+                yield event
         is_found = self._stop_reason == "stopStringFound"
         yield Stats(
             stop_reason=self._stop_reason or "failed",
@@ -100,21 +98,6 @@ class Generation:
             predicted_tokens_count=self._predicted,
             total_tokens_count=self._prompt_tokens + self._predicted,
         )
-
-    @staticmethod
-    def _separated(fragments: Iterator[Fragment], parser: ToolCallParser) -> Iterator[Fragment | ToolCallValue]:
-        """Separate tool calls from the text that is not reasoning."""
-        for fragment in fragments:
-            if fragment.reasoning_type != "none":
-                yield fragment
-                continue
-            rest = fragment
-            for value in parser.feed(fragment.content):
-                if isinstance(value, str):
-                    yield rest._replace(content=value)
-                    rest = rest._replace(tokens_count=0, tokens=())
-                else:
-                    yield value
 
     @property
     def _free_context(self) -> int:
@@ -146,11 +129,40 @@ def _prompt_read(progress: PromptProgress) -> PromptRead:
     return PromptRead(read / new if new else 1.0, read, progress.total, progress.cached)
 
 
-def _tool_call_parser(values: Mapping[str, Any]) -> ToolCallParser | None:
+class _ToolCalls:
+    """Separates tool calls from the text that is not reasoning."""
+
+    def __init__(self, parser: ToolCallParser) -> None:
+        self._parser = parser
+        # Its tokens are those of text that is held back.
+        self._held = Fragment("", 0)
+
+    def separated(self, fragments: Iterator[Fragment]) -> Iterator[Fragment | ToolCallValue]:
+        """Fragments of text, and the parts of calls."""
+        for fragment in fragments:
+            if fragment.reasoning_type == "none":
+                yield from self._values(fragment, self._parser.feed(fragment.content))
+            else:
+                yield fragment
+
+    def end(self) -> Iterator[Fragment | ToolCallValue]:
+        """What was held back."""
+        return self._values(Fragment("", 0), self._parser.end())
+
+    def _values(self, fragment: Fragment, values: Iterator[str | ToolCallValue]) -> Iterator[Fragment | ToolCallValue]:
+        count, tokens = self._held.tokens_count + fragment.tokens_count, self._held.tokens + fragment.tokens
+        rest = fragment._replace(tokens_count=count, tokens=tokens)
+        for value in values:
+            yield rest._replace(content=value) if isinstance(value, str) else value
+            rest = rest._replace(tokens_count=0, tokens=())
+        self._held = rest if self._parser.holds_text else Fragment("", 0)
+
+
+def _tool_calls(values: Mapping[str, Any]) -> _ToolCalls | None:
     names = names_of(offered_tools(values))
     structured = values.get(PREDICTION_PREFIX + "structured")
     is_users = isinstance(structured, Mapping) and structured.get("type") == "json"
-    return ToolCallParser(names, is_object_a_call=not is_users) if names else None
+    return _ToolCalls(ToolCallParser(names, is_object_a_call=not is_users)) if names else None
 
 
 def _template_stops(values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -55,6 +55,11 @@ class ToolCallParser:
         self._may_be_object = is_object_a_call
         self._calls: _Calls | None = None
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether text is held back that may be the beginning of a call."""
+        return self._calls is None and bool(self._held)
+
     def feed(self, piece: str) -> Iterator[str | ToolCallValue]:
         """Add a piece; yields text, and the parts of calls."""
         self._held += piece
