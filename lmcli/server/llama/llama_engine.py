@@ -1,6 +1,6 @@
 """The engine of `lm serve MODEL.gguf`: GGUF files, run by llama.cpp.
 
-Each file is a model, loaded at the first request for it. Importing this module requires the extra `local`.
+Each model is loaded at the first request for it. Importing this module requires the extra `local`.
 """
 
 import asyncio
@@ -46,7 +46,9 @@ class LlamaEngine:
     """The engine.
 
     Args:
-        files: the models, one file each, or the first of several.
+        files: the files of the models, of several the first, and folders of them.
+        key: of the only model; None derives it.
+        sessions: how many predictions a model runs at the same time; None depends on its context.
         is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
@@ -56,9 +58,12 @@ class LlamaEngine:
     name = NAME
     version = VERSION
 
-    def __init__(self, files: Sequence[Path], *, is_verbose: bool = False) -> None:
-        self._models = {model.info.model_key: model for model in local_models(files)}
+    def __init__(
+        self, files: Sequence[Path], *, key: str | None = None, sessions: int | None = None, is_verbose: bool = False
+    ) -> None:
+        self._models = {model.info.model_key: model for model in local_models(files, key=key)}
         self.downloaded: Sequence[ModelInfo] = [model.info for model in self._models.values()]
+        self._sessions = sessions
         self._is_verbose = is_verbose
         self._warned: set[str] = set()
 
@@ -109,7 +114,12 @@ class LlamaEngine:
         refuse(values)
         for key in unknown_keys(values):
             self.warn(key, f"the load option {quoted(key)} is unknown, and ignored")
-        return load_options(values, max_context_length=local.info.max_context_length, layers=local.layers + 1)
+        return load_options(
+            values,
+            max_context_length=local.info.max_context_length,
+            layers=local.layers + 1,
+            sessions=self._sessions,
+        )
 
 
 class LlamaModel:
