@@ -49,7 +49,7 @@ def load_options(
         values: by wire key.
         max_context_length: the longest context that the model supports; 0 if it does not say.
         layers: the number of layers of the model, with its output.
-        sessions: the default number of concurrent predictions; None depends on the context.
+        sessions: how many predictions run at the same time, unless the config says so; None depends on the context.
 
     Raises:
         RequestFailed: a value is not in its range.
