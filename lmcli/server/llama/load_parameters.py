@@ -56,7 +56,8 @@ def load_options(
     """
     found = {**dict(_counts(values)), **_other_parameters(values)}
     context = _context_length(values, max_context_length)
-    sessions = found.pop("n_parallel", sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context)))
+    sessions = sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
+    sessions = int(found.pop("n_parallel", sessions))
     # llama.cpp aborts unless one token of each session fits into a batch.
     found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
     has_flash_attention = values.get(LOAD_PREFIX + "llama.flashAttention")
