@@ -56,14 +56,14 @@ def load_options(
     """
     found = {**dict(_counts(values)), **_other_parameters(values)}
     context = _context_length(values, max_context_length)
-    default = sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
-    parallel = found.pop("n_parallel", default)
+    sessions = sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
+    sessions = int(found.pop("n_parallel", sessions))
     # llama.cpp aborts unless one token of each session fits into a batch.
-    found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), parallel)
+    found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
     has_flash_attention = values.get(LOAD_PREFIX + "llama.flashAttention")
     return LoadOptions(
         context_length=context,
-        sessions=parallel,
+        sessions=sessions,
         gpu_layers=_gpu_layers(values.get(LOAD_PREFIX + "llama.acceleration.offloadRatio"), layers),
         threads=found.pop("n_threads", None),
         load_mode=_load_mode(values),
