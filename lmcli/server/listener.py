@@ -34,6 +34,8 @@ AUTHENTICATION_SECONDS: Final = 10.0
 # Clients choose what is refused, so the number of the reasons that are logged is bounded.
 MAX_LOGGED_REFUSALS: Final = 100
 
+_EMPTY: Final = Namespace("", {}, {})
+# All the paths to which official clients connect. Source: lmstudio-js 6ec11db, lms-client/src/LMStudioClient.ts
 NAMESPACES: Final[Mapping[str, Namespace]] = {
     "/llm": Namespace(
         "llm",
@@ -43,6 +45,10 @@ NAMESPACES: Final[Mapping[str, Namespace]] = {
     "/embedding": Namespace("embedding", model_endpoints.EMBEDDING_CALLS, model_endpoints.CHANNELS),
     "/system": Namespace("", system_endpoints.CALLS, system_endpoints.CHANNELS),
     "/files": Namespace("", file_endpoints.CALLS, {}),
+    "/diagnostics": _EMPTY,
+    "/repository": _EMPTY,
+    "/plugins": _EMPTY,
+    "/runtime": _EMPTY,
 }
 # Source: lmstudio-js 6ec11db, lms-client/src/LMStudioClient.ts and lms-common-server/src/findOrStartLlmster.ts
 PAGES: Final[Mapping[str, JsonObject]] = {

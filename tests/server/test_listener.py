@@ -71,7 +71,22 @@ def test_invalid_path_is_not_found(server: Running, path: str) -> None:
 def test_unknown_namespace_is_rejected(server: Running, connect: Connect) -> None:
     """A WebSocket to an unknown path fails in the handshake."""
     with pytest.raises(InvalidStatus, match="404"):
-        connect(server, "/repository")
+        connect(server, "/unknown")
+
+
+@pytest.mark.parametrize("path", ["/diagnostics", "/repository", "/plugins", "/runtime"])
+def test_empty_namespace_warns_about_every_request(server: Running, connect: Connect, path: str) -> None:
+    """Clients that open all namespaces at once are accepted; what the server does not have is an unknown endpoint."""
+    client = connect(server, path)
+    for _ in range(MAX_WARNINGS + 2):
+        client.begin("rpcCall", "searchModels", {"opts": {}})
+        client.open("streamLogs")
+    kinds = ("rpcEndpointUnknown", "channelEndpointUnknown")
+    for number in range(MAX_WARNINGS):
+        warning = client.receive()
+        assert (warning["type"], warning["kind"]) == ("communicationWarning", kinds[number % 2])
+    client.send({"type": "keepAlive"})
+    assert client.receive() == {"type": "keepAliveAck"}, "no further warnings, and an open connection"
 
 
 def test_namespace_ignores_the_query(server: Running, connect: Connect) -> None:
