@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -180,6 +181,27 @@ def test_a_channel() -> None:
     assert event_of(protocol, "channelSend", channelId=channel, message=5, ackId=1) == Packets(channel, [5])
     assert event_of(protocol, "channelSend", channelId=channel) == Packets(channel, [ABSENT])
     assert event_of(protocol, "channelClose", channelId=channel) == ChannelClosed(channel)
+
+
+def test_packets_that_follow_each_other_are_one_event() -> None:
+    """What arrives together on a channel stays together, in order, also before a text that is not JSON."""
+    protocol = authenticated()
+    for name in ("predict", "predict"):
+        protocol.open_channel(name)
+    protocol.call("e")
+    sent = [(1, "a"), (1, "b"), (2, "c"), (9, "unknown"), (1, "d"), (1, "e")]
+    texts = [json.dumps({"type": "channelSend", "channelId": number, "message": body}) for number, body in sent]
+    texts.insert(-1, json.dumps({"type": "rpcResult", "callId": 1}))
+    events = protocol.receive([*texts, "garbage", *texts])
+    assert list(islice(events, 5)) == [
+        Packets(1, ["a", "b"]),
+        Packets(2, ["c"]),
+        Packets(1, ["d"]),
+        CallReturned(1, ABSENT),
+        Packets(1, ["e"]),
+    ]
+    with pytest.raises(RemoteProtocolError):
+        next(events)
 
 
 ENDS: list[tuple[str, dict[str, Any], Event]] = [
