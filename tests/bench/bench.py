@@ -14,21 +14,23 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple, TypeVar
 
 from chart import Panel, drawn
-from measuring import HERE, Run, delays, fast_server, measure, slowest
+from measuring import HERE, delays, fast_server, measure, slowest
 
 ROOT = HERE.parents[1]
 README = ROOT / "README.md"
 CHART = ROOT / ".pictures" / "speed.svg"
 BLOCK = re.compile(r"(<!-- measured by python tests/bench/bench.py --readme -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 YARDSTICK = "bare loop"
-JAVASCRIPT = "`@lmstudio/sdk`, JavaScript"
+PYTHON, JAVASCRIPT = SDKS = ("`lmstudio`, Python", "`@lmstudio/sdk`, JavaScript")
+SHORTER = 10
+"""How often the long answers of the official SDKs are contained in the others: theirs would take minutes."""
 SDK = "@lmstudio/sdk@1.5.0"
 WIDTH = 120
 
@@ -42,7 +44,7 @@ class Costs(NamedTuple):
 
     Attributes:
         answers: for each short answer, the whole process.
-        fragments: for each long answer, a fragment without the start of the process.
+        fragments: for each long answer, a fragment without the start of the process, measured beside it.
         delays: for each fragment that came alone, from the server's `send` to the reader of stdout.
         peak_kib: the largest resident memory.
     """
@@ -63,7 +65,7 @@ def clients(port: int, folder: Path) -> dict[str, Command]:
         "`lmcli.Client`": lambda prompt: [python, module, "lmcli", str(port), prompt],
         "`lmcli.AsyncClient`": lambda prompt: [python, module, "lmcli", str(port), prompt, "--async"],
         YARDSTICK: lambda prompt: [python, str(HERE / "bare_loop.py"), str(port), prompt],
-        "`lmstudio`, Python": lambda prompt: [python, module, "lmstudio", str(port), prompt],
+        PYTHON: lambda prompt: [python, module, "lmstudio", str(port), prompt],
         JAVASCRIPT: lambda prompt: ["node", str(folder / "official_sdk.mjs"), str(port), prompt],
     }
 
@@ -91,25 +93,35 @@ def has_javascript_sdk(folder: Path) -> bool:
     return subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
-def costs(commands: dict[str, Command], runs: int, streams: int, count: int, alone: int) -> dict[str, Costs]:
+def costs(commands: dict[str, Command], options: argparse.Namespace) -> dict[str, Costs]:
     """Measure short answers, long ones, and fragments that come alone; the first of each kind is not counted."""
-    short = in_turn(commands, lambda command: measure(command("hi")), runs)
-    long = in_turn(commands, lambda command: measure(command(f"n={count}")), streams)
-    late = in_turn(commands, lambda command: delays(command(f"stamps={alone}")), streams)
-    return {name: cost(short[name], long[name], late[name], count) for name in commands}
+    counts = {name: length_of(name, options.fragments) for name in commands}
+    runs = options.streams
+    short = in_turn(commands, lambda name: measure(commands[name]("hi")), options.runs)
+    long = in_turn(
+        commands, lambda name: (measure(commands[name]("hi")), measure(commands[name](f"n={counts[name]}"))), runs
+    )
+    late = in_turn(commands, lambda name: delays(commands[name](f"stamps={options.alone}")), runs)
+    return {
+        name: Costs(
+            answers=[run.seconds for run in short[name]],
+            fragments=[(flood.seconds - start.seconds) / counts[name] for start, flood in long[name]],
+            delays=[delay for run in late[name] for delay in run],
+            peak_kib=max(flood.peak_kib for _, flood in long[name]),
+        )
+        for name in commands
+    }
 
 
-def in_turn(commands: dict[str, Command], take: Callable[[Command], Found], runs: int) -> dict[str, list[Found]]:
+def length_of(name: str, fragments: int) -> int:
+    """How many fragments the long answer of a client has."""
+    return fragments // SHORTER if name in SDKS else fragments
+
+
+def in_turn(names: Iterable[str], take: Callable[[str], Found], runs: int) -> dict[str, list[Found]]:
     """Take all clients in turn, many times."""
-    rounds = [{name: take(command) for name, command in commands.items()} for _ in range(runs + 1)]
-    return {name: [one[name] for one in rounds[1:]] for name in commands}
-
-
-def cost(short: list[Run], long: list[Run], late: list[list[float]], count: int) -> Costs:
-    """What one client took."""
-    answers = [run.seconds for run in short]
-    fragments = [(run.seconds - median(answers)) / count for run in long]
-    return Costs(answers, fragments, [delay for run in late for delay in run], max(run.peak_kib for run in long))
+    rounds = [{name: take(name) for name in names} for _ in range(runs + 1)]
+    return {name: [one[name] for one in rounds[1:]] for name in names}
 
 
 def table(found: dict[str, Costs]) -> list[Row]:
@@ -165,12 +177,13 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 def circumstances(options: argparse.Namespace, peaks: Sequence[float]) -> str:
     """Where and how it was measured, in the README's width."""
     few, many = (f"{peak / 1024:.0f} MiB" for peak in peaks)
-    short, streams, fragments = options.runs, options.streams, options.fragments
+    streams, fragments = options.streams, options.fragments
     text = (
         f"Measured on {datetime.now().astimezone():%Y-%m-%d} with {os.cpu_count()} processors, {platform.system()}, "
-        f"Python {platform.python_version()}: median / 99th percentile of {short} short answers, {streams} streams of "
-        f"{fragments:,} fragments, and {streams * options.alone:,} fragments that came alone. For an answer of 1,000 "
-        f"fragments `lm respond` takes {few} of memory, for one of {10 * fragments:,} {many}."
+        f"Python {platform.python_version()}: median / 99th percentile of {options.runs} short answers, {streams} "
+        f"streams of {fragments:,} fragments ({fragments // SHORTER:,} for the SDKs), and {streams * options.alone:,} "
+        f"fragments that came alone. For an answer of 1,000 fragments `lm respond` takes {few} of memory, for one of "
+        f"{2 * fragments:,} {many}."
     )
     return f"{textwrap.fill(text, WIDTH)}\n"
 
@@ -180,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=21, help="of the short answers")
     parser.add_argument("--streams", type=int, default=5, help="runs of the others")
-    parser.add_argument("--fragments", type=int, default=100_000)
+    parser.add_argument("--fragments", type=int, default=500_000, help="of a long answer")
     parser.add_argument("--alone", type=int, default=250, help="fragments that come alone, in one of these runs")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the medians as SVG")
     parser.add_argument("--readme", action="store_true", help="write the README's table and its chart")
@@ -188,9 +201,9 @@ def main() -> None:
     options = parser.parse_args()
     with fast_server() as port, tempfile.TemporaryDirectory() as name:
         commands = chosen(port, Path(name), options.words)
-        rows = table(costs(commands, options.runs, options.streams, options.fragments, options.alone))
+        rows = table(costs(commands, options))
         respond = clients(port, Path(name))["`lm respond`"]
-        peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 10 * options.fragments)]
+        peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 2 * options.fragments)]
     text = f"{as_markdown(rows)}\n{circumstances(options, peaks)}"
     print(text, end="")
     for file in filter(None, (options.chart, CHART if options.readme else None)):
