@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import isinf
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
 _LARGE: Final = 1 << 24
 """Above so many characters, the standard library parses: it takes longer, but orjson works on a copy of the text."""
+_NEWLINE: Final = orjson.Fragment(b"\n")
 _LONG_NUMBER: Final = re.compile(r"\d{19}")
 _UNSAFE: Final = rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\xad\xae]"
 """In UTF-8 the characters that `errors.escaped` escapes in a whole text and JSON does not: DEL, C1, U+202D, U+202E."""
@@ -89,6 +90,20 @@ def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
         finite = json.loads(whole, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         characters = json.dumps(finite, ensure_ascii=False, **layout)
         text = repaired(characters).encode() + b"\n"
+    return _safe(text)
+
+
+def dump_lines(values: Collection[Any]) -> bytes:
+    """Write each value as `dump_json` does, on a line of its own.
+
+    They are written as one array with a newline as an item between two: no string contains one that is not escaped.
+    """
+    items: list[Any] = [_NEWLINE] * (2 * len(values) - 1)
+    items[::2] = values
+    try:
+        text = orjson.dumps(items, _fragment)[1:-1].replace(b",\n,", b"\n") + b"\n"
+    except orjson.JSONEncodeError:
+        return b"".join(map(dump_json, values))
     return _safe(text)
 
 

@@ -49,14 +49,15 @@ def load_options(
         values: by wire key.
         max_context_length: the longest context that the model supports; 0 if it does not say.
         layers: the number of layers of the model, with its output.
-        sessions: the default number of concurrent predictions; None depends on the context.
+        sessions: how many predictions run at the same time, unless the config says so; None depends on the context.
 
     Raises:
         RequestFailed: a value is not in its range.
     """
     found = {**dict(_counts(values)), **_other_parameters(values)}
     context = _context_length(values, max_context_length)
-    sessions = found.pop("n_parallel", sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context)))
+    sessions = sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
+    sessions = int(found.pop("n_parallel", sessions))
     # llama.cpp aborts unless one token of each session fits into a batch.
     found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
     has_flash_attention = values.get(LOAD_PREFIX + "llama.flashAttention")

@@ -55,6 +55,11 @@ class ToolCallParser:
         self._may_be_object = is_object_a_call
         self._calls: _Calls | None = None
 
+    @property
+    def holds_text(self) -> bool:
+        """Whether text is held back that may be the beginning of a call."""
+        return self._calls is None and bool(self._held)
+
     def feed(self, piece: str) -> Iterator[str | ToolCallValue]:
         """Add a piece; yields text, and the parts of calls."""
         self._held += piece
@@ -98,12 +103,14 @@ class ToolCallParser:
 
     def _is_object(self) -> bool | None:
         """Whether the answer is an object that calls a tool; None if that cannot be said yet."""
+        if len(self._held) > _MAX_BEGIN:
+            return False
         begin = "".join(self._held.split())
         if not begin.startswith(_OBJECT_BEGIN):
             return None if _OBJECT_BEGIN.startswith(begin) else False
         if found := _NAME.match(self._held.lstrip()):
             return _decoded(found[1]) in self._names
-        return None if len(begin) < _MAX_BEGIN else False
+        return None
 
 
 class _Calls:

@@ -1,13 +1,16 @@
 """Prompt templates of clients, for a prediction or for a load, and files that are not there."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Packet, Wire, query, stack, stats_of, user
+from conftest import Connect, Packet, Wire, query, stack, stats_of, user
 from local_servers import load
 from packets import AFFIXES
 from tiny_server import options
 
+from lmcli.server import background
+from lmcli.server.llama.llama_engine import LlamaEngine
 from lmcli.wire.config import RAW_TEMPLATE
 
 
@@ -95,11 +98,16 @@ def test_template_of_a_load(tiny: Wire) -> None:
     tiny.call("unloadModel", {"identifier": "one"})
 
 
-def test_no_warning_about_a_template(tiny: Wire, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_warning_about_a_template(
+    connect: Connect, tiny_files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     """A raw completion in the older way, and a template from the server or the default one, are applied silently."""
     manual = {"type": "manual", "stopStrings": [], "manualPromptTemplate": AFFIXES}
-    for template in (RAW_TEMPLATE, manual, jinja("x")):
-        stats_of(tiny.predict("hi", options(promptTemplate=template), identifier="one"))
+    with background.start(LlamaEngine([tiny_files["one"]])) as running:
+        wire = connect(running)
+        load(wire, "one")
+        for template in (RAW_TEMPLATE, manual, jinja("x")):
+            stats_of(wire.predict("hi", options(promptTemplate=template), identifier="one"))
     assert not [record for record in caplog.records if "llama" in record.name]
 
 

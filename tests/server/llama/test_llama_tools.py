@@ -158,6 +158,17 @@ def test_call_that_is_cut_off(tools: Wire) -> None:
     assert stats_of(packets)["stopReason"] == "maxPredictedTokensReached"
 
 
+def test_text_beside_tools(tools: Wire) -> None:
+    """Text that looks like the beginning of a call keeps its tokens."""
+    text = "a <tool [TOOL_CALL b"
+    config = options(tools=TOOLS, structured=only(text), logProbs=checked(0), maxPredictedTokens=checked(100))
+    packets = tools.predict("hi", config, identifier="with")
+    fragments = [packet["fragment"] for packet in packets if packet["type"] == "fragment"]
+    assert text_of(packets) == text
+    assert "".join(token["text"] for fragment in fragments for token in fragment["tokens"]) == text
+    assert sum(fragment["tokensCount"] for fragment in fragments) == len(text)
+
+
 def test_mark_that_is_a_special_token(tools: Wire) -> None:
     """It begins a call, although special tokens are no text elsewhere."""
     values = {"llama.logitBias": [[MARKS_FROM, 100]], "maxPredictedTokens": checked(1)}
