@@ -312,6 +312,8 @@ def _file_part(item: Mapping[str, Any], at: str) -> Part:
     if "path" in item:  # written by `lm` for an image: the identifier was good for one connection only
         return ImagePart(_text(item, "path", at))
     size = item.get("sizeBytes", item.get("size_bytes", 0))
+    if isinstance(size, float) and size.is_integer():
+        size = int(size)
     if type(size) is not int:
         raise BadInput(f"{at}.sizeBytes: expected a whole number")
     kind = "file_type" if "file_type" in item else "fileType"

@@ -381,7 +381,11 @@ class StatsOptions(ProgressOptions, ServerOptions, LoadOptions, AskOptions, Syst
 class ServeOptions(Options):
     """Options of `lm serve`."""
 
-    port: Annotated[int, Option("--port", metavar="PORT", help="0 picks a free one."), Range(0, 65535)] = 1234
+    port: Annotated[
+        int | None,
+        Option("--port", metavar="PORT", help="0 picks a free one.  [default: 1234, and one for discovery]"),
+        Range(0, 65535),
+    ] = None
     host: Annotated[str, Option("--host", metavar="ADDR", help="Beyond loopback only with --require-token.")] = (
         "127.0.0.1"
     )

@@ -15,11 +15,7 @@ import orjson
 from lmcli.client.address import HTTP_PORT, LOOPBACK, Address, parse_address
 from lmcli.client.local_files import read_bytes
 from lmcli.errors import BadSetting, CannotConnect, NoInput, quoted, reason
-from lmcli.wire.protocol import GUEST_PREFIX, Credentials
-
-API_PORTS: Final = (41343, 52993, 16141, 39414, 22931)
-"""Where LM Studio listens even while its HTTP server is off.
-Source: lmstudio-js 6ec11db, lms-common/src/apiServerPorts.ts"""
+from lmcli.wire.protocol import API_PORTS, GUEST_PREFIX, Credentials
 
 PROBE_SECONDS: Final = 0.5
 OTHERS_SECONDS: Final = 0.1

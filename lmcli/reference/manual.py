@@ -15,6 +15,9 @@ from lmcli.server.limits import (
     MAX_CHANNELS,
     MAX_CONFIG_BYTES,
     MAX_FILES,
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINE_BYTES,
+    MAX_HEADERS,
     MAX_INSTANCES,
     MAX_MESSAGES,
     MAX_NAME_CHARACTERS,
@@ -111,11 +114,15 @@ _LIMITS_PAGE: Final = "lm-serve"
 _LIMITS_INTRODUCTION: Final = """
 .Ss Limits
 A request that exceeds a limit is answered with an error that names it; a text that is too large, or has too many
-values, ends its connection with the status 1009.
+values, ends its connection with the status 1009, and an HTTP request whose head is too large is answered with 431.
 """
 _LIMITS: Final[Sequence[tuple[str, str]]] = (
     (f"{MAX_CONNECTIONS:,}", "connections, or fewer if the process may have fewer open files; further ones wait"),
     (f"{AUTHENTICATION_SECONDS:g} seconds", "for the HTTP request of a connection, and then for its credentials"),
+    (
+        f"{MAX_HEAD_BYTES:,} bytes",
+        f"for the head of an HTTP request, with {MAX_HEADERS:,} lines of at most {MAX_HEADER_LINE_BYTES:,} bytes",
+    ),
     (_mib(MAX_TEXT_BYTES), "for one text on the socket, and thus three quarters of it for an uploaded file"),
     (f"{MAX_OBJECTS:,}", "objects and arrays in one text, as counted by its opening brackets"),
     (f"{MAX_VALUES:,}", "values in one text, as counted by its commas"),

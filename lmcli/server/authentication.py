@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from lmcli.server.engine import UploadedFile
 from lmcli.server.limits import MAX_FILES, MAX_UPLOADED_BYTES
 from lmcli.server.request_errors import AuthenticationFailed, RequestFailed
+from lmcli.wire.identifiers import javascript_length
 
 MAX_CREDENTIAL_LENGTH = 256
 GUEST_PREFIX = "guest:"
@@ -34,8 +35,9 @@ def read_credentials(value: Any) -> Credentials | None:
     Source: lmstudio-js 6ec11db, lms-communication/src/authentication.ts
     """
     match value:
-        case {"authVersion": 1, "clientIdentifier": str(identifier), "clientPasskey": str(passkey)}:
-            if max(len(identifier), len(passkey)) <= MAX_CREDENTIAL_LENGTH:
+        case {"authVersion": 1 as version, "clientIdentifier": str(identifier), "clientPasskey": str(passkey)}:
+            is_number = not isinstance(version, bool)  # which would equal 1
+            if is_number and max(map(javascript_length, (identifier, passkey))) <= MAX_CREDENTIAL_LENGTH:
                 return Credentials(identifier, passkey)
     return None
 

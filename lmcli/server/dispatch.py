@@ -306,7 +306,8 @@ class Connection:
             warning = f"invalid message for a channel, channelId = {envelope.id}: {problem}"
             await self._warn("channelMessageTypeError", warning)
             return
-        channel.cancelled.set()  # a cancel is the only message that any shape permits
+        if channel.endpoint.messages is not None:
+            channel.cancelled.set()  # a cancel is the only message that any shape permits
 
     async def _keep_alive(self, _: Envelope) -> None:
         await self.send(Envelope("keepAliveAck"))

@@ -15,15 +15,18 @@ from lmcli.server.limits import config_excess, history_excess, name_excess
 from lmcli.server.registry import ModelRegistry
 from lmcli.server.request_errors import InvalidParameter, RequestFailed
 from lmcli.values import JsonObject
+from lmcli.wire.config import LAYER_NAMES
 from lmcli.wire.envelopes import ABSENT, Envelope
 from lmcli.wire.identifiers import identifier_violation
+from lmcli.wire.prediction_config import TOOL
+from lmcli.wire.shapes import fits
 
 
 class Check(NamedTuple):
     """A condition for a value, and its description.
 
     Attributes:
-        excess: says which limit a value exceeds, of whatever type it is; it is tested before the condition.
+        excess: says which limit a value exceeds, of whatever type it is; the condition is not tested then.
     """
 
     is_met_by: Callable[[Any], bool]
@@ -46,7 +49,7 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
 
     Raises:
         InvalidParameter: with the first key that is missing or has an invalid value.
-        RequestFailed: a value exceeds a limit.
+        RequestFailed: a value exceeds a limit, and all others are valid.
     """
     if shape is None:
         if parameter is not ABSENT:
@@ -54,16 +57,24 @@ def read(parameter: Any, shape: Shape | None) -> JsonObject:
         return {}
     if not isinstance(parameter, dict):
         raise InvalidParameter("the parameter must be an object")
+    excess = None
     for key, field in shape.items():
         value = parameter.get(key, ABSENT)
         if value is ABSENT and field.optional:
             continue
-        if (excess := field.check.excess(value)) is not None:
-            raise RequestFailed(excess)
-        if not field.check.is_met_by(value):
+        if (found := field.check.excess(value)) is not None:
+            excess = excess or found
+        elif not field.check.is_met_by(value):
             missing = " and is missing" if value is ABSENT else ""
             raise InvalidParameter(f"{key} must be {field.check.expected}{missing}")
+    if excess is not None:
+        raise RequestFailed(excess)
     return parameter
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number: also 1.0, which is no other number for JavaScript."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def _is_query(query: Any) -> bool:
@@ -88,7 +99,7 @@ def _is_stack(value: Any) -> bool:
 
 def _is_layer(layer: Any) -> bool:
     match layer:
-        case {"layerName": str(), "config": {"fields": list(fields)}}:
+        case {"layerName": str(name), "config": {"fields": list(fields)}} if name in LAYER_NAMES:
             return all(isinstance(field, dict) and isinstance(field.get("key"), str) for field in fields)
     return False
 
@@ -100,15 +111,25 @@ def _is_history(value: Any) -> bool:
 
 def _is_message(message: Any) -> bool:
     match message:
-        case {"role": str(role), "content": list(parts)}:
-            shapes = PARTS.get(role, {})
-            return all(_is_part(part, shapes) for part in parts)
+        case {"role": str(role), "content": list(parts)} if role in PARTS:
+            return all(_is_part(part, PARTS[role]) for part in parts)
     return False
 
 
 def _is_part(part: Any, shapes: Mapping[str, Shape]) -> bool:
     kind = part.get("type") if isinstance(part, dict) else None
     return isinstance(kind, str) and kind in shapes and _has_shape(part, shapes[kind])
+
+
+def known_keys(message: JsonObject) -> JsonObject:
+    """A valid message without the keys that the schema does not have, which have other meanings in files."""
+    keys = _PART_KEYS[message["role"]]
+    content = [part if part.keys() <= keys[part["type"]] else _restricted(part, keys) for part in message["content"]]
+    return {"role": message["role"], "content": content}
+
+
+def _restricted(part: JsonObject, keys: Mapping[str, frozenset[str]]) -> JsonObject:
+    return {key: part[key] for key in keys[part["type"]] if key in part}
 
 
 def _has_shape(value: JsonObject, shape: Shape) -> bool:
@@ -122,7 +143,6 @@ def _identifier_problem(value: Any) -> str | None:
     return violation and f"Invalid identifier: {quoted(value, limit=60)} {violation}"
 
 
-MAX_SAFE_INTEGER: Final = 2**53  # JavaScript's
 DOMAINS: Final = ("llm", "embedding", "drafter", "imageGen", "transcription", "tts")
 TEXT: Final = Check(lambda value: isinstance(value, str), "a string")
 NAME: Final = TEXT._replace(excess=name_excess)
@@ -132,11 +152,16 @@ IDENTIFIER: Final = Check(
     "a text of 1 to 1024 characters without control characters",
 )
 FLAG: Final = Check(lambda value: isinstance(value, bool), "true or false")
-POSITIVE: Final = Check(lambda value: type(value) is int and 1 <= value < MAX_SAFE_INTEGER, "a positive whole number")
+WHOLE: Final = Check(_is_whole, "a whole number")
+POSITIVE: Final = Check(lambda value: _is_whole(value) and value >= 1, "a positive whole number")
 OBJECT: Final = Check(lambda value: isinstance(value, dict), "an object")
 TEXT_OR_NULL: Final = Check(lambda value: value is None or isinstance(value, str), "a string or null")
 SPECIFIER: Final = Check(_is_specifier, "a model specifier")
 STACK: Final = Check(_is_stack, "a config stack", config_excess)
+TEMPLATE_OPTIONS: Final = Check(
+    lambda value: fits(value, {"omitBosToken?": bool, "omitEosToken?": bool, "toolDefinitions?": [TOOL]}),
+    "an object with the options of the template",
+)
 HISTORY: Final = Check(_is_history, "a chat history", history_excess)
 QUERY_KEYS: Final[Mapping[str, Check]] = {
     "domain": Check(lambda value: value in DOMAINS, "a domain"),
@@ -157,7 +182,7 @@ _TEXT_OR_FILE: Final[Mapping[str, Shape]] = {
     "file": {
         "name": Field(TEXT),
         "identifier": Field(TEXT),
-        "sizeBytes": Field(Check(lambda value: type(value) is int, "a whole number")),
+        "sizeBytes": Field(WHOLE),
         "fileType": Field(Check(lambda value: value in FILE_TYPES, "a type of file")),
     },
 }
@@ -174,6 +199,9 @@ PARTS: Final[Mapping[str, Mapping[str, Shape]]] = {
             "name": Field(TEXT, optional=True),
         }
     },
+}
+_PART_KEYS: Final = {
+    role: {kind: frozenset(("type", *shape)) for kind, shape in shapes.items()} for role, shapes in PARTS.items()
 }
 CANCEL: Final[Shape] = {"type": Field(Check(lambda value: value == "cancel", "'cancel'"))}
 

@@ -13,6 +13,10 @@ from lmcli.server.request_errors import RequestFailed
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
+# The head of an HTTP request, and that of a WebSocket handshake as websockets limits it.
+MAX_HEAD_BYTES: Final = 16 * 1024
+MAX_HEADER_LINE_BYTES: Final = 8 * 1024 - len(b"\r\n")
+MAX_HEADERS: Final = 100
 # One text on the socket, after the authentication. An uploaded file is a third larger there.
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024
 # The opening brackets and the commas in a text: about the number of its JSON objects and arrays, and of all its values.

@@ -4,17 +4,18 @@ import asyncio
 import logging
 import socket as sockets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-import orjson
 from websockets.asyncio.server import Server as Listener
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 from websockets.protocol import State
 
 from lmcli import __version__
+from lmcli.errors import quoted
 from lmcli.server import file_endpoints, model_endpoints, prediction_endpoints, system_endpoints
 from lmcli.server.access import AccessPolicy, cors_headers, read_origin
 from lmcli.server.authentication import Authenticator, ConnectedClient
@@ -23,10 +24,13 @@ from lmcli.server.endpoints import Context, Namespace
 from lmcli.server.engine import Engine
 from lmcli.server.limits import MAX_TEXT_BYTES
 from lmcli.server.model_instance import Instance
+from lmcli.server.plain_http import HttpRequest, respond
 from lmcli.server.registry import ModelRegistry
 from lmcli.server.sockets import LACK_OF_RESOURCES, Connections, ListeningSocket, ServerSocket, listen
 from lmcli.values import JsonObject
+from lmcli.wire.protocol import API_PORTS
 
+LOOPBACK: Final = "127.0.0.1"
 # How long to wait for a client's close frame when the server closes.
 CLOSE_SECONDS: Final = 0.5
 # Source: lmstudio-js 6ec11db, lms-communication-server/src/AuthenticatedWsServer.ts
@@ -34,6 +38,8 @@ AUTHENTICATION_SECONDS: Final = 10.0
 # Clients choose what is refused, so the number of the reasons that are logged is bounded.
 MAX_LOGGED_REFUSALS: Final = 100
 
+_EMPTY: Final = Namespace("", {}, {})
+# All the paths to which official clients connect. Source: lmstudio-js 6ec11db, lms-client/src/LMStudioClient.ts
 NAMESPACES: Final[Mapping[str, Namespace]] = {
     "/llm": Namespace(
         "llm",
@@ -43,6 +49,10 @@ NAMESPACES: Final[Mapping[str, Namespace]] = {
     "/embedding": Namespace("embedding", model_endpoints.EMBEDDING_CALLS, model_endpoints.CHANNELS),
     "/system": Namespace("", system_endpoints.CALLS, system_endpoints.CHANNELS),
     "/files": Namespace("", file_endpoints.CALLS, {}),
+    "/diagnostics": _EMPTY,
+    "/repository": _EMPTY,
+    "/plugins": _EMPTY,
+    "/runtime": _EMPTY,
 }
 # Source: lmstudio-js 6ec11db, lms-client/src/LMStudioClient.ts and lms-common-server/src/findOrStartLlmster.ts
 PAGES: Final[Mapping[str, JsonObject]] = {
@@ -113,6 +123,18 @@ class Server:
         bound: int = listening[0].getsockname()[1]
         return bound
 
+    async def listen_for_discovery(self) -> int | None:
+        """Listen on the first free one of the ports where clients look, too; None if there is none.
+
+        They look on the loopback interface only.
+        """
+        for port in API_PORTS:
+            with suppress(OSError):
+                listening = await listen(LOOPBACK, port, self._connections)
+                self._listeners += [await self._listen(socket) for socket in listening]
+                return port
+        return None
+
     async def close(self) -> None:
         """Stop listening, close all connections, which cancels their predictions, and unload all models."""
         for listener in self._listeners:
@@ -128,8 +150,7 @@ class Server:
         return await serve(
             self._handle,
             sock=socket,
-            create_connection=cast("Any", partial(ServerSocket, connections=self._connections)),
-            process_request=self._answer_page,
+            create_connection=cast("Any", partial(ServerSocket, connections=self._connections, answer=self._answer)),
             compression=None,
             open_timeout=self._authentication_seconds,
             # The limit before the authentication, which raises it.
@@ -158,7 +179,7 @@ class Server:
     async def _handle(self, socket: ServerConnection) -> None:
         if socket.request is None:  # never the case after the handshake
             return
-        path = _path(socket.request)
+        path = socket.request.path.partition("?")[0]
         _log.debug("connection to %s", path)
         namespace = NAMESPACES[path]
 
@@ -174,35 +195,31 @@ class Server:
             max_bytes=MAX_TEXT_BYTES,
         )
 
-    def _answer_page(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer HTTP requests; None continues with the WebSocket handshake, for the path of a namespace."""
+    def _answer(self, request: HttpRequest) -> Response | None:
+        """Answer a request; None for a WebSocket handshake for the path of a namespace."""
         refusal = self._access.refusal(request.headers)
         if refusal is not None:
-            self._log_refusal(refusal)
-            return connection.respond(HTTPStatus.FORBIDDEN, f"{refusal} is not allowed\n")
-        path = _path(request)
-        if path in NAMESPACES:
+            self._log_once(f"refused a request: {refusal} is not allowed")
+            return respond(HTTPStatus.FORBIDDEN, {"error": f"{refusal} is not allowed"})
+        if request.is_handshake and request.path in NAMESPACES:
             return None
-        page = PAGES.get(path)
-        if page is None:
-            response = connection.respond(HTTPStatus.NOT_FOUND, "not found\n")
-        else:
-            response = connection.respond(HTTPStatus.OK, orjson.dumps(page).decode())
-            del response.headers["Content-Type"]
-            response.headers["Content-Type"] = "application/json"
+        response = respond(HTTPStatus.OK, self._page(request))
         response.headers.update(cors_headers(request.headers))
+        if request.method == "HEAD":
+            response.body = b""
         return response
 
-    def _log_refusal(self, refusal: str) -> None:
-        """Log why a request is not answered, once for each reason and MAX_LOGGED_REFUSALS times at most."""
-        if refusal not in self._refused and len(self._refused) < MAX_LOGGED_REFUSALS:
-            self._refused.add(refusal)
-            _log.warning("refused a request: %s is not allowed", refusal)
+    def _page(self, request: HttpRequest) -> JsonObject:
+        """What is answered outside of WebSockets, in LM Studio's words where there is nothing."""
+        page = PAGES.get(request.path) if request.method in ("GET", "HEAD") else None
+        if page is not None:
+            return page
+        endpoint = f"{request.method} {request.target}"
+        self._log_once(f"unexpected endpoint or method: {quoted(endpoint)}")
+        return {"error": f"Unexpected endpoint or method. ({endpoint})"}
 
-
-def _path(request: Request) -> str:
-    """The path without the query.
-
-    Source: lmstudio-js 6ec11db, lms-communication-server/src/WsServer.ts
-    """
-    return request.path.partition("?")[0]
+    def _log_once(self, text: str) -> None:
+        """Log why a request is not answered as it is meant, once and MAX_LOGGED_REFUSALS of them at most."""
+        if text not in self._refused and len(self._refused) < MAX_LOGGED_REFUSALS:
+            self._refused.add(text)
+            _log.warning("%s", text)

@@ -180,7 +180,8 @@ def _loaded(context: Context, name: str) -> Instance | None:
 
 def _load_parameters(context: Context, parameter: JsonObject, model: ModelInfo) -> LoadParameters:
     ttl_ms = parameter.get("ttlMs", parameter.get("loadTtlMs"))
-    return LoadParameters(context.engine, model, read_stack(parameter["loadConfigStack"]), ttl_ms)
+    values = read_stack(parameter["loadConfigStack"])
+    return LoadParameters(context.engine, model, values, None if ttl_ms is None else int(ttl_ms))
 
 
 async def _send_progress(channel: Channel, load: ModelLoad, *, progress_type: str) -> Instance:

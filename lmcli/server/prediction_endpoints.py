@@ -16,9 +16,9 @@ from lmcli.server.endpoints import (
     CANCEL,
     FLAG,
     HISTORY,
-    OBJECT,
     SPECIFIER,
     STACK,
+    TEMPLATE_OPTIONS,
     TEXT,
     CallEndpoint,
     Channel,
@@ -26,6 +26,7 @@ from lmcli.server.endpoints import (
     Context,
     Field,
     Shape,
+    known_keys,
 )
 from lmcli.server.engine import PredictionRequest, PromptRead
 from lmcli.server.model_endpoints import SPECIFIED
@@ -74,7 +75,7 @@ def _configured(context: Context, parameter: JsonObject) -> tuple[Instance, Json
 
 def _messages(context: Context, history: JsonObject) -> Sequence[Message]:
     """Read a conversation, without its empty messages."""
-    entries = [entry for entry in history["messages"] if entry["content"]]
+    entries = [known_keys(message) for message in history["messages"] if message["content"]]
     try:
         messages = read_history({"messages": entries})
     except BadInput as error:
@@ -175,7 +176,12 @@ _PREDICTION: Shape = {
 }
 CALLS: Mapping[str, CallEndpoint] = {
     "applyPromptTemplate": CallEndpoint(
-        {**SPECIFIED, "history": Field(HISTORY), "predictionConfigStack": Field(STACK), "opts": Field(OBJECT)},
+        {
+            **SPECIFIED,
+            "history": Field(HISTORY),
+            "predictionConfigStack": Field(STACK),
+            "opts": Field(TEMPLATE_OPTIONS),
+        },
         apply_prompt_template,
     ),
 }

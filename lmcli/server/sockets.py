@@ -6,10 +6,16 @@ import logging
 import resource
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Response
 from websockets.protocol import State
+
+from lmcli.server.plain_http import HttpRequest, InvalidRequest, read_head, respond
 
 MAX_CONNECTIONS: Final = 1000
 # The descriptors that are kept for everything else: models, subprocesses, the log.
@@ -119,16 +125,27 @@ async def listen(host: str, port: int, connections: Connections) -> list[Listeni
 
 
 class ServerSocket(ServerConnection):
-    """A connection.
+    """A connection: one HTTP request, which is answered, or a WebSocket handshake and what follows it.
 
     Args:
         connections: what it is a member of while it is open.
+        answer: gives the response to a request, and None for a WebSocket handshake that is accepted.
     """
 
-    def __init__(self, *arguments: Any, connections: Connections, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        connections: Connections,
+        answer: Callable[[HttpRequest], Response | None],
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         self._connections = connections
+        self._answer = answer
         self._pong_bytes = 0
+        # What was received of the request, until it is complete.
+        self._received: bytes | None = b""
+        self._is_answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Prepare the socket: small reads, and TCP keepalive, which detects that a client's machine is gone."""
@@ -144,9 +161,40 @@ class ServerSocket(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Process what was read; close the connection if too much of the answers to pings is not read.
+        """Process what was read; after the answer to a request it is dropped."""
+        if self._received is not None:
+            data = self._receive_request(self._received + data)
+        if data and not self._is_answered:
+            self._receive_frames(data)
 
-        A request with invalid bytes after it is not answered: websockets would end the connection twice.
+    def _receive_request(self, received: bytes) -> bytes:
+        """Answer a request when its head is complete; returns the bytes of a WebSocket, from the handshake on."""
+        self._received = received
+        try:
+            request = read_head(received)
+        except InvalidRequest as problem:
+            self._respond(respond(problem.status, {"error": str(problem)}))
+            return b""
+        if request is None:
+            return b""
+        self._received = None
+        response = self._answer(request)
+        if response is None:
+            return received
+        self._respond(response)
+        return b""
+
+    def _respond(self, response: Response) -> None:
+        """Send the only response of the connection, which the client closes then."""
+        self._is_answered, self._received = True, None
+        self.transport.write(response.serialize())
+        with suppress(OSError):  # the client may have gone
+            self.transport.write_eof()
+
+    def _receive_frames(self, data: bytes) -> None:
+        """Process bytes of a WebSocket; close the connection if too much of the answers to pings is not read.
+
+        A handshake with invalid bytes after it is not answered: websockets would end the connection twice.
         """
         before = self.transport.get_write_buffer_size()
         super().data_received(data)
@@ -159,6 +207,10 @@ class ServerSocket(ServerConnection):
 
     def eof_received(self) -> None:
         """End a connection whose client leaves before it is answered, which websockets would take for a bug."""
+        if self._received:
+            self._respond(respond(HTTPStatus.BAD_REQUEST, {"error": "The request is incomplete"}))
+        if self._is_answered:
+            return  # the transport sends what is left of the answer, and closes
         if self.state is State.CONNECTING:
             self.transport.abort()
         else:

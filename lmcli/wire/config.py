@@ -19,6 +19,15 @@ STOP_STRINGS_KEY: Final = OPTIONS["stop_strings"].key
 
 _OPTION_OF_KEY: Mapping[str, str] = {option.key: name for name, option in OPTIONS.items()}
 _KNOWN_KEYS: Mapping[str, Option] = {option.key: option for option in (*OPTIONS.values(), *UNNAMED)}
+LAYER_NAMES: Final = frozenset(
+    {
+        *("currentlyEditing", "currentlyLoaded", "apiOverride", "conversationSpecific", "conversationGlobal"),
+        *("preset", "serverSession", "httpServerRequestOverride", "completeModeFormatting", "instance"),
+        *("userModelDefault", "virtualModel", "modelDefault", "hardware"),
+    }
+)
+"""The layers that a stack may have. Source: lmstudio-js 6ec11db, lms-shared-types/src/KVConfig.ts"""
+
 _UNSET: Final = (None, False, {"type": "none"})
 
 # A template with nothing around the messages: how a server without `completeRawText` is told not to format.
@@ -137,14 +146,20 @@ def config_stack(values: Mapping[str, Any]) -> JsonObject:
 def read_stack(stack: Any) -> JsonObject:
     """Collapse a stack into one mapping of keys to values; a later layer wins.
 
-    Shapes: as `prediction_stack` writes; anything of another form is passed over, as real servers do.
+    Shapes: as `prediction_stack` writes; anything of another form is passed over, as real servers do. So is an option
+        that is switched on without a value: the official Python SDK writes one that is False in this way.
     """
     layers = stack.get("layers") if isinstance(stack, Mapping) else None
     values: JsonObject = {}
     for layer in layers if isinstance(layers, list) else ():
         if isinstance(layer, Mapping):
-            values.update(read_fields(layer.get("config")))
+            fields = read_fields(layer.get("config"))
+            values.update((key, value) for key, value in fields.items() if not _lacks_value(value))
     return values
+
+
+def _lacks_value(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("checked") is True and value.get("value") is False
 
 
 def read_fields(config: Any) -> JsonObject:

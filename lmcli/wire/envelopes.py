@@ -132,7 +132,9 @@ def from_object(value: object) -> Envelope:
         return Envelope(kind_name, body=value)
     number = value.get(kind.id_key)
     if type(number) is not int:
-        raise RemoteProtocolError(f"the server sent {kind_name} without a {kind.id_key}")
+        if not (isinstance(number, float) and number.is_integer()):  # 1.0 is 1 for JavaScript
+            raise RemoteProtocolError(f"the server sent {kind_name} without a {kind.id_key}")
+        number = int(number)
     endpoint = value.get("endpoint") if kind.has_endpoint else None
     if kind.has_endpoint and not isinstance(endpoint, str):
         raise RemoteProtocolError(f"the server sent {kind_name} without an endpoint")

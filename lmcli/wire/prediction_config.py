@@ -43,10 +43,8 @@ _TEMPLATE: Final = (
 )
 _PARAMETERS: Final = {"type": {"object"}, "properties": dict, "required?": [str], "$defs?": dict}
 _FUNCTION: Final = {"name": str, "description?": str, "parameters?": _PARAMETERS}
-_TOOLS: Final = (
-    {"type": {"none"}},
-    {"type": {"toolArray"}, "tools?": [{"type": {"function"}, "function": _FUNCTION}]},
-)
+TOOL: Final = {"type": {"function"}, "function": _FUNCTION}
+_TOOLS: Final = ({"type": {"none"}}, {"type": {"toolArray"}, "tools?": [TOOL]})
 _CHOICE: Final = {"type": {"generic"}, "mode": {"none", "auto", "required"}}
 _PARSING: Final = {"enabled": bool, "startString": str, "endString": str}
 _POLICIES: Final = {"stop": "stopAtLimit", "middle": "truncateMiddle", "rolling": "rollingWindow"}

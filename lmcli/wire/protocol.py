@@ -26,6 +26,9 @@ from lmcli.wire.pieces import Text
 
 _SEND = "channelSend"
 _ID_KEY, _BODY_KEY = KINDS[_SEND].id_key or "", KINDS[_SEND].body_key or ""
+API_PORTS = (41343, 52993, 16141, 39414, 22931)
+"""Where clients look for a server, and LM Studio listens even while its HTTP server is off.
+Source: lmstudio-js 6ec11db, lms-common/src/apiServerPorts.ts"""
 AUTH_VERSION = 1
 GUEST_PREFIX = "guest:"
 _ENDS_NOTHING = ("channelUnknown", "channelMessage", "signal", "writableSignal")

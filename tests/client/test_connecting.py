@@ -20,8 +20,8 @@ from lmcli.server.background import Running
 
 def test_refused_handshake_tells_the_status(server: Running, dial: Dial) -> None:
     """A server without the namespace is named with its HTTP status."""
-    with pytest.raises(CannotConnect, match=rf"127\.0\.0\.1:{server.port} is not LM Studio: HTTP status 404"):
-        dial(server.port, "repository")
+    with pytest.raises(CannotConnect, match=rf"127\.0\.0\.1:{server.port} is not LM Studio: HTTP status 200"):
+        dial(server.port, "unknown")
 
 
 @pytest.mark.parametrize(

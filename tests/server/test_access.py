@@ -65,9 +65,9 @@ def test_browser_is_refused(friendly: Running, origin: str) -> None:
 
 def test_allowed_origin_is_answered(friendly: Running) -> None:
     """Its pages may read the answers and open WebSockets; any other answer says nothing about origins."""
-    for path, status in ((GREETING, 200), ("/nothing", 404)):
+    for path in (GREETING, "/nothing"):
         answer = get(friendly.port, ("Host", "127.0.0.1"), ("Origin", FRIEND), path=path)
-        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (status, FRIEND)
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, FRIEND)
         assert answer.headers["Vary"] == "Origin"
     assert upgrade(friendly.port, origin=FRIEND) == 101
     plain = get(friendly.port, ("Host", "127.0.0.1"))

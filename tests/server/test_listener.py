@@ -1,7 +1,6 @@
 """The server's side of the wire: HTTP, authentication, envelopes, and invalid input."""
 
 import asyncio
-import http.client
 import json
 import socket
 import sys
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GUEST, PATIENCE, Connect, Packet, StartServer, Wire, predicting, query, stats_of, text_of
+from conftest import GUEST, Connect, Packet, StartServer, Wire, predicting, query, stats_of, text_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 
-import lmcli
 from lmcli.server.background import Running
 from lmcli.server.dispatch import (
     MAX_CONCURRENT_CALLS,
@@ -34,44 +32,19 @@ from lmcli.wire.envelopes import KINDS
 TOKEN = {"authVersion": 1, "clientIdentifier": "abcdefgh", "clientPasskey": "0123456789abcdefghij"}
 
 
-def get(port: int, path: str) -> tuple[int, str, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    found = response.status, response.headers["Content-Type"], response.read()
-    connection.close()
-    return found
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/lmstudio-greeting", {"lmstudio": True}),
-        ("/lmstudio-greeting?x=1", {"lmstudio": True}),
-        ("/lms-status", {"package": "lmcli", "version": lmcli.__version__}),
-    ],
-)
-def test_greeting_is_answered_over_http(server: Running, path: str, body: Packet) -> None:
-    """Both probes are answered as JSON, on the port of the WebSockets."""
-    status, content_type, content = get(server.port, path)
-    assert (status, content_type, json.loads(content)) == (200, "application/json", body)
-
-
-def test_unknown_page_is_not_found(server: Running) -> None:
-    """An unknown page is a 404, not an upgrade error."""
-    assert get(server.port, "/v1/models")[0] == 404
-
-
-@pytest.mark.parametrize("path", ["//[", "/[::", "//"])
-def test_invalid_path_is_not_found(server: Running, path: str) -> None:
-    """A path that is not valid in a URL is a 404, too."""
-    assert get(server.port, path)[0] == 404
-
-
-def test_unknown_namespace_is_rejected(server: Running, connect: Connect) -> None:
-    """A WebSocket to an unknown path fails in the handshake."""
-    with pytest.raises(InvalidStatus, match="404"):
-        connect(server, "/repository")
+@pytest.mark.parametrize("path", ["/diagnostics", "/repository", "/plugins", "/runtime"])
+def test_empty_namespace_warns_about_every_request(server: Running, connect: Connect, path: str) -> None:
+    """Clients that open all namespaces at once are accepted; what the server does not have is an unknown endpoint."""
+    client = connect(server, path)
+    for _ in range(MAX_WARNINGS + 2):
+        client.begin("rpcCall", "searchModels", {"opts": {}})
+        client.open("streamLogs")
+    kinds = ("rpcEndpointUnknown", "channelEndpointUnknown")
+    for number in range(MAX_WARNINGS):
+        warning = client.receive()
+        assert (warning["type"], warning["kind"]) == ("communicationWarning", kinds[number % 2])
+    client.send({"type": "keepAlive"})
+    assert client.receive() == {"type": "keepAliveAck"}, "no further warnings, and an open connection"
 
 
 def test_namespace_ignores_the_query(server: Running, connect: Connect) -> None:
@@ -95,8 +68,10 @@ def test_malformed_authentication_is_ignored(server: Running, connect: Connect, 
     """Texts before a valid authentication are ignored."""
     wire = connect(server, identity=None)
     wire.send(junk)
+    wire.send({"type": "keepAlive"})
     wire.send(GUEST)
     assert wire.receive() == {"success": True}
+    assert wire.result("listLoaded"), "the first answer"
 
 
 def test_large_text_before_the_authentication_is_rejected(server: Running, connect: Connect) -> None:

@@ -100,7 +100,7 @@ def test_an_unknown_kind_is_carried() -> None:
         ('{"type":"rpcResult"}', "the server sent rpcResult without a callId"),
         ('{"type":"rpcResult","callId":"1"}', "the server sent rpcResult without a callId"),
         ('{"type":"rpcResult","callId":true}', "the server sent rpcResult without a callId"),
-        ('{"type":"rpcResult","callId":1.0}', "the server sent rpcResult without a callId"),
+        ('{"type":"rpcResult","callId":1.5}', "the server sent rpcResult without a callId"),
         ('{"type":"rpcResult","channelId":1}', "the server sent rpcResult without a callId"),
         ('{"type":"channelClose"}', "the server sent channelClose without a channelId"),
         ('{"type":"signalUpdate"}', "the server sent signalUpdate without a subscribeId"),

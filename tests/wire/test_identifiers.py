@@ -26,6 +26,9 @@ def test_an_identifier(name: str) -> None:
         ("a\u200db", "has a control character, U+200D"),
         ("\ue000", "has a control character, U+E000"),
         ("a\ud83d", "has a control character, U+D83D"),
+        ("a\uffff", "has a control character, U+FFFF"),
+        ("a\ufdd0", "has a control character, U+FDD0"),
+        ("a\U0010fffe", "has a control character, U+10FFFE"),
     ],
 )
 def test_what_is_no_identifier(name: str, violation: str) -> None:

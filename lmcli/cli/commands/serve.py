@@ -17,7 +17,7 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ServeOptions
 from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
-from lmcli.client.address import LOOPBACK
+from lmcli.client.address import HTTP_PORT, LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.client.local_files import read_bytes
 from lmcli.client.waiting import Woken, wait
@@ -26,6 +26,7 @@ from lmcli.server.access import read_origin
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
+from lmcli.wire.protocol import API_PORTS
 
 _API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
 _LOOPBACK_NAME: Final = "localhost"
@@ -60,7 +61,8 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
         engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
-        signum = runner.run(_serve(server, host, options.port, env.stdout))
+        port = HTTP_PORT if options.port is None else options.port
+        signum = runner.run(_serve(server, host, port, env.stdout, is_discovered=options.port is None))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
 
@@ -92,13 +94,15 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Signals:
+async def _serve(server: Server, host: str, port: int, stdout: int, *, is_discovered: bool) -> signal.Signals:
     stopped = _watch_signals()
     try:
         bound = await server.start(host, port)
     except OSError as error:
         raise _listen_failure(error, host, port) from error
     try:
+        if is_discovered:
+            _log_discovery(await server.listen_for_discovery())
         await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
         return await stopped
     finally:
@@ -107,6 +111,16 @@ async def _serve(server: Server, host: str, port: int, stdout: int) -> signal.Si
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await server.close()
+
+
+def _log_discovery(port: int | None) -> None:
+    """Say on which port clients find the server, and where they look before."""
+    before = ", ".join(map(str, API_PORTS if port is None else API_PORTS[: API_PORTS.index(port)]))
+    if port is None:
+        _log.warning("clients need the address of the server: the ports on which they look, %s, are in use", before)
+    else:
+        condition = f", unless one answers on {before}" if before else ""
+        _log.info("clients without an address find the server on port %s%s", port, condition)
 
 
 def _listen_failure(error: OSError, host: str, port: int) -> Unavailable:

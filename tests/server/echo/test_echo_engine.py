@@ -242,7 +242,9 @@ def test_full_context(wire: Wire, policy: str, text: str, reason: str) -> None:
 
 def test_prompt_alone_can_fill_the_context(wire: Wire) -> None:
     """A prompt that is too long leaves no tokens for an answer."""
-    config = {"layers": [{"layerName": "x", "config": {"fields": [{"key": "llm.load.contextLength", "value": 2}]}}]}
+    config = {
+        "layers": [{"layerName": "apiOverride", "config": {"fields": [{"key": "llm.load.contextLength", "value": 2}]}}]
+    }
     wire.stream("loadModel", {"modelKey": "echo-jit", "loadConfigStack": config})
     packets = wire.predict("a b c", stack(contextOverflowPolicy="stopAtLimit"), identifier="echo-jit")
     assert (text_of(packets), stats_of(packets)["stopReason"]) == ("", "contextLengthReached")
@@ -266,7 +268,7 @@ def test_options_override_presets(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("maxPredictedTokens", checked(False)),
+        ("maxPredictedTokens", checked(True)),
         ("maxPredictedTokens", 5),
         ("temperature", -1),
         ("stopStrings", ["a", ""]),
