@@ -192,6 +192,7 @@ MAY_LOAD = {
     "annotationlib": 0.3,  # 3.14
     "contextvars": 0.0,  # 3.14
     "py_warnings": 0.3,  # 3.14, what warnings was
+    "math_integer": 0.0,  # 3.15
     "opcode_metadata": 0.1,  # 3.13
     "io": 0.1,
     "fcntl": 0.0,
