@@ -57,14 +57,14 @@ _lm_options() {
     'models') _lm_words --loaded --json -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose -h --help ;;
     'models load') _lm_words --ttl --context-length --gpu --device -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --progress --no-progress --set --identifier -h --help ;;
     'models unload') _lm_words -H --host --token-file --insecure-token --timeout --color -q --quiet -v --verbose --all --device -h --help ;;
-    'serve') _lm_words --port --host --require-token --allow-origin --tokens-per-second --load-seconds --prompt-tokens-per-second -q --quiet -v --verbose -h --help ;;
+    'serve') _lm_words --port --host --require-token --allow-origin --key --lazy --parallel --tokens-per-second --load-seconds --prompt-tokens-per-second -q --quiet -v --verbose -h --help ;;
     'help') _lm_words -h --help ;;
     esac
 }
 
 _lm_value() {
     case "$1 $2" in
-    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --presence-penalty' | *' --frequency-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --logprobs' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | *' --device' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
+    *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --presence-penalty' | *' --frequency-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --logprobs' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | *' --device' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --key' | *' --parallel' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
     *' -S' | *' --system-file' | *' -f' | *' --file' | *' --results' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
     *' -i' | *' --input') _lm_words auto text json ;;
     'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text json jsonl history ;;
@@ -77,7 +77,7 @@ _lm_value() {
     *' --grammar') _lm_files '*.gbnf' ;;
     *' --reasoning') _lm_words show hide on off ;;
     *' --gpu') _lm_words max off ;;
-    *' -H' | 'respond --host' | 'complete --host' | 'chat --host' | 'stats --host' | 'models --host' | 'models load --host' | 'models unload --host') _lm_words demo; _lm_files '*.gguf' ;;
+    *' -H' | 'respond --host' | 'complete --host' | 'chat --host' | 'stats --host' | 'models --host' | 'models load --host' | 'models unload --host') _lm_words demo local; _lm_files '*.gguf' ;;
     *' --color') _lm_words auto always never ;;
     *' --by') _lm_words model day file stop_reason ;;
     *) return 1 ;;

@@ -82,7 +82,7 @@ complete -c lm -n '__lm_is respond' -l ttl -d 'Unload after this time without us
 complete -c lm -n '__lm_is respond' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is respond' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is respond' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
-complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is respond' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is respond' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is respond' -l timeout -d 'Longest silence of the server' -r -f
@@ -128,7 +128,7 @@ complete -c lm -n '__lm_is complete' -l ttl -d 'Unload after this time without u
 complete -c lm -n '__lm_is complete' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is complete' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is complete' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
-complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is complete' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is complete' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is complete' -l timeout -d 'Longest silence of the server' -r -f
@@ -174,7 +174,7 @@ complete -c lm -n '__lm_is chat' -l ttl -d 'Unload after this time without use, 
 complete -c lm -n '__lm_is chat' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is chat' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is chat' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
-complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is chat' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is chat' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is chat' -l timeout -d 'Longest silence of the server' -r -f
@@ -221,7 +221,7 @@ complete -c lm -n '__lm_is stats' -l ttl -d 'Unload after this time without use,
 complete -c lm -n '__lm_is stats' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is stats' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is stats' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
-complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is stats' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is stats' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is stats' -l timeout -d 'Longest silence of the server' -r -f
@@ -237,7 +237,7 @@ complete -c lm -n '__lm_is models' -a load -d 'Load a model and print its identi
 complete -c lm -n '__lm_is models' -a unload -d 'Drop models from memory'
 complete -c lm -n '__lm_is models' -l loaded -d 'Only models that are loaded, by identifier'
 complete -c lm -n '__lm_is models' -l json -d 'A JSON array, with everything the server says'
-complete -c lm -n '__lm_is models' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is models' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is models' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models' -l timeout -d 'Longest silence of the server' -r -f
@@ -252,7 +252,7 @@ complete -c lm -n '__lm_is models load' -l ttl -d 'Unload after this time withou
 complete -c lm -n '__lm_is models load' -l context-length -d 'Context in tokens, if this run loads the model' -r -f
 complete -c lm -n '__lm_is models load' -l gpu -d '0 to 1, max or off, if this run loads the model' -r -f -a 'max off'
 complete -c lm -n '__lm_is models load' -l device -d 'Device of LM Link that has the model, by its identifier' -r -f
-complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is models load' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models load' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models load' -l timeout -d 'Longest silence of the server' -r -f
@@ -267,7 +267,7 @@ complete -c lm -n '__lm_is models load' -s h -l help -d 'Show this message and e
 
 # lm models unload
 complete -c lm -n '__lm_is models unload' -f -a '(__lm_names loaded)'
-complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run' -r -f -a 'demo (__lm_files .gguf)'
+complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run' -r -f -a 'demo local (__lm_files .gguf)'
 complete -c lm -n '__lm_is models unload' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models unload' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models unload' -l timeout -d 'Longest silence of the server' -r -f
@@ -284,6 +284,9 @@ complete -c lm -n '__lm_is serve' -l port -d '0 picks a free one' -r -f
 complete -c lm -n '__lm_is serve' -l host -d 'Beyond loopback only with --require-token' -r -f
 complete -c lm -n '__lm_is serve' -l require-token -d 'File with the API token that clients must have' -r -F
 complete -c lm -n '__lm_is serve' -l allow-origin -d 'Web site whose pages may connect; may be repeated' -r -f
+complete -c lm -n '__lm_is serve' -l key -d 'Key of the model, if there is one' -r -f
+complete -c lm -n '__lm_is serve' -l lazy -d 'Load a single model when it is requested, not at the start'
+complete -c lm -n '__lm_is serve' -l parallel -d 'Predictions that a model runs at once' -r -f
 complete -c lm -n '__lm_is serve' -l tokens-per-second -d 'Slow the echo models down' -r -f
 complete -c lm -n '__lm_is serve' -l load-seconds -d 'Time that a load takes' -r -f
 complete -c lm -n '__lm_is serve' -l prompt-tokens-per-second -d 'Slow the reading of prompts down' -r -f

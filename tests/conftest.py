@@ -266,17 +266,28 @@ def flags(options: Packet) -> list[str]:
     """Options as they are typed: `{"load_seconds": 1, "quiet": True}` → `--load-seconds 1 --quiet`."""
     words: list[str] = []
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        if value is not False:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Starts `lm serve` as a process, with its options by name; one that does not come up has an empty address."""
+    """Starts `lm serve` as a process, with its options by name; one that does not come up has an empty address.
+
+    A model is loaded at its start only with `lazy=False`.
+    """
     with ExitStack() as cleanup:
 
         def start(*models: str, **options: Any) -> Process:
-            command = [sys.executable, "-m", "lmcli", "serve", *flags({"port": 0} | options), *models]
+            command = [
+                sys.executable,
+                "-m",
+                "lmcli",
+                "serve",
+                *flags({"port": 0, "lazy": bool(models)} | options),
+                *models,
+            ]
             process = cleanup.enter_context(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )

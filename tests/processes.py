@@ -60,11 +60,19 @@ class Ran(NamedTuple):
     stderr: str
 
 
-def run(line: str, folder: Path, variables: Mapping[str, str], *, shell: str = "sh", stdin: bytes | None = None) -> Ran:
+def run(
+    line: str,
+    folder: Path,
+    variables: Mapping[str, str],
+    *,
+    shell: str = "sh",
+    stdin: bytes | None = None,
+    timeout: float = PATIENCE,
+) -> Ran:
     """Run a command line in a folder, to its end; stdin is a pipe with some bytes, or the null device."""
     source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     ran = subprocess.run(
-        [shell, "-c", line], cwd=folder, env=variables, capture_output=True, timeout=PATIENCE, check=False, **source
+        [shell, "-c", line], cwd=folder, env=variables, capture_output=True, timeout=timeout, check=False, **source
     )
     return Ran(ran.returncode, ran.stdout, ran.stderr.decode())
 

@@ -96,7 +96,7 @@ class _Batch:
         jobs = options.jobs or _DEFAULT_JOBS
         self._output = BatchOutput(runner.output, writer, file, messages, jobs=jobs, before_message=self._display.erase)
         progress = progress_sink(options, env, messages, runner.output)
-        key = model_key(options, env)
+        key = model_key(options, env, messages)
         self._stats = StatsSink(command, options, runner, key)
         self._run = BatchRun(
             self._reader,
@@ -172,7 +172,7 @@ def _show_requests(
     options: EachOptions, each: Each, requests: BatchRequests, env: Environment, messages: Messages
 ) -> ExitCode:
     """Print the requests that would be sent, one a line: the load of the model, then the records in order."""
-    key = model_key(options, env)
+    key = model_key(options, env, messages)
     if key is not None:
         print_bytes(dump_json(request_record(load_request(key, options))), env.stdout)
     status, reader = ExitCode.OK, RecordReader(env.stdin, each)

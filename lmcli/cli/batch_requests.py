@@ -61,7 +61,7 @@ class BatchRequests:
         self._base = base._replace(stack=stack)
         common = [self._is_raw, self._question, self._attached.images, self._system, stack, options.preset]
         device = [] if options.device is None else [options.device]
-        self._common = dump_json([*common, model_key(options, env), *device])
+        self._common = dump_json([*common, model_key(options, env, messages), *device])
 
     def request(self, record: BatchRecord) -> Request:
         """The request of a record.

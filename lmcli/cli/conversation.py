@@ -37,7 +37,7 @@ class Conversation:
     """
 
     def __init__(self, options: ChatOptions, env: Environment, messages: Messages, runner: Runner) -> None:
-        self.model = model_key(options, env)
+        self.model = model_key(options, env, messages)
         self.last_end: PredictionEnd | None = None
         self._options = options
         self._env = env

@@ -37,8 +37,10 @@ VARIABLES: Final = (
     Variable("LANG", "the same, if neither of them is set", "--by"),
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
-    Variable("HOME", "where LM Studio's settings are", "-H"),
-    Variable("XDG_CACHE_HOME", "folder of lm/, names for completion; else ~/.cache", "-H"),
+    Variable("HOME", "where LM Studio's settings and models are", "-H"),
+    Variable("HF_HUB_CACHE", "cache of Hugging Face, for local models", "-H"),
+    Variable("HF_HOME", "folder of hub/, if HF_HUB_CACHE is not set", "-H"),
+    Variable("XDG_CACHE_HOME", "folder of lm/ and huggingface/; else ~/.cache", "-H"),
 )
 
 

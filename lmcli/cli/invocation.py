@@ -46,7 +46,7 @@ class Invocation(NamedTuple):
     @property
     def model_key(self) -> str | None:
         """The key of the model that an option or the environment names."""
-        return model_key(self.options, self.env)
+        return model_key(self.options, self.env, self.messages)
 
 
 def run_prediction(invocation: Invocation) -> ExitCode:

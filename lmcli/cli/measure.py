@@ -16,7 +16,7 @@ from lmcli.cli.resolve import Request, load_request, make_request
 from lmcli.cli.runner import Runner
 from lmcli.cli.series import MeasuredRun, Series, table_of
 from lmcli.cli.signals import Interrupted
-from lmcli.cli.target import MODEL_VARIABLE, loaded_model
+from lmcli.cli.target import default_key, loaded_model
 from lmcli.errors import KEPT_IN_TEXT, ExitCode, LmError, escaped
 from lmcli.values import Fragment, ModelInstance, Value
 
@@ -71,7 +71,7 @@ def measure(options: StatsOptions, env: Environment, messages: Messages) -> Exit
         request = make_request(read_document(options, (), env, messages), options)
     runner = Runner(options, env, messages)
     with runner.connected():
-        keys: Sequence[str | None] = options.models or [env.setting(MODEL_VARIABLE)]
+        keys: Sequence[str | None] = options.models or [default_key(options, env, messages)]
         with runner.watched():
             benchmark = _Benchmark(options, request, runner, env=env, messages=messages)
             runner.attempt(benchmark.measure_all, keys)

@@ -21,7 +21,7 @@ from lmcli.errors import (
 )
 
 _HINTS: Final[Mapping[type[LmError], str]] = {
-    CannotConnect: "--host HOST:PORT names another server, --host demo needs none",
+    CannotConnect: "--host HOST:PORT names another server, --host local or demo needs none",
     ModelNotFound: "lm models lists the models that are there",
     ModelUnloaded: "-m KEY loads it again",
     NoModelLoaded: "-m KEY loads one",

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from lmcli.cli.environment import Environment
-from lmcli.cli.options import DEMO_HOST, ServerOptions
-from lmcli.cli.target import MODEL_SUFFIX
-from lmcli.client.discovery import HOST_VARIABLE
+from lmcli.cli.options import ServerOptions
+from lmcli.cli.target import host_of, runs_in_process
 
 KEYS: Final = "models"
 """The file with the keys of the downloaded language models."""
@@ -43,9 +42,8 @@ def _update(
     write: Callable[[Path, list[str]], None], name: str, names: list[str], options: ServerOptions, env: Environment
 ) -> None:
     """Write the names, except those with control characters and those of a server inside this process."""
-    host = options.host or env.setting(HOST_VARIABLE) or ""
     folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
-    if folder is None or host == DEMO_HOST or host.lower().endswith(MODEL_SUFFIX):
+    if folder is None or runs_in_process(host_of(options, env)):
         return
     with suppress(OSError, ValueError):  # ValueError: the file is not UTF-8
         write(Path(folder, "lm", name), [name for name in names if name and name.isprintable()])

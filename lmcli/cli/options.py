@@ -29,7 +29,8 @@ Records = Annotated[
 ]
 Topic = Annotated[list[str] | None, Argument(metavar="[COMMAND]...", help="The command; without any, all of lm.")]
 Files = Annotated[
-    list[str] | None, Argument(metavar="[MODEL.gguf]...", help="Models to run by llama.cpp, instead of echo.")
+    list[str] | None,
+    Argument(metavar="[MODEL.gguf]...", help="Models to run by llama.cpp, instead of echo; or folders of them."),
 ]
 
 
@@ -105,7 +106,7 @@ class ServerOptions(Options):
             "-H",
             "--host",
             metavar="ADDR",
-            help="host:port, http(s):// or ws(s)://…, demo, or a GGUF file to run.  "
+            help="host:port, http(s):// or ws(s)://…, demo, local, or a GGUF file to run.  "
             "[env: LM_HOST; default: discovered]",
         ),
     ] = None
@@ -396,6 +397,13 @@ class ServeOptions(Options):
         list[str] | None,
         Option("--allow-origin", metavar="ORIGIN", help="Web site whose pages may connect; may be repeated."),
     ] = None
+    key: Annotated[str | None, Option("--key", metavar="NAME", help="Key of the model, if there is one.")] = None
+    lazy: Annotated[bool, Option("--lazy", help="Load a single model when it is requested, not at the start.")] = False
+    parallel: Annotated[
+        int | None,
+        Option("--parallel", metavar="N", help="Predictions that a model runs at once.  [default: up to 4]"),
+        Range(1, 1023),
+    ] = None
     tokens_per_second: Annotated[
         float | None, Option("--tokens-per-second", metavar="X", help="Slow the echo models down.")
     ] = None
@@ -412,3 +420,4 @@ class HelpOptions(Options):
 
 
 DEMO_HOST: Final = "demo"
+LOCAL_HOST: Final = "local"

@@ -1,13 +1,14 @@
 """The server and the model that options and environment select."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages, Verbosity
-from lmcli.cli.options import DEMO_HOST, ModelOptions, ServerOptions
+from lmcli.cli.options import DEMO_HOST, LOCAL_HOST, ModelOptions, Options, ServerOptions
 from lmcli.client.address import LOOPBACK, Address
 from lmcli.client.catalog import list_downloaded, list_loaded
 from lmcli.client.connection import Connection
@@ -30,12 +31,12 @@ _LIST_DEVICES: Final = "lm models --loaded --json lists the loaded models with t
 def connect(
     options: ServerOptions, env: Environment, messages: Messages, *, interrupts: Interrupts = no_interrupts
 ) -> Iterator[Connection]:
-    """A connection for the duration of the block; `demo` or a GGUF file starts a server in this process.
+    """A connection for the duration of the block; `demo`, `local` or a GGUF file starts a server in this process.
 
     Raises:
         CannotConnect: no server can be reached.
         TokenExposed: the token would be sent unencrypted over a network.
-        Unavailable: llama.cpp is not installed, or the GGUF file is not valid.
+        Unavailable: llama.cpp is not installed, there is no model on this machine, or the GGUF file is not valid.
         UsageError, BadSetting, NoInput: the address, token, file or number of seconds is not valid.
     """
     timeout = timeout_of(options, env)
@@ -55,13 +56,33 @@ def connect(
         yield connection
 
 
-def model_key(options: ModelOptions, env: Environment) -> str | None:
-    """The key of the model that an option, a GGUF file as host, or the environment names.
+def host_of(options: Options, env: Environment) -> str:
+    """The address that an option or the environment names; empty if it is to be discovered."""
+    return getattr(options, "host", None) or env.setting(HOST_VARIABLE) or ""
+
+
+def runs_in_process(host: str) -> bool:
+    """Whether an address stands for a server in this process."""
+    return host in (DEMO_HOST, LOCAL_HOST) or _is_model_file(host)
+
+
+def model_key(options: ModelOptions, env: Environment, messages: Messages) -> str | None:
+    """The key of the model that an option names, or the default one; raises as `default_key`."""
+    return options.model or default_key(options, env, messages)
+
+
+def default_key(options: Options, env: Environment, messages: Messages) -> str | None:
+    """The key of the model that a GGUF file as host or the environment names, or of the only local one.
 
     Raises:
-        NoInput, LoadFailed, UsageError: the file does not exist, is not valid, or contains no language model.
+        Unavailable, NoInput, LoadFailed, UsageError: the models of a server in this process cannot be run.
     """
-    return options.model or _key_of_host(options, env) or env.setting(MODEL_VARIABLE)
+    host = host_of(options, env)
+    named = None if _is_model_file(host) else env.setting(MODEL_VARIABLE)
+    if named is not None or host == DEMO_HOST or not runs_in_process(host):
+        return named
+    models = [model for model in _local_engine(host, env, messages).downloaded if model.type == "llm"]
+    return models[0].model_key if len(models) == 1 else None
 
 
 def loaded_model(connection: Connection, messages: Messages, device: str | None = None) -> ModelInstance:
@@ -109,14 +130,17 @@ def timeout_of(options: ServerOptions, env: Environment) -> float | None:
 
 @contextmanager
 def _server(options: ServerOptions, env: Environment, messages: Messages) -> Iterator[Address]:
-    host = options.host or env.setting(HOST_VARIABLE) or ""
-    if host != DEMO_HOST and not _is_model_file(host):
+    host = host_of(options, env)
+    if not runs_in_process(host):
         yield _external_server(options, env, messages)
         return
     from lmcli.server import background  # noqa: PLC0415  only for a server inside this process
 
     with ExitStack() as stack:
-        engine = None if host == DEMO_HOST else stack.enter_context(_local_engine(host, messages))
+        engine = None
+        if host != DEMO_HOST:
+            engine = _local_engine(host, env, messages)
+            stack.enter_context(_logging_to(messages))
         running = stack.enter_context(background.start(engine))
         yield Address(LOOPBACK, running.port)
 
@@ -134,22 +158,28 @@ def _is_model_file(host: str) -> bool:
     return host.lower().endswith(MODEL_SUFFIX)
 
 
-@contextmanager
-def _local_engine(host: str, messages: Messages) -> Iterator["Engine"]:
-    from lmcli.cli import server_log  # noqa: PLC0415  only for a GGUF file
-    from lmcli.server.llama import local_engine  # noqa: PLC0415
+def _local_engine(host: str, env: Environment, messages: Messages) -> "Engine":
+    """The engine for the GGUF file that is the host, or for the models on this machine."""
+    from lmcli.cli.model_folders import model_folders  # noqa: PLC0415  only for models in this process
+    from lmcli.server.llama.folder_search import with_models  # noqa: PLC0415
 
-    with server_log.log_to(messages, server_log.WARNINGS):
-        yield local_engine([Path(host)], is_verbose=messages.verbosity is Verbosity.VERBOSE)
+    files = with_models(model_folders(env.variables)) if host == LOCAL_HOST else [Path(host)]
+    with _logging_to(messages):
+        return _engine(tuple(files), is_verbose=messages.verbosity is Verbosity.VERBOSE)
 
 
-def _key_of_host(options: ModelOptions, env: Environment) -> str | None:
-    host = getattr(options, "host", None) or env.setting(HOST_VARIABLE) or ""
-    if not _is_model_file(host):
-        return None
-    from lmcli.server.llama.model_files import local_models  # noqa: PLC0415  only for a GGUF file
+@cache
+def _engine(files: Sequence[Path], *, is_verbose: bool) -> "Engine":
+    """The engine for files and folders, which are read once for each command."""
+    from lmcli.server.llama import local_engine  # noqa: PLC0415  only for models in this process
 
-    return local_models([Path(host)])[0].info.model_key
+    return local_engine(files, is_verbose=is_verbose)
+
+
+def _logging_to(messages: Messages) -> AbstractContextManager[object]:
+    from lmcli.cli import server_log  # noqa: PLC0415  only for models in this process
+
+    return server_log.log_to(messages, server_log.WARNINGS)
 
 
 def _token(path: Path | None, env: Environment, messages: Messages) -> str | None:

@@ -62,7 +62,7 @@ def _run(runner: Runner, options: PredictionOptions, env: Environment, work: Cal
         sinks = [progress] if progress else []
 
         def obtain_and_count() -> None:
-            model = BatchModel(model_key(options, env), options, sinks).obtain(runner)
+            model = BatchModel(model_key(options, env, runner.messages), options, sinks).obtain(runner)
             work(lambda request, label: _print_count(runner, model, request, label))
 
         runner.attempt(obtain_and_count)

@@ -68,7 +68,7 @@ class Command(NamedTuple):
 _BY_NAME: Final = {
     "--history": Values(files="*.json"),
     "--grammar": Values(files="*.gbnf"),
-    "-H": Values(words=("demo",), files="*.gguf"),
+    "-H": Values(words=("demo", "local"), files="*.gguf"),
     "--reasoning": Values(words=("show", "hide", "on", "off")),
     "--gpu": Values(words=("max", "off")),
 }

@@ -20,7 +20,7 @@ _lm_names() {
 
 
 _lm_host() {
-    compadd demo
+    compadd demo local
     _files -g '*.gguf'
 }
 """

@@ -233,6 +233,8 @@ class Connection:
     async def _serve_call(self, call_id: int, endpoint: CallEndpoint, parameter: JsonObject) -> None:
         async def serve() -> Envelope:
             async with self._call_slots:
+                if self._namespace.domain:
+                    await self._context.registry.wait_for_startup()
                 return Envelope("rpcResult", call_id, body=await endpoint.serve(self._context, parameter))
 
         try:

@@ -24,10 +24,11 @@ from lmcli.server.endpoints import Context, Namespace
 from lmcli.server.engine import Engine
 from lmcli.server.limits import MAX_TEXT_BYTES
 from lmcli.server.model_instance import Instance
+from lmcli.server.model_load import LoadParameters, ModelLoad
 from lmcli.server.plain_http import HttpRequest, respond
 from lmcli.server.registry import ModelRegistry
 from lmcli.server.sockets import LACK_OF_RESOURCES, Connections, ListeningSocket, ServerSocket, listen
-from lmcli.values import JsonObject
+from lmcli.values import JsonObject, ModelInfo
 from lmcli.wire.protocol import API_PORTS
 
 LOOPBACK: Final = "127.0.0.1"
@@ -82,7 +83,11 @@ class Server:
         engine: provides the models.
         api_tokens: passkeys by identifier, of the accepted API tokens; None accepts all clients.
         allowed_origins: the web sites whose pages may connect, such as `https://example.com`.
+        preload: the model to load at the start, while clients connect already.
         authentication_seconds: how long to wait for a client's HTTP request, and then for its credentials.
+
+    Attributes:
+        startup: the load of the model to preload, once the server has started.
 
     Raises:
         ValueError: an origin has another form.
@@ -94,9 +99,12 @@ class Server:
         *,
         api_tokens: Mapping[str, str] | None = None,
         allowed_origins: Sequence[str] = (),
+        preload: ModelInfo | None = None,
         authentication_seconds: float = AUTHENTICATION_SECONDS,
     ) -> None:
         self._engine = engine
+        self._preload = preload
+        self.startup: ModelLoad | None = None
         self._registry = ModelRegistry()
         self._authenticator = Authenticator(api_tokens)
         self._origins = [read_origin(origin) for origin in allowed_origins]
@@ -119,6 +127,8 @@ class Server:
             self._registry.release(identifier)
         self._access = AccessPolicy((host, sockets.gethostname()), self._origins)
         listening = await listen(host, port, self._connections)
+        if self._preload is not None:
+            self.startup = self._registry.load_at_startup(LoadParameters(self._engine, self._preload, {}, None))
         self._listeners = [await self._listen(socket) for socket in listening]
         bound: int = listening[0].getsockname()[1]
         return bound

@@ -171,10 +171,11 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
 
 
 def _loaded(context: Context, name: str) -> Instance | None:
-    """The instance with an identifier, or the one whose identifier is the key of the model that the name stands for."""
+    """The instance with an identifier, or the first one under the key of a model that the name stands for."""
     instance = next((i for i in context.registry if i.identifier.casefold() == name.casefold()), None)
-    if instance is None and (models := find_models(context.engine.downloaded, name)):
-        instance = context.registry.get(models[0].model_key)
+    if instance is None:
+        loaded = (context.registry.get(m.model_key) for m in find_models(context.engine.downloaded, name))
+        instance = next(filter(None, loaded), None)
     return instance if instance and instance.model_info.type == context.domain else None
 
 

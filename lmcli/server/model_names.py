@@ -1,7 +1,7 @@
 """Which model a name stands for.
 
 The name is a key, the path of a file or its beginning `publisher/repository`, in any case, and after an @ there may be
-the quantization. Of several models those with the most similar name are found.
+the quantization, also where the key has it. Of several models those with the most similar name are found.
 Source: lmstudio-js 6ec11db, lms-shared-types/src/ModelSpecifier.ts, and the test suites of both SDKs
 """
 
@@ -28,7 +28,8 @@ def _is_exact(model: ModelInfo, name: str) -> bool:
 
 
 def _is_alike(model: ModelInfo, name: str) -> bool:
-    return name.casefold() in map(str.casefold, _names(model)) or _is_repository(model, name)
+    names = (*_names(model), model.model_key.partition("@")[0])
+    return name.casefold() in map(str.casefold, names) or _is_repository(model, name)
 
 
 def _is_quantized(model: ModelInfo, name: str) -> bool:

@@ -44,6 +44,7 @@ _PARSING_DISABLED: Final = {"enabled": False, "startString": "<think>", "endStri
 
 async def predict(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Continue a conversation, or the raw text of one whose prompt template adds nothing."""
+    await context.registry.wait_for_startup(channel.cancelled)
     instance, values = _configured(context, parameter)
     messages = _messages(context, parameter["history"])
     request = _request(context, channel, values, messages=messages)
@@ -55,6 +56,7 @@ async def predict(context: Context, channel: Channel, parameter: JsonObject) -> 
 
 async def complete_raw_text(context: Context, channel: Channel, parameter: JsonObject) -> None:
     """Continue a raw text."""
+    await context.registry.wait_for_startup(channel.cancelled)
     instance, values = _configured(context, parameter)
     request = _request(context, channel, _without_reasoning(values, parameter), raw_prompt=parameter["rawPrompt"])
     await _run(context, channel, instance, request)

@@ -27,6 +27,7 @@ class ModelRegistry:
         self._instances: dict[str, Instance] = {}
         self._reserved: set[str] = set()
         self._shared_loads: dict[str, ModelLoad] = {}
+        self._startup: ModelLoad | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __iter__(self) -> Iterator[Instance]:
@@ -94,6 +95,21 @@ class ModelRegistry:
             lambda _: self._shared_loads.pop(key) if self._shared_loads.get(key) is load else None
         )
         return load
+
+    def load_at_startup(self, parameters: LoadParameters) -> ModelLoad:
+        """Start to load the model that the server is started for; see `wait_for_startup`."""
+        self._startup = self.load_once(parameters)
+        return self._startup
+
+    async def wait_for_startup(self, cancelled: asyncio.Event | None = None) -> None:
+        """Wait for the load at the start, if there is one, as what depends on the loaded models has to."""
+        if self._startup is not None and not self._startup.task.done():
+            waits: list[asyncio.Future[Any]] = [self._startup.task]
+            if cancelled is not None:
+                waits.append(asyncio.ensure_future(cancelled.wait()))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits[1:]:
+                wait.cancel()
 
     def add(self, instance: Instance) -> Instance:
         """Register a loaded model."""

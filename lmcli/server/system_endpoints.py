@@ -11,6 +11,7 @@ from typing import Any, Final
 from lmcli import __version__
 from lmcli.errors import quoted
 from lmcli.server.endpoints import FLAG, TEXT, CallEndpoint, Channel, ChannelEndpoint, Context, Field
+from lmcli.server.model_names import find_models
 from lmcli.server.request_errors import path_not_found
 from lmcli.values import JsonObject
 from lmcli.wire.envelopes import ABSENT
@@ -27,11 +28,11 @@ async def list_downloaded_models(context: Context, _: JsonObject) -> Any:
 
 
 async def list_variants(context: Context, parameter: JsonObject) -> Any:
-    """Describe the variants of a model, which no engine has."""
-    keys = [model.model_key for model in context.engine.downloaded]
-    if parameter["modelKey"] not in keys:
-        raise path_not_found(parameter["modelKey"], keys)
-    return []
+    """Describe the variants of a model: its quantizations, if it has several."""
+    models = find_models(context.engine.downloaded, parameter["modelKey"])
+    if not models:
+        raise path_not_found(parameter["modelKey"], [model.model_key for model in context.engine.downloaded])
+    return [write(model) for model in models] if len(models) > 1 else []
 
 
 async def version(_context: Context, _: JsonObject) -> Any:

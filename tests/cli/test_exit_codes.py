@@ -183,7 +183,7 @@ def test_what_is_not_lm_studio(tmp_path: Path) -> None:
             69,
             [
                 f"lm: error: what answers at {server.address} is not LM Studio: HTTP status 404",
-                "lm: hint: --host HOST:PORT names another server, --host demo needs none",
+                "lm: hint: --host HOST:PORT names another server, --host local or demo needs none",
             ],
         )
 

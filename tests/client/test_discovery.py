@@ -399,7 +399,7 @@ def test_the_command_says_how_to_go_on_without_a_server(tmp_path: Path, nowhere:
         [
             f"lm: error: no LM Studio on this machine: nothing answers at {HOST} on port {port}",
             "lm: hint: lms server start starts it",
-            "lm: hint: --host HOST:PORT names another server, --host demo needs none",
+            "lm: hint: --host HOST:PORT names another server, --host local or demo needs none",
         ],
     )
 

@@ -57,7 +57,7 @@ CASES: Mapping[str, set[str]] = {
     "lm respond --file=no": {"notes.md"},
     "lm respond --results ": {*FILES, "sub/"},
     "lm complete --results=ta": {"talk.json"},
-    "lm respond -H ": {"demo", "model.gguf", "sub/"},
+    "lm respond -H ": {"demo", "local", "model.gguf", "sub/"},
     "lm serve --host ": set(),
 }
 """What is typed, and what is offered; a folder is offered with a slash."""

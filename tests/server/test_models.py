@@ -132,6 +132,14 @@ def test_a_repository_stands_for_all_its_models(wire: Wire, name: str) -> None:
     assert types(wire.stream("getOrLoad", getting(name))) == ["alreadyLoaded"]
 
 
+def test_a_name_of_several_models_prefers_a_loaded_one(wire: Wire) -> None:
+    """Another one is not loaded where one that matches is there."""
+    wire.call("unloadModel", {"identifier": "echo"})
+    wire.stream("getOrLoad", getting("echo-jit"))
+    (packet,) = wire.stream("getOrLoad", getting("lmcli/echo"))
+    assert (packet["type"], packet["info"]["modelKey"]) == ("alreadyLoaded", "echo-jit")
+
+
 def test_concurrent_requests_share_a_load(start_server: StartServer, connect: Connect) -> None:
     """The second client receives the progress of the load that the first one started."""
     server = start_server(load_seconds=0.1)
@@ -396,6 +404,8 @@ def test_other_calls_of_the_sdks(server: Running, connect: Connect) -> None:
     assert system.result("info") == {"pid": os.getpid(), "isDaemon": True, "version": lmcli.__version__}
     assert "result" not in system.call("notify", {"title": "Hi\x1b[2J"})
     assert system.result("listDownloadedModelVariants", {"modelKey": "echo"}) == []
+    both = system.result("listDownloadedModelVariants", {"modelKey": "lmcli/echo"})
+    assert [model["modelKey"] for model in both] == ["echo", "echo-jit"]
     assert error(system.call("listDownloadedModelVariants", {"modelKey": "x"}))["displayData"]["path"] == "x"
 
 

@@ -7,11 +7,11 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import KEYS, LOADED, add, forget, remember
-from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions
+from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions, ServerOptions
 from lmcli.cli.output.stdout import print_bytes
-from lmcli.cli.target import connect
+from lmcli.cli.target import connect, host_of, runs_in_process
 from lmcli.client.connection import Connection
-from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError, escaped
+from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError, escaped, quoted
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
 from lmcli.wire.objects import snake
 from lmcli.wire.queries import list_downloaded, list_loaded, unload, with_source
@@ -129,7 +129,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
     """Load the model; Ctrl-C cancels the load on the server.
 
     Raises:
-        UsageError: not exactly one model was named.
+        UsageError: not exactly one model was named, or the server would end with the command.
         ModelNotFound, LoadFailed: see `Session.load`.
     """
     from lmcli.cli.lifecycle import LoadLifecycle  # noqa: PLC0415  listing models loads none of these
@@ -139,6 +139,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
 
     if len(words) != 1:
         raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
+    _require_lasting_server(options, env)
     request = load_request(words[0], options, identifier=options.identifier)
     runner = Runner(options, env, messages)
     with runner.connected(), runner.watched():
@@ -157,6 +158,13 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
     return runner.end()
 
 
+def _require_lasting_server(options: ServerOptions, env: Environment) -> None:
+    """Refuse a server inside this process, whose models are unloaded when the command ends."""
+    host = host_of(options, env)
+    if runs_in_process(host):
+        raise UsageError(f"no model stays loaded: {quoted(host)} ends with the command", "lm serve keeps models loaded")
+
+
 def _has_load_options(options: ModelsLoadOptions) -> bool:
     return any(value is not None for value in (options.ttl, options.context_length, options.gpu, options.set_))
 
@@ -165,11 +173,12 @@ def run_unload(options: ModelsUnloadOptions, words: Sequence[str], env: Environm
     """Unload the named models, or all; a failure does not affect the others.
 
     Raises:
-        UsageError: neither names nor `--all`, or both.
+        UsageError: neither names nor `--all`, or both, or the server would end with the command.
         LmError: the last failure, after all were attempted.
     """
     if bool(words) == options.all:
         raise UsageError("name the models to unload, or use --all", "lm models --loaded lists them")
+    _require_lasting_server(options, env)
     failure: LmError | None = None
     with connect(options, env, messages) as connection:
         for identifier in words or _identifiers(connection, options.device):

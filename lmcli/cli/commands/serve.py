@@ -5,15 +5,19 @@ import errno
 import ipaddress
 import logging
 import os
+import shlex
 import signal
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from lmcli.cli.environment import Environment
 from lmcli.cli.messages import Messages
+from lmcli.cli.model_folders import model_folders
 from lmcli.cli.options import ServeOptions
 from lmcli.cli.server_log import log_to
 from lmcli.cli.signals import die_of
@@ -21,11 +25,15 @@ from lmcli.client.address import HTTP_PORT, LOOPBACK
 from lmcli.client.discovery import TOKEN_FORM, is_readable_by_others
 from lmcli.client.local_files import read_bytes
 from lmcli.client.waiting import Woken, wait
-from lmcli.errors import BadSetting, ExitCode, NoInput, Unavailable, UsageError, quoted, reason
+from lmcli.errors import BadSetting, ExitCode, LoadFailed, NoInput, Unavailable, UsageError, quoted, reason
 from lmcli.server.access import read_origin
 from lmcli.server.echo.echo_engine import EchoEngine, Pace
+from lmcli.server.engine import Engine
 from lmcli.server.listener import Server
 from lmcli.server.llama import local_engine
+from lmcli.server.llama.folder_search import with_models
+from lmcli.server.model_load import ModelLoad
+from lmcli.server.request_errors import RequestFailed
 from lmcli.wire.protocol import API_PORTS
 
 _API_TOKEN_FORMAT: Final = "sk-lm-, 8 letters or digits, a colon, 20 letters or digits"  # noqa: S105  its description
@@ -41,11 +49,12 @@ _log: Final = logging.getLogger(__name__)
 def run(options: ServeOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Serve until SIGINT or SIGTERM, then die of that signal.
 
-    Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr.
+    Prints the server's address on stdout as soon as connections are accepted, and nothing else; logs to stderr. A
+    single model is loaded meanwhile, and requests for it wait.
 
     Raises:
         UsageError: the server would be open to the network without authentication, or an origin has another form.
-        Unavailable: the server cannot listen on the address, or the models cannot be run.
+        Unavailable: the server cannot listen on the address, or the models cannot be run or loaded.
         NoInput: the token file, or a model, is not there.
         BadSetting: the token file is not valid.
     """
@@ -57,14 +66,33 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
     origins = _origins(options.allow_origin or ())
     with log_to(messages) as log, asyncio.Runner() as runner:
         api_tokens = None if options.require_token is None else read_api_tokens(options.require_token)
-        files = [Path(word) for word in words]
-        engine = local_engine(files, is_verbose=options.verbose) if files else EchoEngine(_pace(options))
-        server = Server(engine, api_tokens=api_tokens, allowed_origins=origins)
+        engine = _engine(options, [Path(word) for word in words])
+        models = [model for model in engine.downloaded if model.type == "llm"]
+        preload = models[0] if words and len(models) == 1 and not options.lazy else None
+        server = Server(engine, api_tokens=api_tokens, allowed_origins=origins, preload=preload)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
         port = HTTP_PORT if options.port is None else options.port
-        signum = runner.run(_serve(server, host, port, env.stdout, is_discovered=options.port is None))
+        suggest = None if words else partial(_suggest_models, env, messages)
+        signum = runner.run(_serve(server, host, port, env.stdout, suggest, is_discovered=options.port is None))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
+
+
+def _engine(options: ServeOptions, files: Sequence[Path]) -> Engine:
+    """The engine for GGUF files and folders, or the echo models if there are none."""
+    if files:
+        return local_engine(files, key=options.key, sessions=options.parallel, is_verbose=options.verbose)
+    given = {"--key": options.key, "--lazy": options.lazy, "--parallel": options.parallel}
+    for option, value in given.items():
+        if value not in (None, False):
+            raise UsageError(f"{option} is for GGUF files, and none is named", "lm serve MODEL.gguf runs one")
+    return EchoEngine(_pace(options))
+
+
+def _suggest_models(env: Environment, messages: Messages) -> None:
+    """Show how to serve the models on this machine, if they can be run."""
+    if find_spec("xllamacpp") and (folders := with_models(model_folders(env.variables))):
+        messages.hint(f"lm serve {shlex.join(map(str, folders))} serves the models on this machine")
 
 
 def read_api_tokens(file: Path) -> Mapping[str, str]:
@@ -94,16 +122,24 @@ def read_api_tokens(file: Path) -> Mapping[str, str]:
     return tokens
 
 
-async def _serve(server: Server, host: str, port: int, stdout: int, *, is_discovered: bool) -> signal.Signals:
+async def _serve(
+    server: Server, host: str, port: int, stdout: int, suggest: Callable[[], None] | None, *, is_discovered: bool
+) -> signal.Signals:
+    """Serve until a signal; `suggest` is called in a thread, for it may read many folders."""
     stopped = _watch_signals()
     try:
         bound = await server.start(host, port)
     except OSError as error:
         raise _listen_failure(error, host, port) from error
     try:
-        if is_discovered:
-            _log_discovery(await server.listen_for_discovery())
-        await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
+        with server.startup.subscribed() if server.startup else nullcontext():
+            if is_discovered:
+                _log_discovery(await server.listen_for_discovery())
+            await _announce(f"http://{_address(_WILDCARDS.get(host, host), bound)}", stdout, stopped)
+            if server.startup is not None:
+                await _loaded(server.startup, stopped)
+        if suggest is not None:
+            asyncio.get_running_loop().run_in_executor(None, suggest)
         return await stopped
     finally:
         for number in _SIGNALS:
@@ -156,6 +192,23 @@ async def _announce(address: str, stdout: int, stopped: asyncio.Future[signal.Si
             return
     print(address, flush=True)  # noqa: T201  scripts wait for this line
     _log.info("serving, Ctrl-C stops the server")
+
+
+async def _loaded(load: ModelLoad, stopped: asyncio.Future[signal.Signals]) -> None:
+    """Wait for the load at the start, or for a signal.
+
+    Raises:
+        LoadFailed: the model cannot be loaded.
+    """
+    _log.info("loading %s", load.identifier)
+    await asyncio.wait((load.task, stopped), return_when=asyncio.FIRST_COMPLETED)
+    if stopped.done():
+        return
+    try:
+        _log.info("%s is loaded", load.task.result().identifier)
+    except RequestFailed as error:
+        hints = [error.suggestion] if error.suggestion else []
+        raise LoadFailed(f"{error.title[:1].lower()}{error.title[1:]}", *hints) from error
 
 
 def _origins(texts: Sequence[str]) -> Sequence[str]:

@@ -20,17 +20,19 @@ _ORIGIN_FILE: Final = "direct_url.json"
 _NAME: Final = "lmcli"
 
 
-def command_to_install(package: str) -> str:
-    """Return the command line for a package, in the version that `lm` requires."""
+def command_to_install(package: str, *, has_dependencies: bool = True) -> str:
+    """Return the command line for a package, in the version that `lm` requires; without its dependencies, if it can."""
     prefix, requirement = Path(sys.prefix), shlex.quote(_requirement(package))
+    alone = "" if has_dependencies else "--no-deps "
     if (prefix / _PIPX_FILE).is_file():
-        return f"pipx inject {shlex.quote(prefix.name)} {requirement}"
+        pip_arguments = f"--pip-args={alone}" if alone else ""
+        return f"pipx inject {pip_arguments}{shlex.quote(prefix.name)} {requirement}"
     if (prefix / _UV_FILE).is_file():
         return f"uv tool install --with {requirement} {_source()}"
     python = shlex.quote(sys.executable)
     if find_spec("pip") is None:
-        return f"uv pip install --python {python} {requirement}"
-    return f"{python} -m pip install {requirement}"
+        return f"uv pip install {alone}--python {python} {requirement}"
+    return f"{python} -m pip install {alone}{requirement}"
 
 
 def _requirement(package: str) -> str:

@@ -1,6 +1,6 @@
 """The engine of `lm serve MODEL.gguf`: GGUF files, run by llama.cpp.
 
-Each file is a model, loaded at the first request for it. Importing this module requires the extra `local`.
+Each model is loaded at the first request for it. Importing this module requires the extra `local`.
 """
 
 import asyncio
@@ -49,7 +49,9 @@ class LlamaEngine:
     """The engine.
 
     Args:
-        files: the models, one file each, or the first of several.
+        files: the files of the models, of several the first, and folders of them.
+        key: of the only model; None derives it.
+        sessions: how many predictions a model runs at the same time; None depends on its context.
         is_verbose: whether llama.cpp logs to stderr.
 
     Raises:
@@ -59,9 +61,12 @@ class LlamaEngine:
     name = NAME
     version = VERSION
 
-    def __init__(self, files: Sequence[Path], *, is_verbose: bool = False) -> None:
-        self._models = {model.info.model_key: model for model in local_models(files)}
+    def __init__(
+        self, files: Sequence[Path], *, key: str | None = None, sessions: int | None = None, is_verbose: bool = False
+    ) -> None:
+        self._models = {model.info.model_key: model for model in local_models(files, key=key)}
         self.downloaded: Sequence[ModelInfo] = [model.info for model in self._models.values()]
+        self._sessions = sessions
         self._is_verbose = is_verbose
         self._warned: set[str] = set()
 
@@ -113,7 +118,8 @@ class LlamaEngine:
             self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
         found = load_parameters(values)
         context = _context_length(values, local.info.max_context_length)
-        sessions = found.pop("n_parallel", max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context)))
+        default = self._sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
+        sessions = found.pop("n_parallel", default)
         # llama.cpp aborts unless one token of each session fits into a batch.
         found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
         if isinstance(on_gpu := values.get(LOAD_PREFIX + "offloadKVCacheToGpu"), bool):
