@@ -28,7 +28,7 @@ from lmcli.server.echo.echo_engine import EchoEngine, Pace
 from lmcli.server.engine import Engine
 from lmcli.wire.protocol import Credentials
 
-pytest_plugins = ["transports", "dialogues"]
+pytest_plugins = ["transports", "dialogues", "tiny_server"]
 
 # A suite that runs in the background may have Ctrl-C ignored, which its children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -106,12 +106,13 @@ LIBRARIES = {
     "core": set[str](),
     "wire": {"orjson"},
     "client": {"orjson", "websockets"},
-    "server": {"orjson", "websockets", "xllamacpp"},
+    "server": {"jinja2", "orjson", "websockets", "xllamacpp"},
     "cli": {"jsonschema_rs", "orjson", "rich", "typer"},
     "entry": set[str](),
     "reference": {"typer"},
 }
 ONLY = {
+    "jinja2": {"lmcli.server.llama.jinja_main"},
     "jsonschema_rs": {"lmcli.cli.input.schema"},
     "websockets": {"lmcli.client.websocket", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.reference"},

@@ -21,14 +21,14 @@ from lmcli.wire.protocol import (
     ChannelFailed,
     Credentials,
     Event,
-    Packet,
+    Packets,
     Protocol,
 )
 from lmcli.wire.server_errors import failure
 
 ALL = pytest.mark.parametrize("name", NAMES)
 EVENTS = {
-    "channelSend": Packet,
+    "channelSend": Packets,
     "channelClose": ChannelClosed,
     "channelError": ChannelFailed,
     "rpcResult": CallReturned,
@@ -117,10 +117,10 @@ class Replay:
             value["channelId"] = self._channels[value["channelId"]]
         if "callId" in value:
             value["callId"] = self._calls[value["callId"]]
-        event = self._protocol.receive(json.dumps(value))
+        event = next(self._protocol.receive([json.dumps(value)]), None)
         self.events.append((line, event))
         match event:
-            case Packet(number, body):
+            case Packets(number, [body]):
                 self._keep("channel", number, value_of(body))
             case ChannelFailed(number, error):
                 self._keep("channel", number, failure(error))
@@ -205,7 +205,7 @@ def test_the_details_of_the_progress_add_up(name: str) -> None:
         number, packet = line.value.get("channelId"), line.value.get("message")
         match packet:
             case {"type": "promptProcessingProgress"}:
-                predictions[number].take(packet)
+                predictions[number].take([packet])
                 (progress,) = predictions[number].read()
                 assert isinstance(progress, PromptProgress)
                 assert progress.details is not None
@@ -213,7 +213,7 @@ def test_the_details_of_the_progress_add_up(name: str) -> None:
                 assert total == sum(parts)
                 cached[number] = progress.details.cached_token_count
             case {"type": "success", "stats": _}:
-                predictions[number].take(packet)
+                predictions[number].take([packet])
                 end = predictions[number].end
                 assert end is not None
                 assert end.stats.cached_prompt_tokens_count == cached.get(number)

@@ -13,6 +13,7 @@ SPECIAL = ("<unk>", "<s>", "</s>")
 TAGS = ("<think>", "</think>")
 SPACE = "▁"  # how this kind of tokenizer writes a space; without a token it would be three bytes
 BYTES_FROM = len(SPECIAL)
+MARKS_FROM = BYTES_FROM + 256 + len(TAGS) + 1
 TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}\n{% endfor %}"
     "<|assistant|>{% if enable_thinking %}<think>\n{% endif %}"
@@ -42,9 +43,15 @@ def token_of(byte: int) -> int:
 
 
 def make_model(
-    path: Path, shape: Shape = TINY, *, name: str = "Tiny", seed: int = 1, template: str | None = TEMPLATE
+    path: Path,
+    shape: Shape = TINY,
+    *,
+    name: str = "Tiny",
+    seed: int = 1,
+    template: str | None = TEMPLATE,
+    marks: tuple[str, ...] = (),
 ) -> Path:
-    """Write a model; the same arguments make the same file."""
+    """Write a model, which has marks as special tokens from MARKS_FROM on; the same arguments make the same file."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_context_length(shape.context_length)
@@ -56,10 +63,10 @@ def make_model(
     writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    _add_tokenizer(writer)
+    _add_tokenizer(writer, marks)
     if template is not None:
         writer.add_chat_template(template)
-    _add_tensors(writer, shape, np.random.default_rng(seed))
+    _add_tensors(writer, shape, MARKS_FROM + len(marks), np.random.default_rng(seed))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -67,11 +74,11 @@ def make_model(
     return path
 
 
-def _add_tokenizer(writer: Any) -> None:
-    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *TAGS, SPACE]
+def _add_tokenizer(writer: Any, marks: tuple[str, ...]) -> None:
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *TAGS, SPACE, *marks]
     kind = gguf.TokenType
     types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * 256, *[kind.USER_DEFINED] * len(TAGS)]
-    types.append(kind.NORMAL)
+    types += [kind.NORMAL, *[kind.CONTROL] * len(marks)]
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
@@ -84,7 +91,7 @@ def _add_tokenizer(writer: Any) -> None:
     writer.add_add_space_prefix(False)
 
 
-def _add_tensors(writer: Any, shape: Shape, random: Any) -> None:
+def _add_tensors(writer: Any, shape: Shape, vocabulary: int, random: Any) -> None:
     def weights(tensor: str, rows: int, columns: int) -> None:
         scale = 2.4 / shape.width**0.5
         writer.add_tensor(tensor, (random.standard_normal((rows, columns)) * scale).astype(np.float32))
@@ -92,7 +99,6 @@ def _add_tensors(writer: Any, shape: Shape, random: Any) -> None:
     def ones(tensor: str) -> None:
         writer.add_tensor(tensor, np.ones(shape.width, np.float32))
 
-    vocabulary = len(SPECIAL) + 256 + len(TAGS) + 1
     weights("token_embd.weight", vocabulary, shape.width)
     weights("output.weight", vocabulary, shape.width)
     ones("output_norm.weight")

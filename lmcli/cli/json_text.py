@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from math import isinf
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ MAX_DEPTH: Final = 1000
 """The deepest nesting that is accepted; orjson parses 1024 levels, so values can be written inside others."""
 _LARGE: Final = 1 << 24
 """Above so many characters, the standard library parses: it takes longer, but orjson works on a copy of the text."""
+_NEWLINE: Final = orjson.Fragment(b"\n")
 _LONGEST_DIGITS: Final = 18
 """Every integer of so many digits fits into 64 bits."""
 _TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -97,6 +98,20 @@ def dump_json(value: Any, *, is_indented: bool = False) -> bytes:
         finite = json.loads(whole, parse_constant=lambda _: None)  # null for infinity, as orjson has it
         characters = json.dumps(finite, ensure_ascii=False, **layout)
         text = repaired(characters).encode() + b"\n"
+    return _safe(text)
+
+
+def dump_lines(values: Collection[Any]) -> bytes:
+    """Write each value as `dump_json` does, on a line of its own.
+
+    They are written as one array with a newline as an item between two: no string contains one that is not escaped.
+    """
+    items: list[Any] = [_NEWLINE] * (2 * len(values) - 1)
+    items[::2] = values
+    try:
+        text = orjson.dumps(items, _fragment)[1:-1].replace(b",\n,", b"\n") + b"\n"
+    except orjson.JSONEncodeError:
+        return b"".join(map(dump_json, values))
     return _safe(text)
 
 

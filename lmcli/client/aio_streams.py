@@ -7,7 +7,7 @@ from typing import Any, Self
 from lmcli.client.aio_session import AioSession
 from lmcli.client.collector import Collector
 from lmcli.errors import Incomplete, LmError
-from lmcli.values import Fragment, PredictionResult, Value
+from lmcli.values import Fragment, PredictionResult
 from lmcli.wire.channels import Prediction
 
 Begin = Callable[[], Awaitable[tuple[AioSession, Prediction]]]
@@ -28,7 +28,7 @@ class AsyncPredictionStream:
         self._begin = begin
         self._collector = collector
         self._running: tuple[AioSession, Prediction] | None = None
-        self._values: Iterator[Value] = iter(())
+        self._fragments: Iterator[Fragment] = iter(())
         self._is_reading = False
         self._is_left = False
 
@@ -70,8 +70,8 @@ class AsyncPredictionStream:
             await self.aclose()
         try:
             while await self._advance():
-                for value in self._values:
-                    self._collector.take(value)
+                for _ in self._fragments:
+                    pass
         except BaseException as error:
             self._end_with(error)
             raise
@@ -109,13 +109,10 @@ class AsyncPredictionStream:
 
     async def _next(self, _loop: object) -> Fragment:
         """The next fragment, for a loop that is not left while it waits here: its iterator is held."""
-        take = self._collector.take
         try:
             while True:
-                for value in self._values:
-                    fragment = take(value)
-                    if fragment is not None:
-                        return fragment
+                for fragment in self._fragments:
+                    return fragment
                 if not await self._advance():
                     break
         except BaseException as error:
@@ -124,13 +121,13 @@ class AsyncPredictionStream:
         raise StopAsyncIteration
 
     async def _advance(self) -> bool:
-        """Have the next values; False at the end."""
+        """Have the next fragments; False at the end."""
         if self._is_left or self._collector.has_result or self._collector.error is not None:
             return False
         session, prediction = self._running or await self._begun()
         self._claim()
         try:
-            self._values = iter(await session.read(prediction))
+            self._fragments = self._collector.take(await session.read(prediction))
         finally:
             self._is_reading = False
         if prediction.is_over and not self._is_left:

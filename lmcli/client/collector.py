@@ -3,7 +3,7 @@
 Whoever waits, synchronously or not, passes in the values as they arrive.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from lmcli.values import (
     Fragment,
     LoadNote,
     LoadProgress,
+    PredictedToken,
     PredictionEnd,
     PredictionResult,
     PromptDetails,
@@ -55,7 +56,13 @@ class Collector:
         self.error: LmError | None = None
         self._callbacks = callbacks
         self._is_structured = is_structured
+        self._has_begun = False
         self._fragments: list[Fragment] = []
+        self._contents: list[str] = []
+        self._texts: list[str] = []
+        self._answers: list[str] = []
+        self._reasonings: list[str] = []
+        self._tokens: list[PredictedToken] = []
         self._reported: float = -1.0
         self._result: PredictionResult | None = None
 
@@ -64,22 +71,24 @@ class Collector:
         """Whether the prediction has ended, and not failed."""
         return self._result is not None
 
-    def take(self, value: Value) -> Fragment | None:
-        """Keep a value, with its callbacks; the fragment to hand on, if it is one."""
-        if self.is_cancelled:
-            return None
-        if isinstance(value, Fragment):
-            if not self._fragments:
-                self._begin()
-            self._fragments.append(value)
-            if self._callbacks.on_prediction_fragment is not None:
-                self._callbacks.on_prediction_fragment(value)
-            return value
-        if isinstance(value, PromptProgress):
-            if value.details is not None and self._callbacks.on_prompt_processing_details is not None:
-                self._callbacks.on_prompt_processing_details(value.details)
-            self._report_progress(value.progress)
-        return None
+    def take(self, values: Iterable[Value]) -> Iterator[Fragment]:
+        """Keep values, each with its callbacks when its turn comes; the fragments among them, to hand on."""
+        report = self._callbacks.on_prediction_fragment
+        self._fold()
+        for value in values:
+            if self.is_cancelled:
+                return
+            if type(value) is Fragment:
+                if not self._has_begun:
+                    self._begin()
+                self._fragments.append(value)
+                if report is not None:
+                    report(value)
+                yield value
+            elif isinstance(value, PromptProgress):
+                if value.details is not None and self._callbacks.on_prompt_processing_details is not None:
+                    self._callbacks.on_prompt_processing_details(value.details)
+                self._report_progress(value.progress)
 
     def finish(self, prediction: Prediction) -> None:
         """Make the result, after the end.
@@ -113,6 +122,7 @@ class Collector:
         return self._result
 
     def _begin(self) -> None:
+        self._has_begun = True
         self._report_progress(1.0)
         if self._callbacks.on_first_token is not None:
             self._callbacks.on_first_token()
@@ -127,16 +137,15 @@ class Collector:
         report(progress)
 
     def _made(self, prediction: Prediction, end: PredictionEnd) -> PredictionResult:
-        content = _joined(self._fragments)
-        text = [f for f in self._fragments if not f.is_structural]
-        answer = [f for f in text if f.reasoning_type == "none"]
+        self._fold()
+        content = "".join(self._contents)
         is_parsed = self._is_structured and not self.is_cancelled
-        parsed = parse_object(_joined(text)) if is_parsed else None
+        parsed = parse_object("".join(self._texts)) if is_parsed else None
         return PredictionResult(
             content=content,
-            reasoning=_joined(f for f in text if f.reasoning_type == "reasoning"),
-            answer=_joined(answer),
-            tokens=tuple(chain.from_iterable(f.tokens for f in answer)),
+            reasoning="".join(self._reasonings),
+            answer="".join(self._answers),
+            tokens=tuple(self._tokens),
             parsed=content if parsed is None else parsed,
             stats=end.stats,
             model_info=end.model_info,
@@ -145,6 +154,22 @@ class Collector:
             tool_calls=tuple(prediction.tool_calls),
             tool_call_failures=tuple(prediction.tool_call_failures),
         )
+
+    def _fold(self) -> None:
+        """Keep of the fragments that were handed on only what the result needs.
+
+        A hundred thousand tuples take a third of the time of a stream, in the garbage collector.
+        """
+        fragments, self._fragments = self._fragments, []
+        text = [f for f in fragments if not f.is_structural]
+        answer = [f for f in text if f.reasoning_type == "none"]
+        self._contents.append(content := _joined(fragments))
+        self._answers.append(content if len(answer) == len(fragments) else _joined(answer))
+        self._tokens += chain.from_iterable(f.tokens for f in answer)
+        if len(answer) < len(text):
+            self._reasonings.append(_joined(f for f in text if f.reasoning_type == "reasoning"))
+        if self._is_structured:
+            self._texts.append(_joined(text))
 
 
 def _joined(fragments: Iterable[Fragment]) -> str:

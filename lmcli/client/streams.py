@@ -63,13 +63,9 @@ class PredictionStream(Closing):
         self._leave()
 
     def _read(self) -> Generator[Fragment, None, None]:
-        take = self._collector.take
         try:
             for burst in self._session.bursts(self._prediction):
-                for value in burst:
-                    fragment = take(value)
-                    if fragment is not None:
-                        yield fragment
+                yield from self._collector.take(burst)
             self._collector.finish(self._prediction)
         except LmError as error:
             self._collector.error = error

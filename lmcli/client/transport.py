@@ -246,6 +246,8 @@ class Transport:
 
     def _push(self) -> bool:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
+        if not (self._unsent or self._websocket.has_data_to_send):
+            return True
         self._unsent.extend(map(memoryview, self._websocket.data_to_send()))
         while self._websocket.lost is None and (self._unsent or self._take_frames()):
             data = self._unsent[0]

@@ -30,7 +30,9 @@ IDLE_FRAMES: Final = 100_000
 of a few KiB each."""
 _WHOLE_TEXT: Final = 0x80 | Opcode.TEXT
 _MASKED: Final = 0x80
-_LENGTH_BYTES: Final = {126: 2, 127: 8}
+_SHORT: Final = 126
+_SHORT_HEAD: Final = 4
+_LENGTH_BYTES: Final = {_SHORT: 2, 127: 8}
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
@@ -69,7 +71,13 @@ class WebSocket:
         self._frame_bytes = 0
         self._idle_frames = 0
         self._is_answered = False
+        self._has_replies = True
         self._outgoing: deque[Iterator[bytes]] = deque()
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether `data_to_send` or `frames_to_send` may return something; asked before each of many reads."""
+        return self._has_replies or bool(self._outgoing)
 
     @property
     def is_open(self) -> bool:
@@ -109,13 +117,16 @@ class WebSocket:
     def send_ping(self) -> None:
         """Ask for a sign of life."""
         self._protocol.send_ping(b"")
+        self._has_replies = True
 
     def send_close(self) -> None:
         """Say that this is the end."""
         self._protocol.send_close()
+        self._has_replies = True
 
     def data_to_send(self) -> list[bytes]:
         """What is to be sent before any text: the handshake, pongs, close frames."""
+        self._has_replies = False
         return [data for data in self._protocol.data_to_send() if data]
 
     def frames_to_send(self) -> bytes:
@@ -134,6 +145,7 @@ class WebSocket:
         texts: list[bytes] = []
         if not data:
             self._protocol.receive_eof()
+            self._has_replies = True
             self.lost = self.lost or "it closed the connection"
             return texts
         self._is_answered = True
@@ -157,25 +169,13 @@ class WebSocket:
         if len(self._uncut) < self._frame_bytes:
             return
         self._frame_bytes = 0
-        whole = bytes(self._uncut)
-        position, end = 0, len(whole)
-        while position + 2 <= end and self.lost is None:
-            start, length = position + 2, whole[position + 1]
-            if length in _LENGTH_BYTES:
-                start += _LENGTH_BYTES[length]
-                length = int.from_bytes(whole[position + 2 : start])
-            elif length & _MASKED:  # which a server may not do: an error, whatever follows
-                self._parse(whole[position:])
+        whole, position = bytes(self._uncut), 0
+        while self.lost is None:
+            if not self._partial:
+                position = self._cut_short_texts(whole, position, texts)
+            if (frame := self._next_frame(whole, position)) is None:
                 break
-            stop = start + length
-            if start > end:
-                break
-            if length + self._partial_bytes > TEXT_BYTES:
-                self.lost = f"it broke the WebSocket protocol, a message of more than {TEXT_BYTES} bytes"
-                break
-            if stop > end:
-                self._frame_bytes = stop - position
-                break
+            start, stop = frame
             if whole[position] == _WHOLE_TEXT and not self._partial:
                 texts.append(whole[start:stop])
                 self._idle_frames = 0
@@ -187,8 +187,46 @@ class WebSocket:
         if self._idle_frames > IDLE_FRAMES and self.lost is None:
             self.lost = f"it sent {self._idle_frames} frames without a message"
 
+    def _cut_short_texts(self, whole: bytes, position: int, texts: list[bytes]) -> int:
+        """Cut texts of less than 64 KiB that are complete, as nearly all frames are; where the next frame begins."""
+        began, end = position, len(whole)
+        while position + _SHORT_HEAD <= end and whole[position] == _WHOLE_TEXT:
+            start, length = position + 2, whole[position + 1]
+            if length == _SHORT:
+                start, length = start + 2, whole[start] << 8 | whole[start + 1]
+            elif length > _SHORT:
+                break
+            stop = start + length
+            if stop > end:
+                break
+            texts.append(whole[start:stop])
+            position = stop
+        if position > began:
+            self._idle_frames = 0
+        return position
+
+    def _next_frame(self, whole: bytes, position: int) -> tuple[int, int] | None:
+        """Where the payload of any frame begins and ends; None if it is not complete, or not to be received."""
+        end = len(whole)
+        if position + 2 > end:
+            return None
+        start, length = position + 2, whole[position + 1]
+        if length in _LENGTH_BYTES:
+            start += _LENGTH_BYTES[length]
+            length = int.from_bytes(whole[position + 2 : start])
+        elif length & _MASKED:  # which a server may not do: an error, whatever follows
+            self._parse(whole[position:])
+            return None
+        stop = start + length
+        if start <= end and length + self._partial_bytes > TEXT_BYTES:
+            self.lost = f"it broke the WebSocket protocol, a message of more than {TEXT_BYTES} bytes"
+        elif start <= end < stop:
+            self._frame_bytes = stop - position
+        return (start, stop) if stop <= end and self.lost is None else None
+
     def _parse(self, data: bytes, texts: list[bytes] | None = None) -> None:
         """Have websockets take in some bytes."""
+        self._has_replies = True
         try:
             self._protocol.receive_data(data)
         except WebSocketException as error:

@@ -39,7 +39,7 @@ from lmcli.wire.envelopes import ABSENT
 from lmcli.wire.objects import write
 
 
-def _downloaded_model(context: Context, name: str) -> ModelInfo:
+def downloaded_model(context: Context, name: str) -> ModelInfo:
     """The downloaded model that a name stands for, the first of several; raises as `_matching_models`."""
     return _matching_models(context, name)[0]
 
@@ -100,7 +100,7 @@ async def estimate_usage(context: Context, parameter: JsonObject) -> Any:
 
     Source: lmstudio-js 6ec11db, lms-shared-types/src/EstimatedResourcesUsage.ts
     """
-    size = _downloaded_model(context, parameter["modelKey"]).size_bytes
+    size = downloaded_model(context, parameter["modelKey"]).size_bytes
     memory = {
         "confidence": "low",
         "modelVramBytes": 0,
@@ -126,7 +126,7 @@ async def count_tokens(context: Context, parameter: JsonObject) -> Any:
 async def preload_draft_model(context: Context, parameter: JsonObject) -> Any:
     """Check that a draft model exists; no engine uses one."""
     _required(context, parameter)
-    _downloaded_model(context, parameter["draftModelKey"])
+    downloaded_model(context, parameter["draftModelKey"])
     return ABSENT
 
 
@@ -154,7 +154,7 @@ async def get_or_load(context: Context, channel: Channel, parameter: JsonObject)
         context.registry.restart_ttl(instance)
         await channel.send({"type": "alreadyLoaded", "info": write(instance.describe())})
         return
-    parameters = _load_parameters(context, parameter, _downloaded_model(context, parameter["identifier"]))
+    parameters = _load_parameters(context, parameter, downloaded_model(context, parameter["identifier"]))
     if parameters.ttl_ms is not None:
         parameters = parameters._replace(is_jit=True)
         for other in context.registry.idle_jit_instances():

@@ -29,16 +29,19 @@ from lmcli.server.endpoints import (
     known_keys,
 )
 from lmcli.server.engine import PredictionRequest, PromptRead
-from lmcli.server.model_endpoints import SPECIFIED
+from lmcli.server.model_endpoints import SPECIFIED, downloaded_model
 from lmcli.server.model_instance import GENERATING, Instance
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import Fragment, JsonObject, Stats
 from lmcli.wire.config import read_prediction_config, read_stack
 from lmcli.wire.histories import read_history
 from lmcli.wire.payloads import write_fragment, write_prediction_end
+from lmcli.wire.prediction_config import OPTIONS
 from lmcli.wire.tool_calls import write_tool_call
 
 _log: Final = logging.getLogger(__name__)
+TOOLS_KEY: Final = OPTIONS["raw_tools"].key
+DRAFT_MODEL_KEY: Final = OPTIONS["draft_model"].key
 _PARSING_DISABLED: Final = {"enabled": False, "startString": "<think>", "endString": "</think>"}
 
 
@@ -66,27 +69,44 @@ async def apply_prompt_template(context: Context, parameter: JsonObject) -> Any:
     """Return the prompt for a conversation."""
     instance = context.registry.require(parameter["specifier"], context.domain)
     values = {**instance.model.prediction_values, **read_stack(parameter["predictionConfigStack"])}
-    return {"formatted": await instance.model.apply_template(_messages(context, parameter["history"]), values)}
+    if tools := parameter["opts"].get("toolDefinitions"):
+        values[TOOLS_KEY] = {"type": "toolArray", "tools": tools}
+    messages = [_without_unknown_files(context, message) for message in _read(parameter["history"])]
+    return {"formatted": await instance.model.apply_template(messages, values)}
 
 
 def _configured(context: Context, parameter: JsonObject) -> tuple[Instance, JsonObject]:
     instance = context.registry.require(parameter["modelSpecifier"], context.domain)
     preset, stack = parameter.get("fuzzyPresetIdentifier"), parameter["predictionConfigStack"]
-    return instance, effective_config(instance.model.prediction_values, preset, stack)
+    values = effective_config(instance.model.prediction_values, preset, stack)
+    if draft := values.get(DRAFT_MODEL_KEY):
+        downloaded_model(context, draft)
+    return instance, values
 
 
 def _messages(context: Context, history: JsonObject) -> Sequence[Message]:
-    """Read a conversation, without its empty messages."""
-    entries = [known_keys(message) for message in history["messages"] if message["content"]]
-    try:
-        messages = read_history({"messages": entries})
-    except BadInput as error:
-        raise RequestFailed(f"Invalid chat history: {error.message}") from error
+    """Read a conversation whose files were uploaded."""
+    messages = _read(history)
     for message in messages:
         for part in message.content:
             if isinstance(part, FilePart) and part.identifier not in context.client.files:
                 raise RequestFailed(f"File not found: {quoted(part.identifier)}")
     return messages
+
+
+def _without_unknown_files(context: Context, message: Message) -> Message:
+    """A message without the files that were not uploaded: as in LM Studio, its text is formatted."""
+    known = (p for p in message.content if not isinstance(p, FilePart) or p.identifier in context.client.files)
+    return Message(message.role, tuple(known))
+
+
+def _read(history: JsonObject) -> Sequence[Message]:
+    """Read a conversation, without its empty messages."""
+    entries = [known_keys(message) for message in history["messages"] if message["content"]]
+    try:
+        return read_history({"messages": entries})
+    except BadInput as error:
+        raise RequestFailed(f"Invalid chat history: {error.message}") from error
 
 
 def _request(

@@ -3,6 +3,7 @@
 Pure. However the text is split, the joined fragments are the text up to the stop string.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,12 +56,18 @@ class _Search:
 
 
 class StopStringMatcher:
-    """Finds stop strings in a text that arrives in pieces, also across the pieces."""
+    """Finds stop strings in a text that arrives in pieces, also across the pieces.
+
+    Attributes:
+        found: the stop string that was found, if any.
+        dropped: the length of the text from the stop string on.
+    """
 
     def __init__(self, stop_strings: Sequence[str]) -> None:
         self._searches = [_Search(stop) for stop in stop_strings if stop]
         self._held = ""
         self.found: str | None = None
+        self.dropped = 0
 
     def feed(self, piece: str) -> str:
         """Add a piece; returns the text that cannot be part of a stop string."""
@@ -71,6 +78,7 @@ class StopStringMatcher:
         if hits:
             at, self.found = min(hits, key=lambda hit: hit[0])
             self._held = ""
+            self.dropped = len(text) - at
             return text[:at]
         held = max(search.matched for search in self._searches)
         self._held = text[len(text) - held :]
@@ -157,15 +165,31 @@ class TextProcessor:
         self._stop_matcher = StopStringMatcher(stop_strings)
         self._reasoning_parser = ReasoningParser(tags)
         self._uncounted = 0
+        longest = max(map(len, stop_strings), default=0)
+        # The last pieces, those that a stop string may be in: the length of each, and its tokens.
+        self._last: deque[tuple[int, int]] | None = deque(maxlen=longest + 1) if longest else None
 
     @property
     def stop_string(self) -> str | None:
         """The stop string that was found, if any."""
         return self._stop_matcher.found
 
-    def feed(self, text: str) -> Iterator[Fragment]:
-        """Add the text of one token; not to be called after a stop string is found."""
-        self._uncounted += 1
+    @property
+    def stopped_tokens(self) -> int:
+        """The number of tokens that consist of the stop string, or of what follows it, only."""
+        left, count = self._stop_matcher.dropped, 0
+        for length, tokens in reversed(self._last or ()):
+            left -= length
+            if left < 0:
+                break
+            count += tokens
+        return count
+
+    def feed(self, text: str, tokens: int = 1) -> Iterator[Fragment]:
+        """Add the text of a token, or of several; not to be called after a stop string is found."""
+        self._uncounted += tokens
+        if self._last is not None:
+            self._last.append((len(text), tokens))
         yield from self._fragments(self._reasoning_parser.feed(self._stop_matcher.feed(text)))
 
     def flush(self) -> Iterator[Fragment]:

@@ -5,7 +5,7 @@ a caller can check whether they can be read. The multiplexer feeds them with wha
 ends a channel; the `channelClose` that follows adds nothing, so it is not waited for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from lmcli.errors import Incomplete, LmError, LoadFailed, PredictionFailed, RemoteProtocolError, quoted
@@ -127,20 +127,23 @@ class Channel:
         """How many values have arrived and were not read."""
         return len(self._values)
 
-    def take(self, packet: Any) -> bool:
-        """Read a packet; whether it brought a value.
+    def take(self, packets: Iterable[Any]) -> bool:
+        """Read packets, up to the end of the channel; whether they brought a value, or the end.
 
         Raises:
-            LmError: it is not valid, or reports that the channel has failed.
+            LmError: one is not valid, or reports that the channel has failed; values before it can be read.
         """
         self.is_answered = True
-        value = self._value(packet)
-        if value is None:
-            return False
-        self._values.append(value)
-        if len(self._values) == 1:
+        unread = len(self._values)
+        for packet in packets:
+            if self._has_ended:
+                break
+            value = self._value(packet)
+            if value is not None:
+                self._values.append(value)
+        if self._values and not unread:
             self.on_ready()
-        return True
+        return len(self._values) > unread or self._has_ended
 
     def close(self) -> None:
         """Accept the normal end; a channel that has failed stays failed."""
@@ -228,12 +231,12 @@ class Prediction(Channel):
         return values
 
     def _value(self, packet: Any) -> Value | None:
+        if type(packet) is dict and packet.get("type") == "fragment":
+            fragment = payloads.fragment(packet)
+            if fragment.is_structural:
+                self._has_structure = True
+            return self._joiner.join(fragment)
         match packet:
-            case {"type": "fragment"}:
-                fragment = payloads.fragment(packet)
-                if fragment.is_structural:
-                    self._has_structure = True
-                return self._joiner.join(fragment)
             case {"type": "promptProcessingProgress"}:
                 value = payloads.prompt_progress(packet)
                 self._prompt_details = value.details or self._prompt_details

@@ -18,7 +18,7 @@ from lmcli.wire.protocol import (
     ChannelClosed,
     ChannelFailed,
     Credentials,
-    Packet,
+    Packets,
     Protocol,
 )
 from lmcli.wire.requests import ChannelRequest
@@ -138,47 +138,38 @@ class Multiplexer:
         Raises:
             NotAllowed: the server refused the credentials.
         """
-        receive = self._protocol.receive
-        channels = self._channels
-        ignored = 0
+        has_meaning = False
         try:
-            for text in texts:
-                event = receive(text)
-                if type(event) is not Packet:
-                    ignored += not self._dispatch(event)
-                elif (channel := channels.get(event.channel_id)) is None:
-                    ignored += 1
-                else:
-                    try:
-                        if not channel.take(event.body):
-                            ignored += not self._settle(channel)
-                    except LmError as error:
-                        self.break_off(channel, error)
+            for event in self._protocol.receive(texts):
+                has_meaning = self._dispatch(event) or has_meaning
         except RemoteProtocolError as error:
             self.error = error
         else:
-            self._count(ignored, len(texts))
+            self.ignored_count = 0 if has_meaning else self.ignored_count + len(texts)
+            if self.ignored_count > IGNORED:
+                self.error = RemoteProtocolError(f"the server sent {self.ignored_count} messages that mean nothing")
 
-    def _count(self, ignored: int, received: int) -> None:
-        """Count what means nothing, once for all texts that arrived together."""
-        self.ignored_count = self.ignored_count + ignored if ignored == received else 0
-        if self.ignored_count > IGNORED:
-            self.error = RemoteProtocolError(f"the server sent {self.ignored_count} messages that mean nothing")
-
-    def _settle(self, channel: Channel) -> bool:
-        """Forget a channel whose result has come; whether it has."""
+    def _take(self, channel: Channel, packets: list[Any]) -> bool:
+        """Give packets to their channel, and forget it if its result has come; whether they meant something."""
+        try:
+            has_meaning = channel.take(packets)
+        except LmError as error:
+            self.break_off(channel, error)
+            return True
         if channel.has_ended:
             del self._channels[channel.number]
             self._protocol.end_channel(channel.number)
-        return channel.has_ended
+        return has_meaning
 
     @property
     def _pending(self) -> list[Pending]:
         return [*self._channels.values(), *self._calls.values()]
 
     def _dispatch(self, event: Any) -> bool:
-        """React to what is not a packet; whether it meant something."""
+        """React to an event; whether it meant something."""
         match event:
+            case Packets(number, packets) if number in self._channels:
+                return self._take(self._channels[number], packets)
             case Authenticated():
                 self.is_authenticated = True
             case ChannelClosed(number) if number in self._channels:

@@ -45,11 +45,17 @@ def fragment(body: Any) -> Fragment:
     try:
         piece = body["fragment"]
         content = piece["content"]
-        tokens_count = piece.get("tokensCount", 1)
-        contains_drafted = piece.get("containsDrafted", False)
-        reasoning_type = piece.get("reasoningType", "none")
-        is_structural = piece.get("isStructural", False)
         tokens = piece.get("tokens")
+        try:  # subscripts take half the time of `get`
+            tokens_count = piece["tokensCount"]
+            contains_drafted = piece["containsDrafted"]
+            reasoning_type = piece["reasoningType"]
+            is_structural = piece["isStructural"]
+        except KeyError:
+            tokens_count = piece.get("tokensCount", 1)
+            contains_drafted = piece.get("containsDrafted", False)
+            reasoning_type = piece.get("reasoningType", "none")
+            is_structural = piece.get("isStructural", False)
     except (KeyError, TypeError, AttributeError) as error:
         raise RemoteProtocolError(f"the server sent a fragment without content: {quoted(body, limit=80)}") from error
     if (

@@ -37,14 +37,19 @@ def failure(error: Any, kind: type[LmError] = PredictionFailed) -> LmError:
     if isinstance(display, Mapping):
         explain = _EXPLANATIONS.get(_name(display, "code"))
         if explain is not None:
-            return explain(display)
+            explained = explain(display)
+            return explained if explained.hints else type(explained)(explained.message, *_suggestion(body))
     title = _text(body, "title") or _text(body, "rootTitle") or "the server gave no reason"
     cause = _text(body, "cause")
     message = title if cause is None or cause in title else f"{title}: {cause}"
-    hints = [hint] if (hint := _text(body, "suggestion")) else []
+    hints = _suggestion(body)
     if kind is PredictionFailed and any(sign in message.lower() for sign in _SIGNS_OF_UNLOADED):
         return ModelUnloaded(message, *hints)
     return kind(message, *hints)
+
+
+def _suggestion(body: Mapping[str, Any]) -> list[str]:
+    return [hint] if (hint := _text(body, "suggestion")) else []
 
 
 def _model_unloaded(_: Mapping[str, Any]) -> LmError:

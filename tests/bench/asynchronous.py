@@ -13,11 +13,11 @@ import subprocess
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).parent
+from measuring import fast_server
+
 CLIENTS = {"lmcli": "lmcli", "official SDK": "lmstudio"}
 
 
@@ -95,16 +95,12 @@ def main() -> None:
         library, port, task, *counts = options.work
         asyncio.run(work(library, int(port), task, *[*map(int, counts), 0][:2]))
         return
-    command = [sys.executable, str(HERE / "fast_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
+    with fast_server() as port:
         for at_once in (8, 64, options.predictions):
             found = in_turn(port, options.runs, "predict", options.predictions, at_once)
             title = f"{options.predictions} predictions of one fragment, {at_once} at once"
             show(title, options.predictions, found, "prediction", 3)
         found = in_turn(port, options.runs, "stream", options.fragments)
-        server.kill()
         show(f"one stream of {options.fragments} fragments", options.fragments, found, "fragment", 10)
 
 

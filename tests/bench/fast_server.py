@@ -1,13 +1,15 @@
 """A server that is never the bottleneck: canned frames, as many fragments as the prompt says.
 
 `python fast_server.py` prints its port. A prompt such as "n=1000" gets that many fragments, any other gets one; "slow"
-gets it when its connection has been silent for a while, so that it comes after all others that were sent.
+gets it when its connection has been silent for a while, so that it comes after all others that were sent. "stamps=100"
+gets a hundred, a few milliseconds apart, each a line with the time at which it was sent, in nanoseconds.
 It speaks just enough of the protocol for the clients that are measured: our own, a bare loop, the official SDK.
 """
 
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +38,8 @@ MODEL = {
     "contextLength": 4096,
 }
 BLOCK = 1000
+PAUSE = 0.004
+"""Seconds between two fragments with the time."""
 SILENCE = 0.2
 """Seconds after which those who were put off are answered."""
 
@@ -50,10 +54,10 @@ def packet(channel_id: int, message: dict[str, Any]) -> bytes:
     return frame({"type": "channelSend", "channelId": channel_id, "message": message})
 
 
-def fragment(channel_id: int) -> bytes:
+def fragment(channel_id: int, content: str = " token") -> bytes:
     """One token."""
     piece = {
-        "content": " token",
+        "content": content,
         "tokensCount": 1,
         "containsDrafted": False,
         "reasoningType": "none",
@@ -69,11 +73,23 @@ def predict(connection: socket.socket, channel_id: int, count: int) -> None:
         block = one * BLOCK
         for _ in range(count // BLOCK):
             connection.sendall(block)
+    connection.sendall(one * (count % BLOCK) + ending(channel_id, count))
+
+
+def predict_slowly(connection: socket.socket, channel_id: int, count: int) -> None:
+    """Send `count` fragments one by one, each a line with the time at which it is sent, and the end."""
+    for _ in range(count):
+        time.sleep(PAUSE)
+        connection.sendall(fragment(channel_id, f"t={time.monotonic_ns()}\n"))
+    connection.sendall(ending(channel_id, count))
+
+
+def ending(channel_id: int, count: int) -> bytes:
+    """The end of a prediction."""
     stats = {"stopReason": "eosFound", "promptTokensCount": 1, "predictedTokensCount": count}
     config: dict[str, Any] = {"fields": []}
     end = {"stats": stats, "modelInfo": MODEL, "loadModelConfig": config, "predictionConfig": config}
-    last = packet(channel_id, {"type": "success", **end}) + frame({"type": "channelClose", "channelId": channel_id})
-    connection.sendall(one * (count % BLOCK) + last)
+    return packet(channel_id, {"type": "success", **end}) + frame({"type": "channelClose", "channelId": channel_id})
 
 
 def answer(connection: socket.socket, text: bytes, put_off: list[int]) -> None:
@@ -89,6 +105,8 @@ def answer(connection: socket.socket, text: bytes, put_off: list[int]) -> None:
         case {"type": "channelCreate", "channelId": channel_id}:
             if b'"slow"' in text:
                 put_off.append(channel_id)
+            elif asked := re.search(rb"stamps=(\d+)", text):
+                predict_slowly(connection, channel_id, int(asked[1]))
             else:
                 asked = re.search(rb"n=(\d+)", text)
                 predict(connection, channel_id, int(asked[1]) if asked else 1)

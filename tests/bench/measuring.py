@@ -1,13 +1,14 @@
 """What the benchmarks share: whole processes, measured, and the server that is never the bottleneck."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
@@ -48,7 +49,21 @@ def measure(command: list[str], stdin: Path = Path(os.devnull)) -> Run:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{command} ended with {process.returncode}")
-    return Run(seconds, usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
+    unit = 1024 if sys.platform == "darwin" else 1
+    return Run(seconds, usage.ru_maxrss // unit, usage.ru_utime + usage.ru_stime)
+
+
+def delays(command: list[str]) -> list[float]:
+    """Seconds from sending to stdout, for each fragment that has the time at which the server sent it."""
+    found: list[float] = []
+    text = b""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        while data := os.read(process.stdout.fileno(), 1 << 16):
+            now = time.monotonic_ns()
+            *lines, text = (text + data).split(b"\n")
+            found += [(now - int(stamp[1])) / 1e9 for line in lines if (stamp := re.search(rb"t=(\d+)", line))]
+    return found
 
 
 def seconds(runs: list[Run]) -> float:
@@ -59,3 +74,8 @@ def seconds(runs: list[Run]) -> float:
 def busy_seconds(runs: list[Run]) -> float:
     """The median of what other work on the machine does not lengthen as much."""
     return median(run.busy_seconds for run in runs)
+
+
+def slowest(values: list[float]) -> float:
+    """The 99th percentile: of fewer than a hundred values, nearly the largest."""
+    return quantiles(values, n=100, method="inclusive")[98] if len(values) > 1 else values[0]

@@ -6,25 +6,16 @@ work on the machine does not lengthen as it does the time on the wall. Nothing h
 """
 
 import argparse
-import os
 import random
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
+from measuring import measure
 
 MODELS = ("qwen2.5-7b-instruct", "llama-3.2-3b", "gemma-3-12b-it", "mistral-small")
 BARE_LOOP = "import sys, orjson\nfor line in open(sys.argv[1], 'rb'):\n    orjson.loads(line)\n"
-
-
-class Run(NamedTuple):
-    """What one process took: seconds of a processor, and its largest resident memory in bytes."""
-
-    seconds: float
-    peak_bytes: int
 
 
 def record(chance: random.Random) -> bytes:
@@ -51,18 +42,6 @@ def record(chance: random.Random) -> bytes:
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def measure(command: list[str]) -> Run:
-    """Run one process to its end."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=variables)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -83,10 +62,10 @@ def main() -> None:
         ):
             measure([*command, str(empty)])  # the first one fills the caches
             least, most = measure([*command, str(empty)]), measure([*command, str(full)])
-            rates[name] = count / (most.seconds - least.seconds)
-            per_record = (most.peak_bytes - least.peak_bytes) / count
+            rates[name] = count / (most.busy_seconds - least.busy_seconds)
+            per_record = (most.peak_kib - least.peak_kib) * 1024 / count
             print(
-                f"  {name:16}{rates[name]:10,.0f} /s  {most.peak_bytes / 2**20:6.1f} MiB at the peak,"
+                f"  {name:16}{rates[name]:10,.0f} /s  {most.peak_kib / 1024:6.1f} MiB at the peak,"
                 f" {per_record:5.1f} bytes a record"
             )
         print(f"  lm stats / bare loop  {rates['lm stats'] / rates['bare loop']:.2f}")

@@ -286,6 +286,14 @@ def test_wait_for_result(model: lms.LLM) -> None:
     assert model.respond_stream(TEXT).wait_for_result().content == TEXT
 
 
+def test_a_stream_that_is_held_holds_text(model: lms.LLM) -> None:
+    """The fragments that were handed on are not kept: they would occupy the garbage collector in every long stream."""
+    stream = model.respond_stream("kept " * 1000)
+    assert sum(1 for _ in stream) >= 1000
+    assert not [one for one in gc.get_objects() if type(one) is lms.Fragment and "kept" in one.content]
+    assert stream.result().content.split() == ["kept"] * 1000
+
+
 def test_stream_as_a_block(model: lms.LLM) -> None:
     """A stream is a context manager, too."""
     with model.respond_stream(TEXT) as stream:

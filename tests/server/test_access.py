@@ -162,7 +162,7 @@ def test_what_is_not_an_origin_is_a_usage_error(serve: Serve, text: str) -> None
 def test_refused_page_is_logged_once(serve: Serve, connect: Connect) -> None:
     """The log of `lm serve` names the origin, and `--allow-origin`, which may be repeated, allows others."""
     with_origins = ["--allow-origin", FRIEND, "--allow-origin", "http://localhost:3000"]
-    process = serve(*with_origins)
+    process = serve(*with_origins, lazy=False)
     for _ in range(3):
         assert upgrade(process.port, origin=EVIL) == 403
     assert upgrade(process.port, origin=FRIEND) == upgrade(process.port, origin="http://localhost:3000") == 101

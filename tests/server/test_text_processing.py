@@ -204,3 +204,22 @@ def test_malformed_schema_is_refused(schema: Any) -> None:
     """A malformed schema is an error of the request."""
     with pytest.raises(NoExample):
         schema_example(schema)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stop", "count"),
+    [
+        (["x", "ab"], "ab", 1),
+        (["xa", "b"], "ab", 1),
+        (["x", "a", "bc"], "ab", 2),
+        (["a", "a", "b"], "ab", 2),
+        (["xab"], "ab", 0),
+        (["a", "b", "x"], "z", 0),
+    ],
+)
+def test_tokens_of_a_stop_string(pieces: list[str], stop: str, count: int) -> None:
+    """Those are counted of which nothing is in the text."""
+    processor = TextProcessor([stop], None)
+    for piece in pieces:
+        list(processor.feed(piece))
+    assert processor.stopped_tokens == count

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -119,6 +120,52 @@ def test_any_interleaving(plans: list[Stream], data: st.DataObject) -> None:
     assert len(opened) == len(plans) + sum(plan.is_refused for plan in plans)
     cancelled = {packet["channelId"] for packet in later if packet["type"] == "channelSend"}
     assert cancelled == {c.number for c, plan in zip(channels, plans, strict=True) if plan.ending == "bad packet"}
+
+
+NUMBERS = st.integers(1, 3)
+SENT: st.SearchStrategy[Packet] = st.one_of(
+    st.builds(piece, st.sampled_from(["a", "", "é", "\ud83d", "\ude00"]), NUMBERS),
+    st.builds(success, NUMBERS),
+    st.builds(closed, NUMBERS),
+    st.builds(failed, st.just("Boom"), NUMBERS),
+    st.builds(sent, NUMBERS, st.sampled_from([None, {"type": 5}, {"type": "fragment"}, {"type": "weather"}])),
+    st.builds(lambda number: {"type": "rpcResult", "callId": number, "result": number}, NUMBERS),
+    st.builds(lambda number: warning("?", kind="channelEndpointUnknown"), NUMBERS),
+)
+TEXTS = SENT.map(lambda packet: json.dumps(packet).encode()) | st.sampled_from(
+    [b"[]", b"garbage", b'{"type":"channelSend"}']
+)
+
+
+def brought(bursts: list[list[bytes]]) -> list[Any]:
+    """What some bursts of texts bring to two predictions, a load and a call, and what is sent for them."""
+    multiplexer = authenticated()
+    pending = [
+        completing(multiplexer),
+        completing(multiplexer),
+        multiplexer.load(requests.get_or_load("m", LoadConfig())),
+    ]
+    call = multiplexer.call("listLoaded")
+    for burst in bursts:
+        if multiplexer.error is None:
+            multiplexer.receive(burst)
+    found: list[Any] = [str(multiplexer.error), sent_by(multiplexer), answer_of(call) if call.is_ready else None]
+    for channel in pending:
+        found += [channel.read() if channel.unread_count else None, channel.is_answered, channel.has_ended]
+        try:
+            channel.read()
+        except LmError as error:
+            found.append(str(error))
+    return found
+
+
+@QUICK
+@given(st.lists(TEXTS, max_size=12), st.data())
+def test_any_bursts(texts: list[bytes], data: st.DataObject) -> None:
+    """What arrives together brings what it brings one by one: values, ends, errors, and what is sent."""
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(texts)), max_size=3))), len(texts)]
+    bursts = [texts[start:stop] for start, stop in pairwise(cuts)]
+    assert brought(bursts) == brought([[text] for text in texts])
 
 
 def check_end(plan: Stream, channel: Prediction, got: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from lmcli.wire.protocol import (
     ChannelFailed,
     Credentials,
     Event,
-    Packet,
+    Packets,
     Protocol,
     Rejection,
     State,
@@ -30,17 +31,24 @@ from lmcli.wire.protocol import (
 ME = Credentials("guest:me", "s3cret")
 
 
+def receive(protocol: Protocol, text: bytes | str) -> Event | None:
+    """What a text means."""
+    events = list(protocol.receive([text]))
+    assert len(events) <= 1
+    return events[0] if events else None
+
+
 def authenticated() -> Protocol:
     """A protocol whose server has accepted the credentials."""
     protocol = Protocol()
     protocol.authenticate(ME)
-    assert protocol.receive('{"success":true}') == Authenticated()
+    assert receive(protocol, '{"success":true}') == Authenticated()
     return protocol
 
 
 def event_of(protocol: Protocol, type_: str, **keys: Any) -> Event | None:
     """What an envelope from the server means."""
-    return protocol.receive(json.dumps({"type": type_, **keys}))
+    return receive(protocol, json.dumps({"type": type_, **keys}))
 
 
 def test_authentication_comes_first() -> None:
@@ -69,7 +77,7 @@ def test_nothing_is_sent_before_the_authentication(ask: Callable[[Protocol], obj
     protocol.authenticate(ME)
     with pytest.raises(RuntimeError, match="waiting"):
         ask(protocol)
-    protocol.receive('{"success":true}')
+    receive(protocol, '{"success":true}')
     ask(protocol)
 
 
@@ -84,7 +92,7 @@ def test_accepted_credentials(text: str) -> None:
     """`success: true` opens the namespace; further keys are ignored."""
     protocol = Protocol()
     protocol.authenticate(ME)
-    event = protocol.receive(text)
+    event = receive(protocol, text)
     assert event, "an event is true, so that it differs from none"
     assert event == Authenticated()
     assert protocol.state is State.OPEN
@@ -104,7 +112,7 @@ def test_refusal(text: str, message: str) -> None:
     protocol = Protocol()
     protocol.authenticate(ME)
     with pytest.raises(NotAllowed) as error:
-        protocol.receive(text)
+        receive(protocol, text)
     assert error.value.message == message
     assert "LM_API_TOKEN" in error.value.hints[0]
     assert protocol.state is State.CLOSED
@@ -120,7 +128,7 @@ def test_what_is_no_greeting(text: str) -> None:
     protocol = Protocol()
     protocol.authenticate(ME)
     with pytest.raises(RemoteProtocolError):
-        protocol.receive(text)
+        receive(protocol, text)
     assert protocol.state is State.WAITING
 
 
@@ -128,12 +136,12 @@ def test_a_server_that_speaks_out_of_turn() -> None:
     """A text before the authentication, or after a refusal, is the server's mistake, not the program's."""
     protocol = Protocol()
     with pytest.raises(RemoteProtocolError):
-        protocol.receive('{"success":true}')
+        receive(protocol, '{"success":true}')
     protocol.authenticate(ME)
     with pytest.raises(NotAllowed):
-        protocol.receive('{"success":false}')
+        receive(protocol, '{"success":false}')
     with pytest.raises(RemoteProtocolError):
-        protocol.receive('{"success":true}')
+        receive(protocol, '{"success":true}')
 
 
 def test_numbers() -> None:
@@ -167,10 +175,33 @@ def test_a_channel() -> None:
     """Packets carry the number of their channel until it is closed."""
     protocol = authenticated()
     channel, _ = protocol.open_channel("predict")
-    assert event_of(protocol, "channelSend", channelId=channel, message={"type": "x"}) == Packet(channel, {"type": "x"})
-    assert event_of(protocol, "channelSend", channelId=channel, message=5, ackId=1) == Packet(channel, 5)
-    assert event_of(protocol, "channelSend", channelId=channel) == Packet(channel, ABSENT)
+    assert event_of(protocol, "channelSend", channelId=channel, message={"type": "x"}) == Packets(
+        channel, [{"type": "x"}]
+    )
+    assert event_of(protocol, "channelSend", channelId=channel, message=5, ackId=1) == Packets(channel, [5])
+    assert event_of(protocol, "channelSend", channelId=channel) == Packets(channel, [ABSENT])
     assert event_of(protocol, "channelClose", channelId=channel) == ChannelClosed(channel)
+
+
+def test_packets_that_follow_each_other_are_one_event() -> None:
+    """What arrives together on a channel stays together, in order, also before a text that is not JSON."""
+    protocol = authenticated()
+    for name in ("predict", "predict"):
+        protocol.open_channel(name)
+    protocol.call("e")
+    sent = [(1, "a"), (1, "b"), (2, "c"), (9, "unknown"), (1, "d"), (1, "e")]
+    texts = [json.dumps({"type": "channelSend", "channelId": number, "message": body}) for number, body in sent]
+    texts.insert(-1, json.dumps({"type": "rpcResult", "callId": 1}))
+    events = protocol.receive([*texts, "garbage", *texts])
+    assert list(islice(events, 5)) == [
+        Packets(1, ["a", "b"]),
+        Packets(2, ["c"]),
+        Packets(1, ["d"]),
+        CallReturned(1, ABSENT),
+        Packets(1, ["e"]),
+    ]
+    with pytest.raises(RemoteProtocolError):
+        next(events)
 
 
 ENDS: list[tuple[str, dict[str, Any], Event]] = [
@@ -305,7 +336,7 @@ def test_a_request_that_is_answered_was_understood() -> None:
     event = event_of_warning(protocol, "bad parameter", kind="channelCreationParameterTypeError")
     assert isinstance(event, ChannelFailed)
     assert event.channel_id == 2
-    assert event_of(protocol, "channelSend", channelId=1, message={}) == Packet(1, {})
+    assert event_of(protocol, "channelSend", channelId=1, message={}) == Packets(1, [{}])
 
 
 def test_a_warning_is_about_the_endpoint_that_it_names() -> None:
@@ -365,7 +396,7 @@ def test_any_text_is_an_event_or_an_error(text: bytes | str, state: State) -> No
     protocol = Protocol()
     protocol.state = state
     with suppress(RemoteProtocolError):
-        protocol.receive(text)
+        receive(protocol, text)
 
 
 ENVELOPES: list[dict[str, Any]] = [
@@ -387,7 +418,7 @@ def test_any_json_is_an_event_or_an_error(value: Any, state: State) -> None:
     protocol.state = state
     allowed = (RemoteProtocolError, NotAllowed) if state is State.WAITING else (RemoteProtocolError,)
     with suppress(*allowed):
-        protocol.receive(json.dumps(value))
+        receive(protocol, json.dumps(value))
 
 
 class Interleaving(RuleBasedStateMachine):
@@ -422,7 +453,7 @@ class Interleaving(RuleBasedStateMachine):
     def packet(self, number: int, body: Any) -> None:
         """A packet reaches its channel, while that is open."""
         event = event_of(self.protocol, "channelSend", channelId=number, message=body)
-        assert event == (Packet(number, body) if number in self.open_channels else None)
+        assert event == (Packets(number, [body]) if number in self.open_channels else None)
         self.answered.add(number)
 
     @rule(number=channels, has_failed=st.booleans())

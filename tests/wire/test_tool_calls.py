@@ -38,7 +38,7 @@ def prediction(*packets: Packet) -> tuple[Prediction, list[Value]]:
     """A channel that has taken some packets, and what they brought."""
     channel = Prediction()
     for packet in packets:
-        channel.take(packet)
+        channel.take([packet])
     return channel, channel.read()
 
 
@@ -119,7 +119,7 @@ def test_another_type_is_refused(packet: Packet) -> None:
 
 def test_an_unknown_packet_brings_nothing() -> None:
     """Packets of later servers are passed over."""
-    assert Prediction().take({"type": "toolCallGenerationSomething", "name": 5}) is False
+    assert Prediction().take([{"type": "toolCallGenerationSomething", "name": 5}]) is False
 
 
 @QUICK

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lmcli.cli.input.document import Document, assistant_entry
-from lmcli.cli.json_text import dump_json, json_pieces
+from lmcli.cli.json_text import dump_lines, json_pieces
 from lmcli.cli.output.results import (
     StoredTextCollector,
     outcome_error,
@@ -55,9 +55,9 @@ class JsonLinesSink(StoredTextCollector):
     def burst(self, values: list[Value]) -> None:
         """Write the values that arrived together."""
         super().burst(values)
-        lines = [dump_json(event(value)) for value in values if (event := _EVENTS.get(type(value))) is not None]
-        if lines:
-            self._output.write(b"".join(lines))
+        events = [event(value) for value in values if (event := _EVENTS.get(type(value))) is not None]
+        if events:
+            self._output.write(dump_lines(events))
 
     def finish(self, outcome: Outcome) -> None:
         """Write the last line."""

@@ -52,11 +52,12 @@ class TextCollector:
 
     def burst(self, values: list[Value]) -> None:
         """Collect the text of the fragments."""
-        for value in values:
-            if isinstance(value, Fragment) and (buffer := self._buffers.get(value.reasoning_type)) is not None:
-                buffer.append(value.content)
+        fragments = [value for value in values if type(value) is Fragment]
+        for kind, buffer in self._buffers.items():
+            if text := "".join([f.content for f in fragments if f.reasoning_type == kind]):
+                buffer.append(text)
         if self._keeps_tokens:
-            answer = (v for v in values if isinstance(v, Fragment) and v.tokens and v.reasoning_type == "none")
+            answer = (f for f in fragments if f.tokens and f.reasoning_type == "none")
             self.tokens.extend(token_record(token) for fragment in answer for token in fragment.tokens)
 
     def finish(self, outcome: Outcome) -> None:

@@ -73,7 +73,7 @@ class TextSink:
 
     def burst(self, values: list[Value]) -> None:
         """Write the text of the fragments that arrived together."""
-        text = "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
+        text = "".join([v.content for v in values if type(v) is Fragment and v.reasoning_type == "none"])
         if text:
             self._write(text)
 

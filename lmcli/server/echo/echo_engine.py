@@ -140,6 +140,7 @@ class EchoModel:
                 yield fragment
             if state.processor.stop_string is not None:
                 state.stop_reason = "stopStringFound"
+                state.predicted -= state.processor.stopped_tokens
                 break
             rate_limit.tick()
         else:

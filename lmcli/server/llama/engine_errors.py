@@ -62,6 +62,8 @@ def request_failed(error: EngineError) -> RequestFailed:
     return RequestFailed(f"{NAME}: {error}")
 
 
-def unsupported_by_engine(feature: str) -> RequestFailed:
+def unsupported_by_engine(feature: str, suggestion: str | None = None) -> RequestFailed:
     """llama.cpp does not support a feature."""
-    return unsupported(feature, NAME, VERSION)
+    failed = unsupported(feature, NAME, VERSION)
+    failed.suggestion = suggestion
+    return failed

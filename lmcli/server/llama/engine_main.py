@@ -30,6 +30,7 @@ from lmcli.server.llama.engine_messages import (
     Finished,
     Grant,
     Load,
+    Loaded,
     LoadOptions,
     Message,
     Predict,
@@ -43,7 +44,7 @@ from lmcli.server.llama.engine_messages import (
     encode,
 )
 from lmcli.server.llama.model_files import checked_header
-from lmcli.server.llama.runtime import Runtime, free_memory_bytes, translated_errors
+from lmcli.server.llama.runtime import Runtime, free_memory_bytes, has_gpu, translated_errors
 from lmcli.values import JsonObject
 
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -152,8 +153,8 @@ class Worker:
                 self._call(number, lambda: self._runtime.tokenize(text, add_special=add_special))
             case CountTokens(number, text):
                 self._call(number, lambda: len(self._runtime.tokenize(text)))
-            case ApplyTemplate(number, messages, arguments):
-                self._call(number, lambda: self._runtime.apply_template(messages, arguments))
+            case ApplyTemplate(number, messages, arguments, tools):
+                self._call(number, lambda: self._runtime.apply_template(messages, arguments, tools))
 
     def _predict(self, number: int, body: JsonObject, output: Output) -> None:
         def receive(piece: JsonObject) -> bool:
@@ -264,7 +265,9 @@ def main() -> None:
     messages = iter(connection)
     load = next(messages, None)
     if isinstance(load, Load):
-        worker = Worker(_load(load, connection), connection, load.options["sessions"])
+        runtime = _load(load, connection)
+        worker = Worker(runtime, connection, load.options["sessions"])
+        connection.reply(Loaded(load.number, has_gpu(), *runtime.boundaries()))
         connection.reply(Finished(load.number))
         for message in messages:
             worker.receive(message)

@@ -3,7 +3,7 @@
 Pure: messages in, bytes out, and back. A message is a line with a JSON array: the name of its class, then its fields.
 The server numbers its requests, and every message has the number of the request that it belongs to:
 
-Load             ReadProgress…, then Finished or Rejected
+Load             ReadProgress…, Loaded, then Finished; or Rejected
 Predict          PromptProgress and Token…, then Finished or Rejected; the server ends it with Close, at any time
 Tokenize, CountTokens, ApplyTemplate    Result or Rejected
 
@@ -42,16 +42,16 @@ class LoadOptions(NamedTuple):
         sessions: the number of concurrent predictions.
         gpu_layers: the number of layers on the GPU; None for llama.cpp's default.
         threads: the number of threads; None for llama.cpp's default.
-        has_mmap: whether the file is mapped into memory.
+        load_mode: how the file is read: one of `xllamacpp.llama_load_mode`.
         has_flash_attention: whether to use it; None for llama.cpp's default.
-        parameters: further fields of `xllamacpp.CommonParams`.
+        parameters: further fields of `xllamacpp.CommonParams`; the types of the cache by name, and the default seed.
     """
 
     context_length: int
     sessions: int
     gpu_layers: int | None
     threads: int | None
-    has_mmap: bool
+    load_mode: str
     has_flash_attention: bool | None
     parameters: JsonObject
 
@@ -108,11 +108,12 @@ class CountTokens(NamedTuple):
 
 @distinct
 class ApplyTemplate(NamedTuple):
-    """Apply the prompt template of the model to messages in the form of OpenAI, with arguments."""
+    """Apply the prompt template of the model to messages and tools in the form of OpenAI, with arguments."""
 
     number: int
     messages: list[Any]
     arguments: JsonObject
+    tools: list[Any]
 
 
 @distinct
@@ -121,6 +122,16 @@ class ReadProgress(NamedTuple):
 
     number: int
     share: float | int
+
+
+@distinct
+class Loaded(NamedTuple):
+    """What llama.cpp found: whether there is a GPU, and the texts that begin and end a prompt in templates."""
+
+    number: int
+    has_gpu: bool
+    bos: str
+    eos: str
 
 
 @distinct
@@ -180,7 +191,7 @@ class Result(NamedTuple):
 
 
 Request = Load | Predict | Grant | Close | Tokenize | CountTokens | ApplyTemplate
-Reply = ReadProgress | PromptProgress | Token | Finished | Rejected | Result
+Reply = ReadProgress | Loaded | PromptProgress | Token | Finished | Rejected | Result
 Message = Request | Reply
 
 _CLASSES: Final[Mapping[str, Any]] = {kind.__name__: kind for kind in (*Request.__args__, *Reply.__args__)}

@@ -25,6 +25,7 @@ from lmcli.server.llama.engine_messages import (
     Grant,
     InvalidMessage,
     Load,
+    Loaded,
     Message,
     Predict,
     ReadProgress,
@@ -41,6 +42,7 @@ _ROOT: Final = str(Path(__file__).parents[3])
 _MAIN: Final = "lmcli.server.llama.engine_main"
 # How long a process may take to end by itself.
 _END_SECONDS: Final = 5.0
+_MAX_TEMPLATES: Final = 4
 _ERRORS: Final = {kind.__name__: kind for kind in (EngineError, UnsupportedSchema)}
 
 _log: Final = logging.getLogger(__name__)
@@ -51,9 +53,18 @@ class EngineProcess(asyncio.Protocol):
 
     Args:
         is_verbose: whether the log of llama.cpp is logged.
+
+    Attributes:
+        has_gpu: whether a model that is loaded can use a GPU.
+        bos: the text that begins a prompt in a template; empty where tokenizing adds it.
+        eos: the text that ends a message in a template.
+        templates: how many templates of clients are applied at once.
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
+        self.has_gpu = False
+        self.bos = self.eos = ""
+        self.templates = asyncio.Semaphore(_MAX_TEMPLATES)
         self._is_verbose = is_verbose
         self._decoder = Decoder()
         self._numbers = itertools.count()
@@ -108,6 +119,8 @@ class EngineProcess(asyncio.Protocol):
             async for step in output:
                 if isinstance(step, ReadProgress):
                     yield step.share
+                elif isinstance(step, Loaded):
+                    self.has_gpu, self.bos, self.eos = step.has_gpu, step.bos, step.eos
         finally:
             output.close()
             watch.cancel()
@@ -132,14 +145,16 @@ class EngineProcess(asyncio.Protocol):
         number = next(self._numbers)
         return int(await self._call(number, await _encoded(CountTokens(number, text), len(text))))
 
-    async def apply_template(self, messages: Sequence[JsonObject], arguments: JsonObject) -> str:
-        """Apply the model's own prompt template to a conversation.
+    async def apply_template(
+        self, messages: Sequence[JsonObject], arguments: JsonObject, tools: Sequence[JsonObject] = ()
+    ) -> str:
+        """Apply the model's own prompt template to a conversation, and to the tools that may be called.
 
         Raises:
             EngineError: the template cannot be applied, or the process has ended.
         """
         number = next(self._numbers)
-        request = ApplyTemplate(number, list(messages), arguments)
+        request = ApplyTemplate(number, list(messages), arguments, list(tools))
         size = sum(len(message["content"]) for message in messages)
         return str(await self._call(number, await _encoded(request, size)))
 
@@ -229,18 +244,23 @@ class EngineProcess(asyncio.Protocol):
             self._on_lost(self._ended)
 
 
+def python_command(module: str) -> list[str]:
+    """The command that runs a module of this package, without imports from the working directory."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def python_environment() -> dict[str, str]:
+    """The environment for it: this package is found wherever it was imported from."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
+
+
 def _start(stdin: socket.socket) -> "subprocess.Popen[bytes]":
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
-        "GGML_NO_BACKTRACE": "1",  # without it, llama.cpp starts a debugger when it aborts
-    }
     return subprocess.Popen(  # noqa: S603  a module of this package
-        [sys.executable, "-P", "-m", _MAIN],  # -P: no imports from the working directory
+        python_command(_MAIN),
         stdin=stdin.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,
+        env={**python_environment(), "GGML_NO_BACKTRACE": "1"},  # otherwise llama.cpp starts a debugger when it aborts
     )
 
 

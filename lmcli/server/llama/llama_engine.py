@@ -15,27 +15,24 @@ from lmcli.errors import quoted
 from lmcli.errors import reason as reason_of
 from lmcli.server.effective_config import DEFAULT_VALUES
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
-from lmcli.server.llama.engine_errors import NAME, VERSION, EngineEnded, EngineError, failing_requests
-from lmcli.server.llama.engine_messages import BATCH_TOKENS, LoadOptions
-from lmcli.server.llama.engine_process import EngineProcess
-from lmcli.server.llama.model_files import LocalModel, local_models
-from lmcli.server.llama.parameters import (
-    CONTEXT_LENGTH_KEY,
-    LOAD_PREFIX,
-    load_parameters,
-    unsupported_load_keys,
-    unsupported_prediction_keys,
+from lmcli.server.llama.engine_errors import (
+    NAME,
+    VERSION,
+    EngineEnded,
+    EngineError,
+    failing_requests,
+    unsupported_by_engine,
 )
+from lmcli.server.llama.engine_messages import LoadOptions
+from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.key_uses import refused_keys, unknown_keys
+from lmcli.server.llama.load_parameters import CONTEXT_LENGTH_KEY, REASONING_BUDGET_MESSAGE_KEY, load_options
+from lmcli.server.llama.model_files import LocalModel, local_models
 from lmcli.server.llama.prediction import Prediction
 from lmcli.server.llama.prompt import apply_template
 from lmcli.server.request_errors import RequestFailed
 from lmcli.values import LoadProgress, ModelInfo
 
-# In tokens, as in LM Studio.
-DEFAULT_CONTEXT_LENGTH: Final = 4096
-# The default limits for the concurrent predictions of a model: their number, and the tokens of all their contexts.
-MAX_SESSIONS: Final = 4
-MAX_SESSIONS_TOKENS: Final = 65_536
 # The share of reading the file in the load progress.
 READ_SHARE: Final = 0.9
 # Clients can send any key, so the number and the length of the keys that were warned about are bounded.
@@ -98,7 +95,7 @@ class LlamaEngine:
                 raise self._not_loaded(local, error) from error
             yield LoadProgress(1.0)
             stack.pop_all()
-        yield LlamaModel(model.model_key, process, options, values, self.warn)
+        yield LlamaModel(model.model_key, process, options, local.layers + 1, values, warn=self.warn)
 
     def warn(self, key: str, text: str) -> None:
         """Log a warning, once for each key and MAX_WARNINGS times at most."""
@@ -114,26 +111,14 @@ class LlamaEngine:
         return RequestFailed(f"Cannot load {local.info.model_key}: {text}", suggestion=hint)
 
     def _load_options(self, local: LocalModel, values: Mapping[str, Any]) -> LoadOptions:
-        for key in unsupported_load_keys(values):
-            self.warn(key, f"llama.cpp does not support the load option {quoted(key)}, which is ignored")
-        found = load_parameters(values)
-        context = _context_length(values, local.info.max_context_length)
-        default = self._sessions or max(1, min(MAX_SESSIONS, MAX_SESSIONS_TOKENS // context))
-        sessions = found.pop("n_parallel", default)
-        # llama.cpp aborts unless one token of each session fits into a batch.
-        found["n_batch"] = max(found.get("n_batch", BATCH_TOKENS), sessions)
-        if isinstance(on_gpu := values.get(LOAD_PREFIX + "offloadKVCacheToGpu"), bool):
-            found["no_kv_offload"] = not on_gpu
-        has_flash_attention = values.get(LOAD_PREFIX + "llama.flashAttention")
-        ratio = values.get(LOAD_PREFIX + "llama.acceleration.offloadRatio")
-        return LoadOptions(
-            context_length=context,
-            sessions=sessions,
-            gpu_layers=_gpu_layers(ratio, local.layers),
-            threads=found.pop("n_threads", None),
-            has_mmap=values.get(LOAD_PREFIX + "llama.tryMmap") is not False,
-            has_flash_attention=has_flash_attention if isinstance(has_flash_attention, bool) else None,
-            parameters=found,
+        refuse(values)
+        for key in unknown_keys(values):
+            self.warn(key, f"the load option {quoted(key)} is unknown, and ignored")
+        return load_options(
+            values,
+            max_context_length=local.info.max_context_length,
+            layers=local.layers + 1,
+            sessions=self._sessions,
         )
 
 
@@ -145,7 +130,9 @@ class LlamaModel:
         key: str,
         process: EngineProcess,
         options: LoadOptions,
+        layers: int,
         values: Mapping[str, Any],
+        *,
         warn: Callable[[str, str], None],
     ) -> None:
         self.context_length = options.context_length
@@ -153,6 +140,8 @@ class LlamaModel:
         self.prediction_values: Mapping[str, Any] = DEFAULT_VALUES
         self._key = key
         self._process = process
+        on_gpu = layers if options.gpu_layers is None else options.gpu_layers
+        self._gpu_layers = on_gpu if process.has_gpu else 0
         self._warn = warn
 
     def on_lost(self, callback: Callable[[], None]) -> None:
@@ -170,12 +159,15 @@ class LlamaModel:
         Raises:
             RequestFailed: the request is not supported, or llama.cpp failed.
         """
-        for key in unsupported_prediction_keys(request.values):
-            self._warn(key, f"llama.cpp does not support the option {quoted(key)}, which is ignored")
+        refuse(request.values)
+        for key in unknown_keys(request.values):
+            self._warn(key, f"the option {quoted(key)} is unknown, and ignored")
         prediction = Prediction(
             process=self._process,
             request=request,
             context_length=self.context_length,
+            gpu_layers=self._gpu_layers,
+            budget_message=str(self.load_values.get(REASONING_BUDGET_MESSAGE_KEY, "")),
             warn=self._warn,
         )
         async with aclosing(prediction.events()) as events:
@@ -202,16 +194,11 @@ class LlamaModel:
         await self._process.close()
 
 
-def _context_length(values: Mapping[str, Any], max_length: int) -> int:
-    length = values.get(CONTEXT_LENGTH_KEY, min(DEFAULT_CONTEXT_LENGTH, max_length or DEFAULT_CONTEXT_LENGTH))
-    if type(length) is not int or length < 1:
-        raise RequestFailed(f"Invalid load config: {CONTEXT_LENGTH_KEY} must be a positive whole number")
-    return min(length, max_length) if max_length else length
+def refuse(values: Mapping[str, Any]) -> None:
+    """Refuse the keys that llama.cpp cannot be given, unless their values have no effect.
 
-
-def _gpu_layers(ratio: Any, layers: int) -> int | None:
-    """The number of layers on the GPU, where the output counts as one more; None for llama.cpp's default."""
-    all_layers = layers + 1
-    if isinstance(ratio, int | float) and not isinstance(ratio, bool):
-        return round(min(max(ratio, 0.0), 1.0) * all_layers)
-    return {"off": 0, "max": all_layers}.get(ratio) if isinstance(ratio, str) else None
+    Raises:
+        RequestFailed: there is one.
+    """
+    for key, use in refused_keys(values):
+        raise unsupported_by_engine(f"the option {key}", use.reason)

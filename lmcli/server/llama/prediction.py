@@ -5,20 +5,25 @@ client has not read waits in the process of the model, at about 100 bytes a toke
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from lmcli.server.engine import LARGE_TEXT, PredictionEvent, PredictionRequest, PromptRead
+from lmcli.server.engine import LARGE_TEXT, PredictionEvent, PredictionRequest
 from lmcli.server.limits import json_size
+from lmcli.server.llama.closed_schemas import closed_schema
+from lmcli.server.llama.constraint_limits import exceeded_limits
 from lmcli.server.llama.engine_errors import PromptTooLong, failing_requests, unsupported_by_engine
 from lmcli.server.llama.engine_messages import PromptProgress, Token
 from lmcli.server.llama.engine_process import EngineProcess
-from lmcli.server.llama.parameters import exceeded_limits, sampling_parameters
+from lmcli.server.llama.generation import Generation, Step
+from lmcli.server.llama.offered_tools import call_schema, is_call_required, offered_tools
+from lmcli.server.llama.parameters import sampling_parameters
 from lmcli.server.llama.prompt import Prompt, make_prompt
-from lmcli.server.text_processing import TextProcessor, reasoning_tags
-from lmcli.values import CandidateToken, Fragment, JsonObject, PredictedToken, Stats
+from lmcli.server.llama.tool_call_parser import MARKS
+from lmcli.server.text_processing import reasoning_tags
+from lmcli.values import JsonObject
 from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 BUDGET_KEY: Final = PREDICTION_PREFIX + "reasoning.budgetTokens"
@@ -30,7 +35,6 @@ TRUNCATED_SHARE: Final = 0.75
 HEAD_SHARE: Final = 0.25
 
 
-Step = Token | PromptProgress
 Cancelled = asyncio.Future[Any]
 Work = TypeVar("Work")
 
@@ -40,12 +44,16 @@ class Prediction:
     """A run of a model.
 
     Attributes:
+        gpu_layers: the number of layers on the GPU.
+        budget_message: the end of reasoning whose budget is used up.
         warn: logs a warning, given a key and a text, once for each key.
     """
 
     process: EngineProcess
     request: PredictionRequest
     context_length: int
+    gpu_layers: int
+    budget_message: str
     warn: Callable[[str, str], None]
     _prompt: Prompt = field(init=False, default=Prompt(""))
     _excessive_prompt_tokens: int | None = field(init=False, default=None)
@@ -56,7 +64,7 @@ class Prediction:
         Raises:
             RequestFailed: llama.cpp rejected the request, or failed during the prediction.
         """
-        state = _PredictionState(self.request, self.context_length)
+        state = Generation(self.request, self.context_length, self.gpu_layers)
         cancelled = asyncio.ensure_future(self.request.cancelled.wait())
         try:
             with failing_requests():
@@ -107,13 +115,26 @@ class Prediction:
         options = self.request.options
         values = self.request.values
         is_large = (json_size(values) or LARGE_TEXT) >= LARGE_TEXT
-        body = await asyncio.to_thread(_checked_parameters, values) if is_large else _checked_parameters(values)
+        tools = self._tools()
+        body = (
+            await asyncio.to_thread(_checked_parameters, values, tools)
+            if is_large
+            else _checked_parameters(values, tools)
+        )
+        if tools:
+            body["preserved_tokens"] = MARKS
         self._prompt = await make_prompt(self.process, self.request)
         body["prompt"] = self._prompt.text
         body["max_tokens"] = min(options.max_tokens or self._max_tokens, self._max_tokens)
         if options.context_overflow_policy == "truncateMiddle":
             body["n_keep"] = int(self.context_length * TRUNCATED_SHARE * HEAD_SHARE)
         return body | self._budget()
+
+    def _tools(self) -> Sequence[JsonObject]:
+        tools = offered_tools(self.request.values)
+        if tools and self.request.raw_prompt is not None:
+            raise unsupported_by_engine("tools in a raw completion")
+        return tools
 
     @property
     def _max_tokens(self) -> int:
@@ -134,7 +155,7 @@ class Prediction:
             "reasoning_budget_tokens": min(budget, self._max_tokens),
             "reasoning_budget_start_tag": tags.start,
             "reasoning_budget_end_tags": [tags.end],
-            "reasoning_budget_message": "",  # required by llama.cpp
+            "reasoning_budget_message": self.budget_message,
         }
 
     async def _truncated(self, body: JsonObject, problem: PromptTooLong) -> JsonObject | None:
@@ -160,123 +181,14 @@ async def _unless(cancelled: Cancelled, work: Coroutine[Any, Any, Work]) -> Work
     return task.result() if task.done() else None
 
 
-def _checked_parameters(values: Mapping[str, Any]) -> JsonObject:
+def _checked_parameters(values: Mapping[str, Any], tools: Sequence[JsonObject]) -> JsonObject:
     body = sampling_parameters(values)
+    if tools and is_call_required(values):
+        if not body.keys().isdisjoint(("json_schema", "grammar")):
+            raise unsupported_by_engine("a required tool call together with structured output")
+        body["json_schema"] = call_schema(tools)
     for limit in exceeded_limits(body):
         raise unsupported_by_engine(limit)
+    if "json_schema" in body:
+        body["json_schema"] = closed_schema(body["json_schema"])
     return body
-
-
-class _PredictionState:
-    """The state of a prediction: steps in, events out."""
-
-    def __init__(self, request: PredictionRequest, context_length: int) -> None:
-        options = request.options
-        self._request = request
-        self._tool_stops = frozenset(options.tool_call_stop_strings or ())
-        stop_strings = (*(options.stop_strings or ()), *_template_stops(request.values), *self._tool_stops)
-        self._tags = reasoning_tags(options)
-        self._processor = TextProcessor(stop_strings, self._tags)
-        self._candidates = options.log_probs or 0
-        self._context_length = context_length
-        self._is_bounded = options.context_overflow_policy == "stopAtLimit"
-        self._prompt_tokens = 0
-        self._predicted = 0
-        self._uncounted = 0
-        self._rate: float | None = None
-        self._has_started = False
-        self._stop_reason = ""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the prediction has ended."""
-        return bool(self._stop_reason)
-
-    def add(self, step: Step, prompt: Prompt) -> Iterator[PredictionEvent]:
-        """Process a step."""
-        if isinstance(step, PromptProgress):
-            self._prompt_tokens = step.total
-            yield _prompt_read(step)
-            return
-        if prompt.is_reasoning and not self._has_started and self._tags is not None:
-            yield from (f._replace(tokens_count=0) for f in self._processor.feed(self._tags.start))
-        self._has_started = True
-        self._count(step)
-        if self._is_bounded and self._predicted > self._free_context:
-            self._predicted = self._free_context
-            self._stop_reason = "contextLengthReached"
-            return
-        self._processor.tokens += [_predicted(token, self._candidates) for token in step.log_probs]
-        if step.text:
-            yield from self._fragments(step.text)
-        if self._processor.stop_string is not None:
-            self._stop_reason = "toolCalls" if self._processor.stop_string in self._tool_stops else "stopStringFound"
-        elif step.finish is not None:
-            self._stop_reason = self._reason(step.finish)
-
-    def reject_prompt(self, prompt_tokens: int) -> None:
-        """End with a prompt that exceeds the context."""
-        self._prompt_tokens = prompt_tokens
-        self._stop_reason = "contextLengthReached"
-
-    def end(self, *, is_cancelled: bool) -> Iterator[PredictionEvent]:
-        """The last events."""
-        if is_cancelled and not self._stop_reason:
-            self._stop_reason = "userStopped"
-        else:
-            yield from self._counted(self._processor.flush())
-        is_found = self._stop_reason == "stopStringFound"
-        yield Stats(
-            stop_reason=self._stop_reason or "failed",
-            stop_string=self._processor.stop_string if is_found else None,
-            tokens_per_second=self._rate if self._predicted > 1 else None,
-            prompt_tokens_count=self._prompt_tokens,
-            predicted_tokens_count=self._predicted,
-            total_tokens_count=self._prompt_tokens + self._predicted,
-        )
-
-    @property
-    def _free_context(self) -> int:
-        return self._context_length - self._prompt_tokens
-
-    def _count(self, token: Token) -> None:
-        predicted = self._predicted + 1 if token.predicted is None else token.predicted
-        self._uncounted += max(0, predicted - self._predicted)
-        self._predicted = predicted
-        self._rate = token.rate
-
-    def _fragments(self, text: str) -> Iterator[Fragment]:
-        self._uncounted -= 1  # the processor counts one itself
-        yield from self._counted(self._processor.feed(text))
-
-    def _counted(self, fragments: Iterator[Fragment]) -> Iterator[Fragment]:
-        """Count the tokens without text, such as the first half of a character, in the next fragment."""
-        for fragment in fragments:
-            yield fragment._replace(tokens_count=fragment.tokens_count + self._uncounted)
-            self._uncounted = 0
-
-    def _reason(self, finish: str) -> str:
-        if finish != "length":
-            return "eosFound"
-        limit = self._request.options.max_tokens
-        return "maxPredictedTokensReached" if limit and self._predicted >= limit else "contextLengthReached"
-
-
-def _predicted(token: Sequence[Any], max_candidates: int) -> PredictedToken:
-    text, number, log_prob, candidates = token
-    likeliest = tuple(CandidateToken(*candidate) for candidate in candidates[:max_candidates])
-    return PredictedToken(text, number, log_prob, likeliest)
-
-
-def _prompt_read(progress: PromptProgress) -> PromptRead:
-    """The progress, which begins with 0 however much is cached, as that of LM Studio does."""
-    new, read = max(0, progress.total - progress.cached), max(0, progress.done - progress.cached)
-    return PromptRead(read / new if new else 1.0, read, progress.total, progress.cached)
-
-
-def _template_stops(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stop strings of a manual prompt template."""
-    match values.get(PREDICTION_PREFIX + "promptTemplate"):
-        case {"type": "manual", "stopStrings": list(stop_strings)}:
-            return tuple(stop for stop in stop_strings if isinstance(stop, str) and stop)
-    return ()

@@ -1,7 +1,8 @@
 """Prompts for llama.cpp: a conversation formatted by the model's template, or a raw text."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from lmcli.chat import FilePart, Message, ToolCallResult
@@ -9,6 +10,8 @@ from lmcli.server.engine import PredictionRequest
 from lmcli.server.llama.engine_errors import unsupported_by_engine
 from lmcli.server.llama.engine_messages import without_surrogates
 from lmcli.server.llama.engine_process import EngineProcess
+from lmcli.server.llama.jinja_templates import render
+from lmcli.server.llama.offered_tools import as_plain_messages, is_call_required, offered_tools
 from lmcli.server.text_processing import reasoning_tags
 from lmcli.values import JsonObject, ToolCallRequest
 from lmcli.wire.config import PROMPT_TEMPLATE_KEY
@@ -16,6 +19,15 @@ from lmcli.wire.prediction_config import PREDICTION_PREFIX
 
 SYSTEM_PROMPT_KEY: Final = PREDICTION_PREFIX + "systemPrompt"
 THINKING_KEY: Final = PREDICTION_PREFIX + "reasoning.enableThinking"
+
+
+# Applies a template to messages and tools.
+Template = Callable[[Sequence[JsonObject], Sequence[JsonObject]], Awaitable[str]]
+
+_ANY_MESSAGES: Final[Sequence[JsonObject]] = ({"role": "user", "content": "a"},)
+_ANY_TOOL: Final[Sequence[JsonObject]] = (
+    {"type": "function", "function": {"name": "a", "description": "a", "parameters": {"type": "object"}}},
+)
 
 
 class Prompt(NamedTuple):
@@ -49,25 +61,81 @@ async def make_prompt(process: EngineProcess, request: PredictionRequest) -> Pro
 
 
 async def apply_template(process: EngineProcess, messages: Sequence[Message], values: Mapping[str, Any]) -> str:
-    """Format a conversation, with the manual template of the config or else the model's own.
+    """Format a conversation, with the template of the config or else the model's own.
 
     Raises:
         RequestFailed: a message contains an image, or another unsupported file.
         EngineError: the template cannot be applied.
     """
-    entries = [entry for message in messages for entry in _entries(message)]
+    entries: Sequence[JsonObject] = [entry for message in messages for entry in _entries(message)]
     system = values.get(SYSTEM_PROMPT_KEY)
     if isinstance(system, str) and system and not any(entry["role"] == "system" for entry in entries):
-        entries.insert(0, {"role": "system", "content": system})
+        entries = [{"role": "system", "content": system}, *entries]
+    tools = offered_tools(values)
+    apply = _template(process, values)
+    if (tools or any(map(_is_of_tool, entries))) and not await _takes_tools(apply, tools or _ANY_TOOL):
+        entries, tools = as_plain_messages(entries, tools), ()
+    return await apply(entries, tools)
+
+
+def _template(process: EngineProcess, values: Mapping[str, Any]) -> Template:
+    """The template of the config, or else the model's own."""
+    arguments = _template_arguments(values)
     match values.get(PROMPT_TEMPLATE_KEY):
         case {"type": "manual", "manualPromptTemplate": Mapping() as affixes}:
-            text = "".join(_with_affixes(entry, affixes) for entry in entries)
-            return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
-    return await process.apply_template(entries, _template_arguments(values))
+            return partial(_apply_affixes, affixes)
+        case {"type": "jinja", "jinjaPromptTemplate": {"template": str(template)}}:
+            variables = {"bos_token": process.bos, "eos_token": process.eos, "add_generation_prompt": True}
+            return partial(_apply_jinja, process, template, variables | arguments)
+
+    async def apply(entries: Sequence[JsonObject], tools: Sequence[JsonObject]) -> str:
+        return await process.apply_template(entries, arguments, tools)
+
+    return apply
+
+
+async def _apply_affixes(affixes: Mapping[str, Any], entries: Sequence[JsonObject], _: Sequence[JsonObject]) -> str:
+    text = "".join(_with_affixes(entry, affixes) for entry in entries)
+    return str(without_surrogates(text + str(affixes.get("beforeAssistant", ""))))
+
+
+async def _apply_jinja(
+    process: EngineProcess,
+    template: str,
+    variables: JsonObject,
+    entries: Sequence[JsonObject],
+    tools: Sequence[JsonObject],
+) -> str:
+    messages = [_with_parsed_arguments(entry) for entry in entries]
+    variables = {**variables, "messages": messages, "tools": list(tools) or None}
+    async with process.templates:
+        return await render(template, without_surrogates(variables))
+
+
+def _with_parsed_arguments(entry: JsonObject) -> JsonObject:
+    """A message whose tool calls have objects as arguments, as templates expect them."""
+    if "tool_calls" not in entry:
+        return entry
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in entry["tool_calls"]
+    ]
+    return {**entry, "tool_calls": calls}
+
+
+async def _takes_tools(apply: Template, tools: Sequence[JsonObject]) -> bool:
+    """Whether a template shows the tools to the model; many take no notice of them."""
+    return await apply(_ANY_MESSAGES, tools) != await apply(_ANY_MESSAGES, ())
+
+
+def _is_of_tool(entry: JsonObject) -> bool:
+    return entry["role"] == "tool" or "tool_calls" in entry
 
 
 def _is_structured(values: Mapping[str, Any]) -> bool:
-    """Whether the output is constrained by a schema or a grammar."""
+    """Whether the output is constrained by a schema or a grammar, or has to be a tool call."""
+    if is_call_required(values):
+        return True
     structured = values.get(PREDICTION_PREFIX + "structured")
     return isinstance(structured, Mapping) and structured.get("type", "none") != "none"
 

@@ -36,6 +36,8 @@ _FLASH_ATTENTION: Final = {
     False: xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
+_CACHE_TYPES: Final = frozenset({"cache_type_k", "cache_type_v"})
+
 # Receives the output of a prediction; returns whether to stop it.
 Receive = Callable[[JsonObject], bool]
 
@@ -105,14 +107,23 @@ class Runtime:
         tokens: list[int] = self._post("/tokenize", body)["tokens"]
         return tokens
 
-    def apply_template(self, messages: Sequence[JsonObject], arguments: JsonObject) -> str:
-        """Apply the model's own prompt template to a conversation.
+    def apply_template(
+        self, messages: Sequence[JsonObject], arguments: JsonObject, tools: Sequence[JsonObject] = ()
+    ) -> str:
+        """Apply the model's own prompt template to a conversation, and to the tools that may be called.
 
         Raises:
             EngineError: the template cannot be applied.
         """
-        prompt: str = self._post("/apply-template", {"messages": messages, "chat_template_kwargs": arguments})["prompt"]
+        body: JsonObject = {"messages": messages, "chat_template_kwargs": arguments}
+        prompt: str = self._post("/apply-template", body | ({"tools": tools} if tools else {}))["prompt"]
         return prompt
+
+    def boundaries(self) -> tuple[str, str]:
+        """The tokens for the beginning and the end, as texts; empty if a tokenized text has them anyway, or none."""
+        properties = self._request("GET", "/props", None)
+        beginning, end = str(properties.get("bos_token", "")), str(properties.get("eos_token", ""))
+        return "" if self.tokenize("", add_special=True) else beginning, end
 
     def _check_schema(self, schema: Any) -> None:
         """Check that llama.cpp enforces a JSON schema: it ignores schemas that it does not support.
@@ -139,14 +150,17 @@ class Runtime:
         self._schemas.add(text)
 
     def _post(self, path: str, body: JsonObject) -> JsonObject:
+        with translated_errors():
+            text = json.dumps(body)
+        return self._request("POST", path, text)
+
+    def _request(self, method: str, path: str, text: str | None) -> JsonObject:
         import http.client  # noqa: PLC0415  a load does not wait for it
 
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         with contextlib.closing(http.client.HTTPConnection(self._address, timeout=_HTTP_SECONDS)) as connection:
-            with translated_errors():
-                text = json.dumps(body)
             try:
-                connection.request("POST", path, text, headers)
+                connection.request(method, path, text, headers)
                 answer = json.loads(connection.getresponse().read())
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise EngineError(f"llama.cpp does not respond: {error}") from error
@@ -159,6 +173,13 @@ def free_memory_bytes() -> int:
     """The free main memory, according to llama.cpp."""
     processor = xllamacpp.ggml_backend_dev_type.GGML_BACKEND_DEVICE_TYPE_CPU
     return sum(device["memory_free"] for device in xllamacpp.get_device_info() if device["type"] == processor)
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp has found a GPU that it can use."""
+    kind = xllamacpp.ggml_backend_dev_type
+    gpus = (kind.GGML_BACKEND_DEVICE_TYPE_GPU, kind.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
 @contextlib.contextmanager
@@ -204,10 +225,14 @@ def _parameters(file: Path, options: LoadOptions, key: str, *, is_verbose: bool)
         params.n_gpu_layers = options.gpu_layers
     if options.threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    if not options.has_mmap:
-        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+    params.load_mode = getattr(xllamacpp.llama_load_mode, f"LLAMA_LOAD_MODE_{options.load_mode}")
     if options.has_flash_attention is not None:
         params.flash_attn_type = _FLASH_ATTENTION[options.has_flash_attention]
     for name, value in options.parameters.items():
-        setattr(params, name, value)
+        if name in _CACHE_TYPES:
+            setattr(params, name, getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}"))
+        elif name == "seed":
+            params.sampling.seed = int(value) & 0xFFFFFFFF  # -1 is a random one
+        else:
+            setattr(params, name, value)
     return params

@@ -17,7 +17,7 @@ from properties import QUICK, any_json, garbled, json_objects, nested, texts_wit
 
 from lmcli.cli.input.document import assistant_entry, recognize
 from lmcli.cli.input.measurements import PredictionRecord, read_records
-from lmcli.cli.json_text import MAX_DEPTH, dump_json, load_json
+from lmcli.cli.json_text import MAX_DEPTH, dump_json, dump_lines, load_json
 from lmcli.cli.output.json_sinks import HistorySink, JsonLinesSink, JsonSink
 from lmcli.cli.output.results import TextCollector, result_record
 from lmcli.cli.output.sinks import Outcome, Sink
@@ -130,6 +130,13 @@ def test_results_and_events(texts: list[str], body: Any) -> None:
     assert len(records_of(line)) == 1
     if end is not None:
         assert len(stats_text(end).splitlines()) == 6
+
+
+@QUICK
+@given(st.lists(json_objects | _unknown | any_json, min_size=1, max_size=4))
+def test_lines_that_are_written_together(values: list[Any]) -> None:
+    """They are what each is by itself, whatever strings they contain."""
+    assert dump_lines(values) == b"".join(map(dump_json, values))
 
 
 @QUICK

@@ -53,7 +53,7 @@ def test_output_waits_in_the_process(files: dict[str, Path]) -> None:
     """Of an answer that is not read, the server holds WINDOW messages; the rest waits, and the session is free."""
 
     async def predict(process: EngineProcess) -> None:
-        options = LoadOptions(256, 1, 0, 1, has_mmap=True, has_flash_attention=None, parameters={"n_batch": 256})
+        options = LoadOptions(256, 1, 0, 1, load_mode="AUTO", has_flash_attention=None, parameters={"n_batch": 256})
         async for _ in process.load([files["one"]], options._asdict(), asyncio.Event()):
             pass
         body = {"prompt": "hello", "max_tokens": TOKENS, "logit_bias": [[2, False]]}

@@ -1,5 +1,6 @@
 """GGUF files on the command line, and with the official SDK."""
 
+import json
 import os
 import signal
 import subprocess
@@ -52,11 +53,41 @@ def test_models_of_a_file(file: Path) -> None:
     assert lm("models", "--host", file).stdout == "tiny\n"
 
 
-def test_warning_reaches_the_user(file: Path) -> None:
-    """An option that llama.cpp does not support is a warning on stderr."""
+def test_refused_option(file: Path) -> None:
+    """An option that llama.cpp cannot be given is an error, with what to do instead."""
     done = lm("complete", "--host", file, "-l", "1", "--set", "llama.cpuThreads=2", "a")
-    assert done.stderr.count("warning: ") == 1
-    assert "cpuThreads" in done.stderr
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not support the option llm.prediction.llama.cpuThreads" in done.stderr
+    assert "hint: set llm.load.llama.cpuThreadPoolSize when the model is loaded" in done.stderr
+
+
+def test_tool_call(file: Path, tmp_path: Path) -> None:
+    """A call that the model writes is in the result."""
+    call = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
+    grammar = tmp_path / "call.gbnf"
+    grammar.write_text(f"root ::= {json.dumps(call)}\n")
+    tools = 'tools=[{"type": "function", "function": {"name": "add"}}]'
+    done = lm(
+        "respond", "--host", file, "--grammar", grammar, "--set", tools, "-o", "json", "--overflow", "middle", "hi"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (called,) = json.loads(done.stdout)["tool_calls"]
+    assert (called["name"], called["arguments"]) == ("add", {"a": 2})
+
+
+def test_log_probabilities(file: Path) -> None:
+    """Those of each token and its candidates are in the result."""
+    done = lm("complete", "--host", file, "--logprobs", "2", "-l", "3", "--seed", "1", "-o", "json", "hi")
+    tokens = json.loads(done.stdout)["tokens"]
+    assert tokens
+    assert all(token["log_prob"] <= 0 and len(token["candidates"]) == 2 for token in tokens)
+
+
+def test_unknown_draft_model(file: Path) -> None:
+    """A draft model that is not there is an error."""
+    done = lm("complete", "--host", file, "--draft-model", "acme/nothing", "a")
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "acme/nothing" in done.stderr
 
 
 def test_settings_of_a_load(file: Path) -> None:

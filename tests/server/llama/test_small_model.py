@@ -142,6 +142,18 @@ def test_seeds_differ(wire: Wire) -> None:
     assert len(answers) > 1
 
 
+def test_prompt_progress(wire: Wire) -> None:
+    """It begins with 0, although most of the prompt is cached, grows and ends with 1."""
+    text = "Once upon a time there was a small house. " * 30
+    for end, is_cached in (("It was red.", False), ("It was blue, and it had a garden.", True)):
+        packets = wire.stream("predict", predicting(text + end, 2))
+        read = [packet for packet in packets if packet["type"] == "promptProcessingProgress"]
+        steps = [packet["progress"] for packet in read]
+        assert (steps[0], steps[-1]) == (0, 1)
+        assert steps == sorted(set(steps))
+        assert (read[0]["details"]["cachedTokenCount"] > 200) == is_cached
+
+
 def test_stop_strings(wire: Wire) -> None:
     """The answer ends before a stop string, which is reported and whose tokens are not counted."""
     whole = text_of(wire.stream("predict", predicting(QUESTION, 40)))
