@@ -220,3 +220,24 @@ def test_the_readmes_line_for_man_finds_the_pages(installed: Installed) -> None:
     variables = installed.variables | {"PATH": f"{linked}:/usr/bin:/bin"}
     page = run("bash", "-c", f"{readme_blocks('bash')[1]}\nman -w lm", variables=variables).strip()
     assert Path(page).resolve() == installed.prefix / "share" / "man" / "man1" / "lm.1"
+
+
+EMPTY_COMMAND = """
+import sys
+import typer
+app = typer.Typer()
+app.command()(lambda: None)
+app([], standalone_mode=False)
+print(typer.__version__, "pydantic" in sys.modules)
+"""
+
+
+@pytest.mark.skipif("LMCLI_GATE" not in os.environ, reason="installs from the network (.ci/run does)")
+def test_the_newest_typer_imports_pydantic(tmp_path: Path) -> None:
+    """As long as it does, 87 ms on every run, `typer<0.29` stays; if this fails, pyproject.toml can allow it."""
+    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(tmp_path))
+    subprocess.run([sys.executable, *install, "typer"], check=True, capture_output=True, timeout=PATIENCE)
+    version, imports_pydantic = run(
+        sys.executable, "-c", EMPTY_COMMAND, variables={**os.environ, "PYTHONPATH": str(tmp_path)}
+    ).split()
+    assert imports_pydantic == "True", f"typer {version} can be allowed"

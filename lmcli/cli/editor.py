@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +96,8 @@ def edit_text(text: str, env: Environment) -> str:
         UsageError: the editor cannot be run.
         NoInput, BadInput: the edited text cannot be read.
     """
+    import tempfile  # noqa: PLC0415  1.3 ms of the first prompt, and only /edit needs it
+
     command = env.setting("VISUAL") or env.setting("EDITOR") or "vi"
     descriptor, name = tempfile.mkstemp(prefix="lm-", suffix=".md")
     path = Path(name)

@@ -30,8 +30,17 @@ class Address(NamedTuple):
     prefix: str = ""
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https://' if self.secure else ''}{host}:{self.port}{self.prefix}"
+        return f"{'https://' if self.secure else ''}{self._host}:{self.port}{self.prefix}"
+
+    @property
+    def _host(self) -> str:
+        """The host as a URL has it. RFC 3986, 3.2.2: an IPv6 address in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a request has them. RFC 9110, 7.2: without the port that the scheme implies."""
+        return self._host if self.port == _SCHEME_PORTS[self.secure] else f"{self._host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
@@ -52,8 +61,7 @@ class Address(NamedTuple):
 
     def websocket_url(self, namespace: str) -> str:
         """The URL of a namespace, such as ws://127.0.0.1:1234/llm."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.prefix}/{namespace}"
+        return f"{'wss' if self.secure else 'ws'}://{self._host}:{self.port}{self.prefix}/{namespace}"
 
 
 def parse_address(text: str, *, source: str | None = None) -> Address:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import selectors
 import socket
 import stat
@@ -127,7 +126,7 @@ def credentials(token: str | None = None) -> Credentials:
         BadSetting: the token is malformed; its text is not shown.
     """
     if token is None:
-        return Credentials(f"{GUEST_PREFIX}{secrets.token_hex(12)}", secrets.token_hex(16))
+        return Credentials(f"{GUEST_PREFIX}{os.urandom(12).hex()}", os.urandom(16).hex())
     match = TOKEN_FORM.fullmatch(token.strip())
     if match is None:
         raise BadSetting("the API token is malformed", "a token looks like sk-lm-XXXXXXXX:XXXXXXXXXXXXXXXXXXXX")
@@ -178,14 +177,14 @@ class _Probe:
         return isinstance(value, dict) and value.get("lmstudio") is True
 
 
-def _ask(selector: selectors.BaseSelector, port: int) -> None:
+def _ask(selector: "selectors.BaseSelector", port: int) -> None:
     connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     connection.setblocking(False)
     connection.connect_ex((LOOPBACK, port))
     selector.register(connection, selectors.EVENT_WRITE, _Probe(port, connection))
 
 
-def _advance(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> bool | None:
+def _advance(selector: "selectors.BaseSelector", key: "selectors.SelectorKey") -> bool | None:
     """Take one step with one port; the verdict as soon as there is one."""
     probe: _Probe = key.data
     try:

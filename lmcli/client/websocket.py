@@ -7,11 +7,13 @@ texts in several frames, what is not allowed) goes through the parser, frame by 
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, cast
 
 from websockets.client import ClientProtocol
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.uri import WebSocketURI
 
@@ -34,6 +36,21 @@ _LENGTH_BYTES: Final = {_SHORT: 2, 127: 8}
 _DATA: Final = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 
+class _NoLog:
+    """A logger of websockets that is off: the standard library's take 3 ms to load."""
+
+    def isEnabledFor(self, _: object) -> bool:  # noqa: N802  the name that websockets calls
+        return False
+
+    def _ignore(self, *_: object, **__: object) -> None:
+        """What went wrong is in the protocol's exceptions, too."""
+
+    debug = info = error = _ignore
+
+
+_NO_LOG: Final = cast(Any, _NoLog())
+
+
 class WebSocket:
     """The client's side of a WebSocket to one namespace.
 
@@ -42,11 +59,12 @@ class WebSocket:
     """
 
     def __init__(self, address: Address, namespace: str) -> None:
-        uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/{namespace}", "")
+        path = f"{address.prefix}/{namespace}"
+        uri = WebSocketURI(address.secure, address.host, address.port, path, "")
         self.lost: str | None = None
         self._address = address
-        self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES)
-        self._protocol.send_request(self._protocol.connect())
+        self._protocol = ClientProtocol(uri, max_size=TEXT_BYTES, logger=_NO_LOG)
+        self._protocol.send_request(Request(path, _headers(address, self._protocol.key)))
         self._partial: list[bytes] = []
         self._partial_bytes = 0
         self._uncut = bytearray()
@@ -233,6 +251,19 @@ class WebSocket:
         elif frame.opcode is Opcode.CLOSE:
             reason = self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
             self.lost = f"it closed the connection{': ' if reason else ''}{escaped(reason)}"
+
+
+def _headers(address: Address, key: str) -> Headers:
+    """The head of the handshake. RFC 6455, 4.1; websockets would load a module to see if the host is an IP address."""
+    return Headers(
+        {
+            "Host": address.authority,
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": key,
+            "Sec-WebSocket-Version": "13",
+        }
+    )
 
 
 def _framed(text: Text) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """A WebSocket without its socket: whatever the pieces that bytes arrive in, the texts are the same."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -7,8 +8,10 @@ from faults import text_frame
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import QUICK
+from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
+from websockets.uri import WebSocketURI
 
 from lmcli.client.address import Address
 from lmcli.client.websocket import WebSocket
@@ -29,6 +32,29 @@ def connected() -> WebSocket:
     assert websocket.receive(accepted(websocket)) == []
     assert websocket.is_open
     return websocket
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("127.0.0.1"),
+        Address("studio", 80),
+        Address("studio", 443),
+        Address("studio", 443, secure=True),
+        Address("studio", 80, secure=True, prefix="/lm"),
+        Address("::1", 1234),
+        Address("fe80::1%eth0", 80),
+    ],
+    ids=str,
+)
+def test_the_handshake_is_that_of_websockets(address: Address) -> None:
+    """The request is written here, and is the one that the package would send."""
+    uri = WebSocketURI(address.secure, address.host, address.port, f"{address.prefix}/llm", "")
+    theirs = ClientProtocol(uri)
+    theirs.send_request(theirs.connect())
+    key = re.compile(rb"Sec-WebSocket-Key: [A-Za-z0-9+/]{22}==")
+    ours = b"".join(WebSocket(address, "llm").data_to_send())
+    assert key.sub(b"", ours) == key.sub(b"", b"".join(theirs.data_to_send()))
 
 
 def framed(*frames: Frame) -> bytes:

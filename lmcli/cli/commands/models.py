@@ -1,25 +1,23 @@
 """`lm models`: list models; `lm models load` and `lm models unload`."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from lmcli.cli.environment import Environment
 from lmcli.cli.json_text import dump_json
-from lmcli.cli.lifecycle import LoadLifecycle
 from lmcli.cli.messages import Messages
 from lmcli.cli.model_cache import KEYS, LOADED, add, forget, remember
 from lmcli.cli.options import ModelsLoadOptions, ModelsOptions, ModelsUnloadOptions, ServerOptions
-from lmcli.cli.output.selection import progress_sink
 from lmcli.cli.output.stdout import print_bytes
-from lmcli.cli.output.tables import Cell, Table, names, render_table
-from lmcli.cli.resolve import load_request
-from lmcli.cli.runner import Runner
 from lmcli.cli.target import connect, host_of, runs_in_process
 from lmcli.client.connection import Connection
-from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError, quoted
+from lmcli.errors import ExitCode, LmError, ModelNotFound, UsageError, escaped, quoted
 from lmcli.values import JsonObject, ModelInfo, ModelInstance
 from lmcli.wire.objects import snake
 from lmcli.wire.queries import list_downloaded, list_loaded, unload, with_source
+
+if TYPE_CHECKING:
+    from lmcli.cli.output.tables import Cell
 
 _NAMESPACES: Final = ("llm", "embedding")
 _HEADINGS: Final = {
@@ -46,9 +44,9 @@ def run(options: ModelsOptions, _: Sequence[str], env: Environment, messages: Me
     if options.json:
         shown = dump_json(_records(listed, loaded), is_indented=env.stdout_is_terminal)
     elif env.stdout_is_terminal:
-        shown = render_table(_table(models, loaded), env).encode()
+        shown = _table(models, loaded, env).encode()
     else:
-        shown = names(map(_name, models), env)
+        shown = _lines(map(_name, models), env)
     print_bytes(shown, env.stdout)
     return ExitCode.OK
 
@@ -86,7 +84,15 @@ def _instances_by_key(loaded: Sequence[ModelInstance]) -> dict[str, list[str]]:
     return instances
 
 
-def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Table:
+def _lines(names: Iterable[str], env: Environment) -> bytes:
+    """Names, one per line; as they are in a pipe, escaped on a terminal."""
+    shown = map(escaped, names) if env.stdout_is_terminal else names
+    return "".join(f"{name}\n" for name in shown).encode(errors="replace")
+
+
+def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance], env: Environment) -> str:
+    from lmcli.cli.output.tables import Table, render_table  # noqa: PLC0415  a pipe has names only
+
     instances = _instances_by_key(loaded)
     rows: list[list[Cell]] = [
         [
@@ -99,9 +105,10 @@ def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance]) -> Tabl
         for model in models
     ]
     if not any(model.device_identifier for model in models):
-        return Table(_HEADINGS, rows)
+        return render_table(Table(_HEADINGS, rows), env)
     devices = (model.device_identifier or "" for model in models)
-    return Table(_HEADINGS | _DEVICE_HEADING, [[*row, device] for row, device in zip(rows, devices, strict=True)])
+    rows = [[*row, device] for row, device in zip(rows, devices, strict=True)]
+    return render_table(Table(_HEADINGS | _DEVICE_HEADING, rows), env)
 
 
 def _kind(model: ModelInfo) -> str:
@@ -125,6 +132,11 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
         UsageError: not exactly one model was named, or the server would end with the command.
         ModelNotFound, LoadFailed: see `Session.load`.
     """
+    from lmcli.cli.lifecycle import LoadLifecycle  # noqa: PLC0415  listing models loads none of these
+    from lmcli.cli.output.selection import progress_sink  # noqa: PLC0415
+    from lmcli.cli.resolve import load_request  # noqa: PLC0415
+    from lmcli.cli.runner import Runner  # noqa: PLC0415
+
     if len(words) != 1:
         raise UsageError("name one model to load: lm models load KEY", "lm models lists the keys")
     _require_lasting_server(options, env)
@@ -136,7 +148,7 @@ def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment,
 
         def load_and_print() -> None:
             instance = load.load(request)
-            runner.output.write(names([instance.identifier], env))
+            runner.output.write(_lines([instance.identifier], env))
             add(LOADED, instance.identifier, options, env)
             if _has_load_options(options) and not load.channel.is_new:
                 messages.warning(f"{words[0]} was loaded already and is unchanged (--identifier NAME loads another)")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmcli.chat import Chat
+from lmcli.chat import Chat, Message
 from lmcli.cli.json_text import dump_json
 from lmcli.cli.output.results import TextCollector, model_record, stats_record, tool_call_record
 from lmcli.cli.output.sinks import Outcome
@@ -16,11 +16,13 @@ class Document:
 
     Args:
         raw: the history; it is not changed after this.
+        read: what its first entries were read as, if they were.
     """
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, read: Sequence[Message] = ()) -> None:
         self.raw = raw
         self._chat: Chat | None = None
+        self._read = read
 
     @classmethod
     def new(cls) -> "Document":
@@ -40,12 +42,15 @@ class Document:
             BadInput: the history is not valid; with the path of the error.
         """
         if self._chat is None:
-            self._chat = Chat.from_history(self.raw)
+            read = self._read
+            self._chat = Chat.from_history([*read, *self.entries[len(read) :]] if read else self.raw)
         return self._chat
 
     def with_entry(self, entry: JsonObject) -> "Document":
-        """A copy with one more message."""
-        return self._with([*self.entries, entry])
+        """A copy with one more message, of which those before are not read again."""
+        read = self._chat.messages if self._chat else ()
+        are_all = len(read) == len(self.entries)  # else some were joined
+        return self._with([*self.entries, entry], read if are_all else ())
 
     def without_last(self, *roles: str) -> "Document":
         """A copy without the messages of these roles at the end."""
@@ -68,8 +73,8 @@ class Document:
         )
         return self._with([{"role": "system", "content": prompt}, *entries[1 if has_system else 0 :]])
 
-    def _with(self, entries: list[Any]) -> "Document":
-        return Document({**self.raw, "messages": entries} if isinstance(self.raw, dict) else entries)
+    def _with(self, entries: list[Any], read: Sequence[Message] = ()) -> "Document":
+        return Document({**self.raw, "messages": entries} if isinstance(self.raw, dict) else entries, read)
 
 
 def recognize(value: Any) -> Document | None:

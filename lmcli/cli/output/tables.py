@@ -64,12 +64,6 @@ class _Column(NamedTuple):
         return self._replace(cells=["\n".join(lines), *numbers])
 
 
-def names(lines: Iterable[str], env: Environment) -> bytes:
-    """Names, such as identifiers, one per line; as they are in a pipe, escaped on a terminal."""
-    shown = map(escaped, lines) if env.stdout_is_terminal else lines
-    return "".join(f"{line}\n" for line in shown).encode(errors="replace")
-
-
 def report(table: Table, value: Any, form: ReportForm, env: Environment) -> None:
     """Print a report on stdout.
 

@@ -27,7 +27,7 @@ from properties import QUICK, json_objects
 
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import Document
-from lmcli.errors import OutputFailed
+from lmcli.errors import BadInput, OutputFailed
 from lmcli.server.background import Running
 
 ROUNDS, COMPANY = 6, 3
@@ -447,6 +447,20 @@ def test_a_turn_changes_nothing_but_the_end(history: Any, text: str) -> None:
     else:
         assert grown == {**history, "messages": [*history["messages"], entry]}
         assert list(grown) == list(history)
+
+
+@QUICK
+@given(histories, _texts)
+def test_a_longer_history_is_read_from_where_it_was_longer(history: Any, text: str) -> None:
+    """What was read of a history is not read again, and the conversation is the same as if it was."""
+    read = Document(history)
+    before = read.chat().messages
+    longer = read.with_entry({"role": "assistant", "content": text})
+    assert longer.chat().messages == Document(longer.raw).chat().messages
+    if len(before) == len(read.entries):  # else messages of the user were joined
+        assert all(new.content[0] is old.content[0] for new, old in zip(longer.chat().messages, before, strict=False))
+    with pytest.raises(BadInput, match=rf"^messages\[{len(read.entries)}\]\.role: "):
+        read.with_entry({"role": "nobody", "content": text}).chat()
 
 
 SPEECHES = {

@@ -186,6 +186,14 @@ def test_tool_calls(calls: list[ToolCallRequest]) -> None:
         assert part.arguments == repaired(call.arguments or {})
 
 
+@QUICK
+@given(st.integers(-(10**25), 10**25) | st.sampled_from([2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**18]))
+def test_integers(number: int) -> None:
+    """An integer of any length is the same after it was read, wherever it stands."""
+    text = json.dumps({"numbers": [0, number]})
+    assert json.dumps(load_json(text)) == text
+
+
 @pytest.fixture
 def _recursion() -> Iterator[None]:
     """As many calls as the process of `lm` may nest."""
