@@ -1,6 +1,7 @@
 """The least that a client can do: websockets' sans-I/O protocol, orjson, one write for each fragment.
 
-`python bare_loop.py PORT PROMPT`; the yardstick that `lm respond` is measured against.
+`python bare_loop.py PORT PROMPT`; the yardstick that `lm respond` is measured against. With `--relay` behind them it
+writes what comes as it is: the time that this takes is that of the system, to wake a process and to write.
 """
 
 import os
@@ -26,8 +27,8 @@ def texts(connection: socket.socket, protocol: ClientProtocol) -> Iterator[bytes
             yield bytes(event.data)
 
 
-def main(port: int, prompt: str) -> None:
-    """Ask, and write what comes."""
+def ask(port: int, prompt: str) -> tuple[socket.socket, ClientProtocol]:
+    """Connect, and request an answer."""
     connection = socket.create_connection(("127.0.0.1", port))
     protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/llm"), max_size=None)
 
@@ -46,6 +47,11 @@ def main(port: int, prompt: str) -> None:
     specifier = {"type": "query", "query": {"identifier": "echo"}}
     parameter = {"modelSpecifier": specifier, "history": history, "predictionConfigStack": {"layers": []}}
     send({"type": "channelCreate", "endpoint": "predict", "channelId": 1, "creationParameter": parameter})
+    return connection, protocol
+
+
+def write_fragments(connection: socket.socket, protocol: ClientProtocol) -> None:
+    """Write what comes."""
     while True:
         for text in texts(connection, protocol):
             envelope = orjson.loads(text)
@@ -56,5 +62,17 @@ def main(port: int, prompt: str) -> None:
                 os.write(1, envelope["message"]["fragment"]["content"].encode())
 
 
+def relay(connection: socket.socket) -> None:
+    """Write what comes as it is."""
+    data = b""
+    while b"channelClose" not in data:
+        data = connection.recv(65536)
+        os.write(1, data)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    conversation = ask(int(sys.argv[1]), sys.argv[2])
+    if sys.argv[3:] == ["--relay"]:
+        relay(conversation[0])
+    else:
+        write_fragments(*conversation)

@@ -45,7 +45,7 @@ class Costs(NamedTuple):
     Attributes:
         answers: for each short answer, the whole process.
         fragments: for each long answer, a fragment without the start of the process, measured beside it.
-        delays: for each fragment that came alone, from the server's `send` to the reader of stdout.
+        delays: for each fragment that came alone, from the server's `send` to stdout.
         peak_kib: the largest resident memory.
     """
 
@@ -137,7 +137,7 @@ def table(found: dict[str, Costs]) -> list[Row]:
                 f"{_ratio(one.answers, bare.answers):.2f}",
                 f"{_rate(median(one.fragments))} / {_rate(slowest(one.fragments))}",
                 f"{_ratio(bare.fragments, one.fragments):.2f}",
-                f"{median(one.delays) * 1e6:.0f} / {slowest(one.delays) * 1e6:.0f}",
+                _microseconds(one.delays),
                 f"{one.peak_kib / 1024:.0f}",
             )
             for name, one in found.items()
@@ -147,6 +147,10 @@ def table(found: dict[str, Costs]) -> list[Row]:
 
 def _ratio(these: list[float], those: list[float]) -> float:
     return median(this / that for this, that in zip(these, those, strict=True))
+
+
+def _microseconds(delays: list[float]) -> str:
+    return f"{median(delays) * 1e6:.0f} / {slowest(delays) * 1e6:.0f}"
 
 
 def _rate(seconds: float) -> str:
@@ -166,7 +170,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     charts = {
         1: ("One answer, whole process", "ms, less is better"),
         3: ("One long stream", "fragments per second, more is better"),
-        5: ("From the server's socket to the reader of stdout", "µs, less is better"),
+        5: ("From the server's socket to stdout", "µs, less is better"),
     }
     return [
         Panel(title, note, [(row[0].replace("`", ""), row[column].partition(" ")[0]) for row in rows[1:]])
@@ -174,7 +178,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     ]
 
 
-def circumstances(options: argparse.Namespace, peaks: Sequence[float]) -> str:
+def circumstances(options: argparse.Namespace, peaks: Sequence[float], relayed: list[float]) -> str:
     """Where and how it was measured, in the README's width."""
     few, many = (f"{peak / 1024:.0f} MiB" for peak in peaks)
     streams, fragments = options.streams, options.fragments
@@ -182,8 +186,9 @@ def circumstances(options: argparse.Namespace, peaks: Sequence[float]) -> str:
         f"Measured on {datetime.now().astimezone():%Y-%m-%d} with {os.cpu_count()} processors, {platform.system()}, "
         f"Python {platform.python_version()}: median / 99th percentile of {options.runs} short answers, {streams} "
         f"streams of {fragments:,} fragments ({fragments // SHORTER:,} for the SDKs), and {streams * options.alone:,} "
-        f"fragments that came alone. For an answer of 1,000 fragments `lm respond` takes {few} of memory, for one of "
-        f"{2 * fragments:,} {many}."
+        f"fragments that came alone. Of each latency, {_microseconds(relayed)} µs are the system's: a process that "
+        f"writes what it reads takes as long. For an answer of 1,000 fragments `lm respond` takes {few} of memory, for "
+        f"one of {2 * fragments:,} {many}."
     )
     return f"{textwrap.fill(text, WIDTH)}\n"
 
@@ -204,7 +209,9 @@ def main() -> None:
         rows = table(costs(commands, options))
         respond = clients(port, Path(name))["`lm respond`"]
         peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 2 * options.fragments)]
-    text = f"{as_markdown(rows)}\n{circumstances(options, peaks)}"
+        relay = [*commands[YARDSTICK](f"stamps={options.alone}"), "--relay"]
+        relayed = [delay for _ in range(options.streams) for delay in delays(relay)]
+    text = f"{as_markdown(rows)}\n{circumstances(options, peaks, relayed)}"
     print(text, end="")
     for file in filter(None, (options.chart, CHART if options.readme else None)):
         file.write_text(drawn(panels(rows)), encoding="utf-8")

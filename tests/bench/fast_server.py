@@ -40,6 +40,8 @@ MODEL = {
 BLOCK = 1000
 PAUSE = 0.004
 """Seconds between two fragments with the time."""
+UNSET = "0" * 19
+"""What stands for the time, in nanoseconds, until the fragment is sent."""
 SILENCE = 0.2
 """Seconds after which those who were put off are answered."""
 
@@ -78,9 +80,10 @@ def predict(connection: socket.socket, channel_id: int, count: int) -> None:
 
 def predict_slowly(connection: socket.socket, channel_id: int, count: int) -> None:
     """Send `count` fragments one by one, each a line with the time at which it is sent, and the end."""
+    made, _, rest = fragment(channel_id, f"t={UNSET}\n").partition(UNSET.encode())
     for _ in range(count):
         time.sleep(PAUSE)
-        connection.sendall(fragment(channel_id, f"t={time.monotonic_ns()}\n"))
+        connection.sendall(b"%b%019d%b" % (made, time.monotonic_ns(), rest))
     connection.sendall(ending(channel_id, count))
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -54,15 +54,22 @@ def measure(command: list[str], stdin: Path = Path(os.devnull)) -> Run:
 
 
 def delays(command: list[str]) -> list[float]:
-    """Seconds from sending to stdout, for each fragment that has the time at which the server sent it."""
+    """Seconds from sending to stdout, for each fragment that has the time at which the server sent it.
+
+    stdout is looked at all the time: a reader that waits for it would have to be woken first. A line with several times
+    repeats what has been written, at the end.
+    """
     found: list[float] = []
-    text = b""
+    data = None
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None
-        while data := os.read(process.stdout.fileno(), 1 << 16):
-            now = time.monotonic_ns()
-            *lines, text = (text + data).split(b"\n")
-            found += [(now - int(stamp[1])) / 1e9 for line in lines if (stamp := re.search(rb"t=(\d+)", line))]
+        os.set_blocking(process.stdout.fileno(), False)
+        while data != b"":
+            with suppress(BlockingIOError):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                now = time.monotonic_ns()
+                stamps = [re.findall(rb"t=(\d{19})", line) for line in data.splitlines()]
+                found += [(now - int(stamp)) / 1e9 for stamp, *further in filter(None, stamps) if not further]
     return found
 
 
