@@ -35,12 +35,14 @@ class SignalWatcher:
         self.signum: int | None = None
         self.is_acknowledged = False
         self._wake: socket.socket | None = None
+        self._interrupts: tuple[Interrupt, ...] = ()
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
         self.signum, self.is_acknowledged = None, False
         self._wake, self._waker = socket.socketpair()
+        self._interrupts = (Interrupt(self._wake.fileno()),)
         self._waker.setblocking(False)
         self._previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for signum in _HANDLED:
@@ -57,7 +59,7 @@ class SignalWatcher:
         signal.set_wakeup_fd(self._previous_wakeup)
         if self._wake is not None:
             self._wake.close()
-            self._wake = None
+            self._wake, self._interrupts = None, ()
         self._waker.close()
 
     @property
@@ -68,7 +70,7 @@ class SignalWatcher:
     @property
     def interrupts(self) -> tuple[Interrupt, ...]:
         """What interrupts a wait; nothing after an acknowledged signal, so that cancelling can be waited for."""
-        return () if self._wake is None or self.is_acknowledged else (Interrupt(self._wake.fileno()),)
+        return () if self.is_acknowledged else self._interrupts
 
     def check(self) -> None:
         """React to a signal.
