@@ -186,9 +186,8 @@ def circumstances(options: argparse.Namespace, peaks: Sequence[float], relayed: 
         f"Measured on {datetime.now().astimezone():%Y-%m-%d} with {os.cpu_count()} processors, {platform.system()}, "
         f"Python {platform.python_version()}: median / 99th percentile of {options.runs} short answers, {streams} "
         f"streams of {fragments:,} fragments ({fragments // SHORTER:,} for the SDKs), and {streams * options.alone:,} "
-        f"fragments that came alone. Of each latency, {_microseconds(relayed)} µs are the system's: a process that "
-        f"writes what it reads takes as long. For an answer of 1,000 fragments `lm respond` takes {few} of memory, for "
-        f"one of {2 * fragments:,} {many}."
+        f"fragments that came alone. A process that writes what it reads has a latency of {_microseconds(relayed)} µs. "
+        f"For an answer of 1,000 fragments `lm respond` takes {few} of memory, for one of {2 * fragments:,} {many}."
     )
     return f"{textwrap.fill(text, WIDTH)}\n"
 
