@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 from conftest import PATIENCE, Packet, StartServer
 from pexpect.fdpexpect import fdspawn
 from processes import environment
+from screens import Screen
 
 from lmcli.chat import Message, TextPart
 from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
@@ -41,11 +43,22 @@ class Dialogue:
     Args:
         process: the command.
         terminal: the other end of its terminal.
+        size: columns and rows of the terminal.
+
+    Attributes:
+        screen: shows what has been waited for so far.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", terminal: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", terminal: int, size: tuple[int, int]) -> None:
         self.process = process
+        self.screen = Screen(*size)
         self.terminal = fdspawn(terminal, timeout=PATIENCE, encoding="utf-8", codec_errors="replace")
+        self.terminal.logfile_read = self.screen
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the terminal."""
+        self.screen.resize(columns, rows)
+        termios.tcsetwinsize(self.terminal.child_fd, (rows, columns))
 
     def type(self, text: str, *, end: str = ENTER) -> None:
         """Press keys."""
@@ -92,9 +105,12 @@ class Dialogue:
 
 
 @contextmanager
-def talking(folder: Path, port: int, *arguments: str, stdout: Any = None, **variables: str) -> Iterator[Dialogue]:
-    """Start `lm chat` with arguments on a terminal of its own; stdout may go elsewhere."""
+def talking(
+    folder: Path, port: int, *arguments: str, stdout: Any = None, size: tuple[int, int] = (80, 24), **variables: str
+) -> Iterator[Dialogue]:
+    """Start `lm chat` with arguments on a terminal of its own, of so many columns and rows; stdout may go elsewhere."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (size[1], size[0]))
     command = [sys.executable, "-ISc", TAKE_THE_TERMINAL, "lm", "chat", *arguments]
     env = environment(folder, port, TERM="xterm", INPUTRC=os.devnull, **variables)
     output = theirs if stdout is None else stdout
@@ -103,7 +119,7 @@ def talking(folder: Path, port: int, *arguments: str, stdout: Any = None, **vari
     ) as process:
         os.close(theirs)
         try:
-            yield Dialogue(process, ours)
+            yield Dialogue(process, ours, size)
         finally:
             process.kill()
             os.close(ours)
