@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
-from lmcli.cli.dialogue_commands import COMMANDS, FILE, Dialogue
+from lmcli.cli.dialogue_commands import COMMANDS, Dialogue
 from lmcli.cli.editor import Cancelled, LineEditor, interruptible
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import join_words
@@ -51,7 +51,7 @@ def _run(dialogue: Dialogue) -> None:
     """Read and handle input until the user exits."""
     messages = dialogue.messages
     editor = LineEditor(dialogue.conversation.questions)
-    messages.note("/help lists the commands, Ctrl-D exits")
+    messages.note("/help lists commands, Ctrl-D exits")
     while not dialogue.is_over:
         try:
             entry = editor.read()
@@ -88,4 +88,4 @@ def _handle(dialogue: Dialogue, line: str) -> None:
             f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
         )
     argument = argument.strip()
-    command.run(dialogue, argument if command.argument == FILE else join_words([argument]))
+    command.run(dialogue, argument if command.takes_file else join_words([argument]))
