@@ -29,6 +29,7 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
     runner = Runner(options, env, messages)
     with runner.connected():
         dialogue = Dialogue(Conversation(options, env, messages, runner), env, messages)
+        dialogue.show_last_turns()
         if text := join_words(words).strip():
             _attempt(dialogue, dialogue.conversation.ask, text)
         _run(dialogue)
