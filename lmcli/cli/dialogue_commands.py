@@ -10,7 +10,7 @@ from lmcli.cli.editor import edit_text
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import is_stdin, join_words
 from lmcli.cli.messages import Messages, Verbosity
-from lmcli.cli.model_choice import model_table, require_model
+from lmcli.cli.model_choice import choose_model, model_table
 from lmcli.cli.output.drawing import size_text
 from lmcli.cli.resolve import Reasoning
 from lmcli.errors import KEPT_IN_TEXT, CannotConnect, ConnectionLost, TimedOut, UsageError, escaped, quoted
@@ -77,7 +77,7 @@ def _system(dialogue: Dialogue, prompt: str) -> None:
 def _model(dialogue: Dialogue, key: str) -> None:
     if key:
         with suppress(CannotConnect, TimedOut, ConnectionLost):  # which the next question reports
-            require_model(key, dialogue.conversation.models())
+            key = choose_model(key, dialogue.conversation.models())
         dialogue.conversation.model = key
         dialogue.messages.note(f"the next message goes to {key}")
     else:

@@ -46,20 +46,30 @@ def list_models(connection: Connection, key: str | None, device: str | None) -> 
     return listed
 
 
-def require_model(key: str, models: Sequence[ListedModel]) -> None:
-    """Refuse a key that is part of no name; of several models that it may mean, the server chooses.
+def choose_model(text: str, models: Sequence[ListedModel]) -> str:
+    """The key that a text stands for: that of the only model with such a name, else the text.
+
+    What a whole name or a quantization stands for, and which of several models is meant, is for the server to say.
 
     Raises:
         UsageError: there is no such model.
     """
-    names = [name for listed in models for name in (listed.model.model_key, listed.model.path, *listed.identifiers)]
-    if any(key.partition("@")[0].casefold() in name.casefold() for name in names):
-        return
+    part = text.partition("@")[0].casefold()
+    names = {listed.model.model_key: list(map(str.casefold, _names(listed))) for listed in models}
+    matching = [key for key in names if any(part in name for name in names[key])]
+    if len(matching) > 1 or any(part in names[key] for key in matching):
+        return text
+    if matching:
+        return matching[0]
     from lmcli.cli.suggestions import nearest_keys
 
-    nearest = nearest_keys(key, [listed.model.model_key for listed in models])
+    nearest = nearest_keys(text, names)
     hints = [f"did you mean /model {' or /model '.join(nearest)}?"] if nearest else []
-    raise UsageError(f"there is no model {quoted(key)}", *hints, "/models lists the models")
+    raise UsageError(f"there is no model {quoted(text)}", *hints, "/models lists the models")
+
+
+def _names(listed: ListedModel) -> tuple[str, ...]:
+    return listed.model.model_key, listed.model.path, *listed.identifiers
 
 
 def model_table(models: Sequence[ListedModel], env: Environment) -> str:

@@ -111,6 +111,15 @@ def test_a_model_has_more_names_than_its_key(talk: OpenDialogue, name: str) -> N
     dialogue.leave()
 
 
+def test_a_part_of_a_key_is_enough(talk: OpenDialogue) -> None:
+    """A text that only one model has in its key stands for that."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model JIT")
+    assert dialogue.ask("hi").endswith("\nhi\n")
+    dialogue.leave()
+
+
 def test_a_model_is_set_while_the_server_is_away(tmp_path: Path, serve: Serve) -> None:
     """/model does not need the server; the next question does."""
     server = serve()

@@ -1,11 +1,12 @@
 """Other conversations in a dialogue: /clear, /load, and the way back."""
 
+import fcntl
 import json
 from pathlib import Path
 
 import pytest
 from conftest import StartServer
-from dialogues import OpenDialogue, ParrotEngine, messages, said
+from dialogues import CTRL_C, OpenDialogue, ParrotEngine, messages, said
 from processes import environment, run
 
 
@@ -198,3 +199,22 @@ def test_two_dialogues_on_one_file(talk: OpenDialogue, tmp_path: Path) -> None:
     assert messages(tmp_path / "talk.json")[-1]["content"] == "You say: third!"
     for dialogue in (one, two):
         dialogue.leave()
+
+
+def test_ctrl_c_while_another_process_uses_the_file(talk: OpenDialogue, tmp_path: Path) -> None:
+    """It gives the prompt back, and the question can be asked again when the file is free; /clear does not wait."""
+    dialogue = talk("--history", "talk.json")
+    dialogue.see_prompt()
+    with (tmp_path / ".talk.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        dialogue.type("one")
+        dialogue.see("waiting for another lm that is using 'talk.json'\n")
+        dialogue.type(CTRL_C, end="")
+        dialogue.see_prompt()
+    assert dialogue.ask("/retry").endswith("You say: one!\n")
+    with (tmp_path / ".talk.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        dialogue.ask("/clear")
+        assert dialogue.ask("two").endswith("You say: two!\n")
+    dialogue.leave()
+    assert said(tmp_path / "talk.json") == ["one", "You say: one!"]
