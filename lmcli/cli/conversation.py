@@ -137,10 +137,12 @@ class Conversation:
 
     def clear(self) -> None:
         """Begin a new conversation with the same system prompt, which no file keeps."""
-        if not (self.turns or self._unanswered):
-            raise UsageError("there is nothing to clear")
-        file = self._state.file
-        self._cleared = self._state if self.turns else self._cleared
+        if not self.turns:
+            if self._unanswered is None:
+                raise UsageError("there is nothing to clear")
+            self.undo()
+            return
+        file, self._cleared = self._state.file, self._state
         self._begin(ConversationState(Document.new(), self.system).current())
         self._messages.note(f"a new conversation begins{f', not kept in {quoted(file.path.name)}' if file else ''}")
         self._messages.hint("/undo goes back to the old one")
@@ -154,7 +156,7 @@ class Conversation:
         """
         if self._state.is_lost_without_file:
             raise UsageError("no file has the conversation so far", "/save FILE keeps it, /clear drops it")
-        if not os.path.lexists(path):
+        if not os.path.exists(path):  # noqa: PTH110  Path.exists raises PermissionError
             raise NoInput(f"cannot read {quoted(path)}: no such file")
         self._begin(ConversationState.of_file(ChatFile(path)))
         self._cleared = None

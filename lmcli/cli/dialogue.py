@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
-from lmcli.cli.dialogue_commands import COMMANDS, Dialogue
+from lmcli.cli.dialogue_commands import COMMANDS, FILE, Dialogue
 from lmcli.cli.editor import Cancelled, LineEditor, interruptible
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import join_words
@@ -89,4 +89,4 @@ def _handle(dialogue: Dialogue, line: str) -> None:
             f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
         )
     argument = argument.strip()
-    command.run(dialogue, argument if command.takes_file else join_words([argument]))
+    command.run(dialogue, argument if command.kind == FILE else join_words([argument]))

@@ -169,29 +169,38 @@ def _exit(dialogue: Dialogue, _: str) -> None:
 
 
 class Command(NamedTuple):
-    """One command of the dialogue."""
+    """One command of the dialogue.
+
+    Attributes:
+        run: called with the argument.
+        argument: what it takes, as the help shows it: an optional one in brackets, empty for none.
+        help: what it does.
+    """
 
     run: Callable[[Dialogue, str], None]
     argument: str
     help: str
 
     @property
-    def takes_file(self) -> bool:
-        """Whether the argument is the name of a file, which need not be UTF-8."""
-        return self.argument.strip("[]") == "FILE"
+    def kind(self) -> str:
+        """The kind of its argument, without the brackets of an optional one."""
+        return self.argument.strip("[]")
 
+
+FILE: Final = "FILE"
+"""The name of a file, up to the end of the line; it need not be UTF-8."""
 
 COMMANDS: Final[dict[str, Command]] = {
     "/help": Command(_help, "", "list these commands"),
     "/system": Command(_system, "[TEXT]", "show or set the system prompt"),
     "/model": Command(_model, "[KEY]", "show or set the model"),
     "/models": Command(_models, "", "list the models"),
-    "/file": Command(_file, "[FILE]", "attach a text or image to the next question"),
+    "/file": Command(_file, f"[{FILE}]", "attach a text or image to the next question"),
     "/retry": Command(_retry, "", "answer the last question again"),
     "/undo": Command(_undo, "", "take back the last turn, /file or /clear"),
     "/clear": Command(_clear, "", "begin a new conversation"),
-    "/save": Command(_save, "FILE", "write the conversation to a file"),
-    "/load": Command(_load, "FILE", "continue and keep the conversation in a file"),
+    "/save": Command(_save, FILE, "write the conversation to a file"),
+    "/load": Command(_load, FILE, "continue and keep the conversation in a file"),
     "/reasoning": Command(_reasoning, "[WHAT]", "show, hide, on, off, or a number of tokens"),
     "/stats": Command(_stats, "", "switch statistics after answers on or off"),
     "/edit": Command(_edit, "[TEXT]", "write the next question in an editor"),

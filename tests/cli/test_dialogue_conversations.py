@@ -79,15 +79,22 @@ def test_nothing_to_clear(talk: OpenDialogue, tmp_path: Path) -> None:
     assert said(tmp_path / "talk.json") == ["Be terse."]
 
 
-def test_clear_forgets_a_question_without_an_answer(talk: OpenDialogue) -> None:
-    """/retry does not ask it in the new conversation."""
-    dialogue = talk()
+def test_clear_forgets_a_question_without_an_answer(talk: OpenDialogue, tmp_path: Path) -> None:
+    """/retry does not ask it again; a conversation that it would have begun keeps its file."""
+    dialogue = talk("--history", "talk.json")
     dialogue.see_prompt()
     dialogue.ask("/model ech")
     assert "error:" in dialogue.ask("one")
-    assert "a new conversation begins" in dialogue.ask("/clear")
+    assert "removed the last question" in dialogue.ask("/clear")
+    assert "there is no question yet" in dialogue.ask("/retry")
+    dialogue.ask("/model echo")
+    dialogue.ask("two")
+    dialogue.ask("/model ech")
+    dialogue.ask("three")
+    assert "a new conversation begins, not kept in 'talk.json'" in dialogue.ask("/clear")
     assert "there is no question yet" in dialogue.ask("/retry")
     dialogue.leave()
+    assert said(tmp_path / "talk.json") == ["two", "You say: two!"]
 
 
 def test_load_goes_on_where_a_file_ends(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path) -> None:
@@ -115,6 +122,7 @@ def test_load_goes_on_where_a_file_ends(talk: OpenDialogue, parrot: ParrotEngine
         ("", "/load needs the name of a file"),
         ("nowhere.json", "cannot read 'nowhere.json': no such file"),
         ("no/where.json", "cannot read 'no/where.json': no such file"),
+        ("dangling.json", "cannot read 'dangling.json': no such file"),
         (".", "'.' is not a regular file"),
         ("broken.json", "'broken.json' is not valid JSON: line 1, column 2"),
         ("other.json", "'other.json' is not a chat file"),
@@ -127,6 +135,7 @@ def test_a_file_that_cannot_be_loaded(talk: OpenDialogue, tmp_path: Path, name: 
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     (tmp_path / "other.json").write_text('{"name": "lm"}', encoding="utf-8")
     (tmp_path / "role.json").write_text('[{"role": "king", "content": "hi"}]', encoding="utf-8")
+    (tmp_path / "dangling.json").symlink_to("nowhere.json")
     before = set(tmp_path.iterdir())
     dialogue = talk("--history", "talk.json")
     dialogue.see_prompt()
