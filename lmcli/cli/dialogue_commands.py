@@ -99,7 +99,7 @@ def _file(dialogue: Dialogue, name: str) -> None:
         conversation.attach(path)
     files = [f"{file} ({size_text(size)})" for file, size in conversation.attached.sizes]
     if name:
-        dialogue.messages.note(f"attached to the next question: {', '.join(files)}")
+        dialogue.messages.note(f"attached: {', '.join(files)}")
     else:
         dialogue.show("\n".join(files) or "nothing is attached")
 
