@@ -29,8 +29,8 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
         )
     env = _with_separate_prompts(env)
     runner = Runner(options, env, messages)
+    dialogue = _Dialogue(Conversation(options, env, messages, runner), env, messages)
     with runner.connected():
-        dialogue = _Dialogue(Conversation(options, env, messages, runner), env, messages)
         if text := join_words(words).strip():
             dialogue.attempt(dialogue.conversation.ask, text)
         dialogue.run()
