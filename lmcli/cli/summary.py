@@ -23,6 +23,7 @@ from lmcli.values import JsonObject
 _PERCENTS: Final = (50, 95, 99)
 _MAX_REPORTED: Final = 10
 """The number of lines that are not records and are reported one by one."""
+_MEASURE_HINT: Final = "echo PROMPT | lm stats measures with a prompt"
 
 _BINS: Final = 10
 _TERMS: Final = (
@@ -132,6 +133,8 @@ def _opened(name: str, env: Environment) -> Iterator[BinaryIO]:
         with open(env.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
             refuse_device(file.fileno())
             yield file
+    except FileNotFoundError as error:
+        raise NoInput(f"cannot read {quoted(name)}: {reason(error)}", _MEASURE_HINT) from error
     except OSError as error:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error
 
