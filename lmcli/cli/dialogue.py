@@ -27,12 +27,14 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
         )
     env = _with_separate_prompts(env)
     runner = Runner(options, env, messages)
+    dialogue = Dialogue(Conversation(options, env, messages, runner), env, messages)
+    text = join_words(words).strip()
+    recalled = [*dialogue.conversation.questions, text]  # as it was typed, without the files that are sent with it
     with runner.connected():
-        dialogue = Dialogue(Conversation(options, env, messages, runner), env, messages)
         dialogue.show_last_turns()
-        if text := join_words(words).strip():
+        if text:
             _attempt(dialogue, dialogue.conversation.ask, text)
-        _run(dialogue)
+        _run(dialogue, recalled)
     return ExitCode.OK
 
 
@@ -48,10 +50,10 @@ def _with_separate_prompts(env: Environment) -> Environment:
     return env._replace(stdout=answers)
 
 
-def _run(dialogue: Dialogue) -> None:
-    """Read and handle input until the user exits."""
+def _run(dialogue: Dialogue, recalled: Sequence[str]) -> None:
+    """Read and handle input until the user exits; the arrow keys recall earlier messages."""
     messages = dialogue.messages
-    editor = LineEditor(dialogue.conversation.questions)
+    editor = LineEditor(recalled)
     messages.note("/help lists commands, Ctrl-D exits")
     while not dialogue.is_over:
         try:
