@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 
+from lmcli.cli.candidates import candidates
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.dialogue_commands import COMMANDS, FILE, Dialogue
@@ -12,6 +14,7 @@ from lmcli.cli.input.stdin import join_words
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.runner import Runner
+from lmcli.client.catalog import list_downloaded
 from lmcli.errors import ExitCode, LmError, UsageError, quoted
 
 
@@ -31,7 +34,7 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
         dialogue = Dialogue(Conversation(options, env, messages, runner), env, messages)
         if text := join_words(words).strip():
             _attempt(dialogue, dialogue.conversation.ask, text)
-        _run(dialogue)
+        _run(dialogue, _editor(dialogue, runner))
     return ExitCode.OK
 
 
@@ -47,10 +50,20 @@ def _with_separate_prompts(env: Environment) -> Environment:
     return env._replace(stdout=answers)
 
 
-def _run(dialogue: Dialogue) -> None:
+def _editor(dialogue: Dialogue, runner: Runner) -> LineEditor:
+    """The line editor, with what can be recalled and completed."""
+
+    @cache
+    def model_keys() -> Sequence[str]:
+        models = list_downloaded(runner.connection.session("system"))
+        return [model.model_key for model in models if model.type == "llm"]
+
+    return LineEditor(dialogue.conversation.questions, lambda line: candidates(line, model_keys))
+
+
+def _run(dialogue: Dialogue, editor: LineEditor) -> None:
     """Read and handle input until the user exits."""
     messages = dialogue.messages
-    editor = LineEditor(dialogue.conversation.questions)
     messages.note("/help lists the commands, Ctrl-D exits")
     while not dialogue.is_over:
         try:
@@ -88,4 +101,4 @@ def _handle(dialogue: Dialogue, line: str) -> None:
             f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
         )
     argument = argument.strip()
-    command.run(dialogue, argument if command.argument == FILE else join_words([argument]))
+    command.run(dialogue, argument if command.kind == FILE else join_words([argument]))

@@ -39,8 +39,7 @@ class Dialogue:
 
 def _help(dialogue: Dialogue, _: str) -> None:
     rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in COMMANDS.items()]
-    keys = [('"""', "begin and end a message of several lines"), ("Ctrl-C", "stop the answer, or clear the line")]
-    dialogue.messages.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *keys, ("Ctrl-D", "exit")]))
+    dialogue.messages.raw("".join(f"  {name:16} {text}\n" for name, text in [*rows, *_KEYS]))
 
 
 def _system(dialogue: Dialogue, prompt: str) -> None:
@@ -92,15 +91,36 @@ def _exit(dialogue: Dialogue, _: str) -> None:
 
 
 class Command(NamedTuple):
-    """One command of the dialogue."""
+    """One command of the dialogue.
+
+    Attributes:
+        run: called with the argument.
+        argument: what it takes, as the help shows it: an optional one in brackets, empty for none.
+        help: what it does.
+    """
 
     run: Callable[[Dialogue, str], None]
     argument: str
     help: str
 
+    @property
+    def kind(self) -> str:
+        """The kind of its argument: FILE, KEY, TEXT, words to choose from such as `on|off`, or empty for none."""
+        return self.argument.strip("[]")
+
 
 FILE: Final = "FILE"
-"""The argument of commands that take the name of a file, which need not be UTF-8."""
+"""The name of a file, up to the end of the line; it need not be UTF-8."""
+KEY: Final = "KEY"
+"""The key of a model."""
+TEXT: Final = "TEXT"
+
+_KEYS: Final = (
+    ('"""', "begin and end a message of several lines"),
+    ("TAB", "complete a command, a model key or the name of a file"),
+    ("Ctrl-C", "stop the answer, or clear the line"),
+    ("Ctrl-D", "exit"),
+)
 
 COMMANDS: Final[dict[str, Command]] = {
     "/help": Command(_help, "", "list these commands"),
