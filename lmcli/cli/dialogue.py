@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 from lmcli.cli.candidates import candidates
 from lmcli.cli.choices import OutputForm
@@ -13,9 +14,10 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import join_words
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
+from lmcli.cli.recall_file import OPT_OUT_VARIABLE, recall_file
 from lmcli.cli.runner import Runner
 from lmcli.client.catalog import list_downloaded
-from lmcli.errors import ExitCode, LmError, UsageError, quoted
+from lmcli.errors import ExitCode, LmError, UsageError, quoted, reason
 
 
 def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -58,7 +60,12 @@ def _editor(dialogue: Dialogue, runner: Runner) -> LineEditor:
         models = list_downloaded(runner.connection.session("system"))
         return [model.model_key for model in models if model.type == "llm"]
 
-    return LineEditor(dialogue.conversation.questions, lambda line: candidates(line, model_keys))
+    def warn(path: Path, error: OSError) -> None:
+        dialogue.messages.warning(f"what is typed is not kept in {quoted(path)}: {reason(error)}")
+        dialogue.messages.hint(f"{OPT_OUT_VARIABLE}=1 keeps nothing")
+
+    typed = recall_file(dialogue.env, warn)
+    return LineEditor(dialogue.conversation.questions, typed, lambda line: candidates(line, model_keys))
 
 
 def _run(dialogue: Dialogue, editor: LineEditor) -> None:

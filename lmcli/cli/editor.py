@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.incoming import decoded
+from lmcli.cli.recall_file import RecallFile
 from lmcli.cli.tab_key import Candidate, Complete, bind_tab, in_locale, insert_tab, is_libedit
 from lmcli.errors import KEPT_IN_TEXT, NoInput, UsageError, escaped, quoted, reason
 
@@ -40,12 +41,14 @@ class LineEditor:
 
     Args:
         questions: messages that the arrow keys recall.
+        typed: what was typed in other dialogues, recalled before the questions; what is typed is added to it.
         complete: what TAB completes a line to.
     """
 
-    def __init__(self, questions: Iterable[str], complete: Complete) -> None:
+    def __init__(self, questions: Iterable[str], typed: RecallFile | None, complete: Complete) -> None:
         self._add_to_history: Callable[[str], None] = lambda _: None
         self._complete = complete
+        self._typed: RecallFile | None = None
         self._last = ""
         self._is_in_block = False
         try:
@@ -58,8 +61,9 @@ class LineEditor:
         bind_tab(readline, self._candidates)
         readline.set_auto_history(False)  # otherwise a block would be recalled line by line
         self._add_to_history = lambda text: readline.add_history(in_locale(text))
-        for text in questions:
-            self._add(_input_of(text))
+        for text in (*(typed.read() if typed else ()), *map(_input_of, questions)):
+            self._add(text)
+        self._typed = typed
 
     def read(self) -> Entry:
         r'''One message: a line, or the lines between """ and """. A block is recalled as a whole.
@@ -72,24 +76,31 @@ class LineEditor:
         '''
         first = _line(_PROMPT)
         if not first.lstrip().startswith(_FENCE):
-            self._add(first)
+            self._keep(first, first)
             return Entry(first, is_block=False)
         self._is_in_block = True
         try:
             message = _block(first.lstrip().removeprefix(_FENCE))
         finally:
             self._is_in_block = False
-        self._add(_input_of(message))
+        self._keep(_input_of(message), first)
         return Entry(message, is_block=True)
 
     def _candidates(self, line: str) -> Sequence[Candidate]:
         return insert_tab(line) if self._is_in_block else self._complete(line)
 
-    def _add(self, text: str) -> None:
+    def _keep(self, text: str, first_line: str) -> None:
+        """Recall a text in this dialogue, and in others unless its first line begins with a space."""
+        if self._add(text) and self._typed and not first_line.startswith(" "):
+            self._typed.append(text)
+
+    def _add(self, text: str) -> bool:
         """Recall a text, unless it repeats the last one, or recalling it would control the terminal."""
-        if text and text != self._last and escaped(text, keep=KEPT_IN_TEXT) == text:
-            self._last = text
-            self._add_to_history(text)
+        if not text or text == self._last or escaped(text, keep=KEPT_IN_TEXT) != text:
+            return False
+        self._last = text
+        self._add_to_history(text)
+        return True
 
 
 def _block(line: str) -> str:

@@ -42,11 +42,12 @@ def test_candidates_are_listed_and_the_line_stays(talk: OpenDialogue, tmp_path: 
     dialogue.see("'only.txt' already exists")
 
 
-def test_what_was_said_is_recalled(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path) -> None:
+def test_what_was_typed_is_recalled(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path) -> None:
     """A message of several lines, too, whole; Ctrl-C clears the line, Ctrl-D exits."""
-    said = [{"role": "user", "content": "one\n  two"}, {"role": "assistant", "content": "yes"}]
-    (tmp_path / "talk.json").write_text(json.dumps(said))
-    dialogue = talk("--history", "talk.json")
+    typed = tmp_path / ".local" / "state" / "lm" / "typed"
+    typed.parent.mkdir(parents=True)
+    typed.write_text(json.dumps("one\n  two") + "\n")
+    dialogue = talk()
     dialogue.see_prompt()
     dialogue.type("three", end="")
     dialogue.see("three")
@@ -59,3 +60,4 @@ def test_what_was_said_is_recalled(talk: OpenDialogue, parrot: ParrotEngine, tmp
     dialogue.type(CTRL_D, end="")
     assert dialogue.end() == 0
     assert parrot.asked == ["one\n  two", "four"]
+    assert [json.loads(line) for line in typed.read_text().splitlines()] == ["one\n  two", "four"]
