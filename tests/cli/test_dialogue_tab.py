@@ -51,13 +51,19 @@ def test_commands_are_listed_with_their_slash(talk: OpenDialogue, size: tuple[in
     give_up(dialogue)
 
 
+LISTED = {
+    (80, 24): ["a file.txt             zeta                   🦉.txt", "notes on something.md  猫猫/"],
+    (40, 12): ["a file.txt", "notes on something.md", "zeta", "猫猫/", "🦉.txt"],
+}
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_files_are_listed_by_the_last_part_of_their_paths(
     talk: OpenDialogue, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """In columns that take wide characters into account, with a slash after folders."""
+    """In columns, with a slash after folders; a wide character takes two cells, also in the line."""
     (tmp_path / "my dir" / "猫猫").mkdir(parents=True)
-    for name in ("a file.txt", "🦉.txt", "zeta"):
+    for name in ("a file.txt", "🦉.txt", "zeta", "notes on something.md"):
         (tmp_path / "my dir" / name).touch()
     dialogue = talk(size=size)
     dialogue.see_prompt()
@@ -66,12 +72,12 @@ def test_files_are_listed_by_the_last_part_of_their_paths(
     dialogue.type(TAB + TAB, end="")
     dialogue.see("zeta", "> /save my dir/")
     rows = dialogue.screen.rows
-    names = rows[rows.index("> /save my dir/") + 1 : -1]
-    assert {word for row in names for word in row.split()} == {"a", "file.txt", "zeta", "猫猫/", "🦉.txt"}
+    line = rows.index("> /save my dir/")
+    assert rows[line + 1 :] == [*LISTED[size], "> /save my dir/"]
     dialogue.type("🦉" + TAB, end="")
     dialogue.see("🦉.txt")
     assert dialogue.screen.rows[-1] == "> /save my dir/🦉.txt"
-    assert dialogue.screen.cursor[0] == len("> /save my dir/🦉.txt") + 1
+    assert dialogue.screen.cursor == (len("> /save my dir/🦉.txt") + 1, len(dialogue.screen.rows) - 1)
     give_up(dialogue)
 
 
