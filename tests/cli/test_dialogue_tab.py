@@ -123,30 +123,55 @@ def test_a_model_key_is_completed(talk: OpenDialogue) -> None:
     dialogue.leave()
 
 
-class SilentServer(StubServer):
-    """A server that does not say which models it has."""
+class ModelServer(StubServer):
+    """A server that may be silent when it is asked for its models.
+
+    Attributes:
+        is_silent: it is.
+        questions: how often it was asked.
+    """
+
+    is_silent = False
+    questions = 0
 
     def _answer(self, connection: StubConnection, envelope: Packet) -> None:
         if envelope.get("endpoint") == "listDownloadedModels":
+            self.questions += 1
             self._envelopes.put(envelope)
-        else:
+        if not (envelope.get("endpoint") == "listDownloadedModels" and self.is_silent):
             super()._answer(connection, envelope)
+
+
+def here(connection: StubConnection, envelope: Packet) -> None:
+    """Answer a question."""
+    connection.say(envelope["channelId"], "here")
+    connection.finish(envelope["channelId"])
+
+
+def test_the_models_are_listed_once(tmp_path: Path) -> None:
+    """At the first TAB that needs them, not at the start, nor at each TAB."""
+    with ModelServer(here) as stub, talking(tmp_path, stub.port) as dialogue:
+        dialogue.see_prompt()
+        assert "here\n" in dialogue.ask("hello")
+        assert stub.questions == 0
+        for _ in range(3):
+            assert "the next message goes to stub\n" in dialogue.ask("/model s" + TAB)
+        assert stub.questions == 1
+        dialogue.leave()
 
 
 def test_a_server_that_lists_no_models(tmp_path: Path) -> None:
     """TAB waits for it until Ctrl-C, and the dialogue goes on."""
-
-    def handle(connection: StubConnection, envelope: Packet) -> None:
-        connection.say(envelope["channelId"], "here")
-        connection.finish(envelope["channelId"])
-
-    with SilentServer(handle) as stub, talking(tmp_path, stub.port) as dialogue:
+    with ModelServer(here) as stub, talking(tmp_path, stub.port) as dialogue:
+        stub.is_silent = True
         dialogue.see_prompt()
         dialogue.type("/model st" + TAB, end="")
         assert stub.wait_for("rpcCall")["endpoint"] == "listDownloadedModels"
         dialogue.type(CTRL_C, end="")
         dialogue.see("\a")
         assert "here\n" in dialogue.ask(CTRL_U + "hello")
+        stub.is_silent = False
+        assert "the next message goes to stub\n" in dialogue.ask("/model s" + TAB)
         dialogue.leave()
 
 
