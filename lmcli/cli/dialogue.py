@@ -16,7 +16,6 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.recall_file import OPT_OUT_VARIABLE, recall_file
 from lmcli.cli.runner import Runner
-from lmcli.client.catalog import list_downloaded
 from lmcli.errors import ExitCode, LmError, UsageError, quoted, reason
 
 
@@ -34,9 +33,10 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
     runner = Runner(options, env, messages)
     with runner.connected():
         dialogue = Dialogue(Conversation(options, env, messages, runner), env, messages)
+        dialogue.show_last_turns()
         if text := join_words(words).strip():
             _attempt(dialogue, dialogue.conversation.ask, text)
-        _run(dialogue, _editor(dialogue, runner))
+        _run(dialogue, _editor(dialogue))
     return ExitCode.OK
 
 
@@ -52,13 +52,12 @@ def _with_separate_prompts(env: Environment) -> Environment:
     return env._replace(stdout=answers)
 
 
-def _editor(dialogue: Dialogue, runner: Runner) -> LineEditor:
+def _editor(dialogue: Dialogue) -> LineEditor:
     """The line editor, with what can be recalled and completed."""
 
     @cache
     def model_keys() -> Sequence[str]:
-        models = list_downloaded(runner.connection.session("system"))
-        return [model.model_key for model in models if model.type == "llm"]
+        return [listed.model.model_key for listed in dialogue.conversation.models()]
 
     def warn(path: Path, error: OSError) -> None:
         dialogue.messages.warning(f"what is typed is not kept in {quoted(path)}: {reason(error)}")
@@ -71,7 +70,7 @@ def _editor(dialogue: Dialogue, runner: Runner) -> LineEditor:
 def _run(dialogue: Dialogue, editor: LineEditor) -> None:
     """Read and handle input until the user exits."""
     messages = dialogue.messages
-    messages.note("/help lists the commands, Ctrl-D exits")
+    messages.note("/help lists commands, Ctrl-D exits")
     while not dialogue.is_over:
         try:
             entry = editor.read()

@@ -47,6 +47,7 @@ VARIABLES: Final = (
 
 
 _DEFAULT_WIDTH: Final = 80
+_DEFAULT_ROWS: Final = 24
 _FALSE: Final = ("", "0", "false", "no")
 
 
@@ -84,6 +85,14 @@ class Environment(NamedTuple):
     def stderr_width(self) -> int:
         """The same for stderr."""
         return _width(self.stderr)
+
+    @property
+    def stderr_rows(self) -> int:
+        """The number of rows of the terminal on stderr; 24 if unknown."""
+        try:
+            return os.get_terminal_size(self.stderr).lines or _DEFAULT_ROWS
+        except OSError:
+            return _DEFAULT_ROWS
 
     def has_color(self, when: str) -> bool:
         """Whether to use colour on stderr: `always`, `never`, or `auto`, depending on terminal and environment."""

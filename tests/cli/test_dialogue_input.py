@@ -20,6 +20,7 @@ def test_arrow_up_recalls(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Pa
     assert dialogue.see_prompt().endswith("You say: one!\n")
     dialogue.leave()
     dialogue = talk("--history", "talk.json")
+    dialogue.see("exits\n")
     dialogue.see_prompt()
     dialogue.type(UP + UP + UP, end="")
     dialogue.see("one")
@@ -99,6 +100,7 @@ def test_what_a_chat_file_holds_is_recalled_whole(
     last = [{"role": "user", "content": text}, {"role": "assistant", "content": "yes"}]
     (tmp_path / "talk.json").write_text(json.dumps([*before, *last]), encoding="utf-8")
     dialogue = talk("--history", "talk.json")
+    dialogue.see("exits\n")
     dialogue.see_prompt()
     dialogue.ask(UP)
     dialogue.leave()

@@ -37,18 +37,18 @@ def say(dialogue: Dialogue, *lines: str) -> None:
 def test_what_was_typed_is_recalled_in_the_next_dialogue(talk: OpenDialogue, parrot: ParrotEngine, typed: Path) -> None:
     """Messages and commands, in the order in which they were typed, without repetitions in a row."""
     dialogue = talk()
-    say(dialogue, "one", "one", "/stats", "two")
+    say(dialogue, "one", "one", "/system", "two")
     dialogue.leave()
-    assert kept(typed) == ["one", "/stats", "two"]
+    assert kept(typed) == ["one", "/system", "two"]
     assert oct(stat.S_IMODE(typed.stat().st_mode)) == "0o600"
     dialogue = talk()
     dialogue.see_prompt()
     assert "You say: two!" in dialogue.ask(UP)
-    assert "Model used" in dialogue.ask(UP + UP)
+    assert "no system prompt is set" in dialogue.ask(UP + UP)
     assert "You say: one more!" in dialogue.ask(UP * 4 + " more")
     dialogue.leave()
     assert parrot.asked == ["one", "one", "two", "two", "one more"]
-    assert kept(typed) == ["one", "/stats", "two", "/stats", "one more"]
+    assert kept(typed) == ["one", "/system", "two", "/system", "one more"]
 
 
 def test_a_message_of_several_lines_is_recalled_whole(talk: OpenDialogue, parrot: ParrotEngine) -> None:
@@ -95,6 +95,7 @@ def test_what_the_conversation_has_is_recalled_first(
     say(dialogue, "elsewhere")
     dialogue.leave()
     dialogue = talk("--history", "talk.json")
+    dialogue.see("Ctrl-D exits")
     say(dialogue, UP, UP + UP)
     dialogue.leave()
     assert parrot.asked == ["elsewhere", "in the file", "elsewhere"]

@@ -89,7 +89,8 @@ class ChatFile:
         document = recognize(value)
         if document is None:
             raise BadInput(
-                f"{self._name} is not a chat file", "--history expects a JSON file with an array of messages"
+                f"{self._name} is not a chat file",
+                'a chat file looks like {"messages": [{"role": "user", "content": "hi"}]}',
             )
         document.chat()
         return document
