@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from properties import QUICK
 
 from lmcli.cli.candidates import candidates
-from lmcli.cli.dialogue_commands import COMMANDS, KEY
+from lmcli.cli.dialogue_commands import COMMANDS, FILE, KEY
 
 KEYS = ["qwen3-4b", "qwen/qwen3-8b@q4_k_m", "echo", "\x1b[31m"]
 
@@ -112,6 +112,12 @@ def test_the_rest_of_the_line_is_the_name_of_a_file(tree: Path) -> None:
     assert lines("/save .h") == ["/save .hidden"]
     assert lines("/save ..") == ["/save ../"]
     assert lines("/save nothing") == lines("/save no/such/folder/") == lines("/save my dir/b/") == []
+
+
+@pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.kind == FILE])
+def test_each_command_that_takes_a_file_completes_it(tree: Path, command: str) -> None:
+    """Its help says FILE, whether it must be given or not."""
+    assert lines(f"{command} m") == [f"{command} my dir/"]
 
 
 def test_a_name_that_is_not_utf8_is_completed(tree: Path) -> None:
