@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 
+from lmcli.cli.candidates import candidates
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.dialogue_commands import COMMANDS, FILE, Dialogue
@@ -11,8 +14,9 @@ from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import join_words
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
+from lmcli.cli.recall_file import OPT_OUT_VARIABLE, recall_file
 from lmcli.cli.runner import Runner
-from lmcli.errors import ExitCode, LmError, UsageError, quoted
+from lmcli.errors import ExitCode, LmError, UsageError, quoted, reason
 
 
 def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -34,7 +38,7 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
         dialogue.show_last_turns()
         if text:
             _attempt(dialogue, dialogue.conversation.ask, text)
-        _run(dialogue, recalled)
+        _run(dialogue, _editor(dialogue, recalled))
     return ExitCode.OK
 
 
@@ -50,10 +54,24 @@ def _with_separate_prompts(env: Environment) -> Environment:
     return env._replace(stdout=answers)
 
 
-def _run(dialogue: Dialogue, recalled: Sequence[str]) -> None:
-    """Read and handle input until the user exits; the arrow keys recall earlier messages."""
+def _editor(dialogue: Dialogue, recalled: Sequence[str]) -> LineEditor:
+    """The line editor, which completes; its arrow keys recall the messages of this conversation and earlier input."""
+
+    @cache
+    def model_keys() -> Sequence[str]:
+        return [listed.model.model_key for listed in dialogue.conversation.models()]
+
+    def warn(path: Path, error: OSError) -> None:
+        dialogue.messages.warning(f"what is typed is not kept in {quoted(path)}: {reason(error)}")
+        dialogue.messages.hint(f"{OPT_OUT_VARIABLE}=1 keeps nothing")
+
+    typed = recall_file(dialogue.env, warn)
+    return LineEditor(recalled, typed, lambda line: candidates(line, model_keys))
+
+
+def _run(dialogue: Dialogue, editor: LineEditor) -> None:
+    """Read and handle input until the user exits."""
     messages = dialogue.messages
-    editor = LineEditor(recalled)
     messages.note("/help lists commands, Ctrl-D exits")
     while not dialogue.is_over:
         try:

@@ -183,12 +183,15 @@ class Command(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of its argument, without the brackets of an optional one."""
+        """The kind of its argument: FILE, KEY, TEXT, words to choose from such as `on|off`, or empty for none."""
         return self.argument.strip("[]")
 
 
 FILE: Final = "FILE"
 """The name of a file, up to the end of the line; it need not be UTF-8."""
+KEY: Final = "KEY"
+"""The key of a model."""
+TEXT: Final = "TEXT"
 
 COMMANDS: Final[dict[str, Command]] = {
     "/help": Command(_help, "", "list these commands"),
@@ -210,6 +213,7 @@ COMMANDS: Final[dict[str, Command]] = {
 _MIN_HELP_COLUMNS: Final = 16
 _KEYS: Final = (
     ('"""', "begin and end a message of several lines"),
+    ("TAB", "complete a command, a model key or the name of a file"),
     ("Ctrl-C", "stop the answer, or clear the line"),
     ("Ctrl-D", "exit"),
 )

@@ -39,6 +39,8 @@ VARIABLES: Final = (
     Variable("LANG", "the same, if neither of them is set", "--by"),
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
+    Variable("LM_NO_TYPED", "what is typed in a dialogue is not kept, if not empty", "--history"),
+    Variable("XDG_STATE_HOME", "folder of lm/typed; else ~/.local/state", "--history"),
     Variable("HOME", "where LM Studio's settings and models are", "-H"),
     Variable("HF_HUB_CACHE", "cache of Hugging Face, for local models", "-H"),
     Variable("HF_HOME", "folder of hub/, if HF_HUB_CACHE is not set", "-H"),

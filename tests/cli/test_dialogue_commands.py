@@ -21,6 +21,7 @@ def test_help_lists_every_command(talk: OpenDialogue) -> None:
     shown = dialogue.ask("/help")
     for name in COMMANDS:
         assert f"\n{name} " in shown
+    assert "TAB" in shown
     assert "Ctrl-C" in shown
     assert "Ctrl-D" in shown
     assert "no such command '/frob'" in dialogue.ask("/frob now")
