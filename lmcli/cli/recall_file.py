@@ -54,6 +54,8 @@ class RecallFile:
             except FileNotFoundError:
                 return []
             try:
+                # A link to the null device is a way to keep nothing, and no failure.
+                self._is_usable = not os.path.samestat(os.fstat(descriptor), Path(os.devnull).stat())
                 if stat.S_ISREG(os.fstat(descriptor).st_mode):
                     lines = _last_lines(descriptor)
                     self._is_long = len(lines) > 2 * MAX_ENTRIES or os.fstat(descriptor).st_size > 2 * MAX_BYTES

@@ -194,6 +194,15 @@ def test_a_symbolic_link_is_followed(file: Path, tmp_path: Path) -> None:
     assert opened(file).read() == ["x"] * (MAX_ENTRIES - 1) + ["two"]
 
 
+def test_a_link_to_the_null_device_keeps_nothing(file: Path) -> None:
+    """It is a way to keep nothing, and no failure."""
+    file.parent.mkdir(parents=True)
+    file.symlink_to(os.devnull)
+    recall = opened(file)
+    assert recall.read() == []
+    recall.append("one")
+
+
 def test_where_the_file_is(tmp_path: Path) -> None:
     """XDG_STATE_HOME names its folder, or else it lies in the home; LM_NO_TYPED keeps and reads nothing."""
 
