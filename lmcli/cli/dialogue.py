@@ -66,7 +66,8 @@ def _editor(dialogue: Dialogue, recalled: Sequence[str]) -> LineEditor:
         dialogue.messages.hint(f"{OPT_OUT_VARIABLE}=1 keeps nothing")
 
     typed = recall_file(dialogue.env, warn)
-    return LineEditor(recalled, typed, lambda line: candidates(line, model_keys))
+    is_dumb = dialogue.env.setting("TERM") == "dumb"
+    return LineEditor(recalled, typed, lambda line: candidates(line, model_keys), is_dumb=is_dumb)
 
 
 def _run(dialogue: Dialogue, editor: LineEditor) -> None:

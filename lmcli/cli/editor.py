@@ -4,9 +4,12 @@ import os
 import shlex
 import signal
 import subprocess
+import termios
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Final, NamedTuple
 
 from lmcli.cli.environment import Environment
@@ -18,10 +21,23 @@ from lmcli.errors import KEPT_IN_TEXT, NoInput, UsageError, escaped, quoted, rea
 _FENCE: Final = '"""'
 _PROMPT: Final = "> "
 _CONTINUATION_PROMPT: Final = "… "
+_TERMINAL: Final = 0
+_LEAVING: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
+"""The signals that end or stop the process, except that of Ctrl-C."""
+_PASTE_OFF: Final = b"\x1b[?2004l"
+"""Ends the marking of what is pasted. Source: xterm, "Bracketed Paste Mode"."""
 
 
 class Cancelled(Exception):
     """The input or operation was cancelled (Ctrl-C)."""
+
+
+class _Continued(Exception):
+    """The process was stopped (Ctrl-Z), and continues; `text` was typed before."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
 
 
 class Entry(NamedTuple):
@@ -43,21 +59,28 @@ class LineEditor:
         questions: messages that the arrow keys recall.
         typed: what was typed in other dialogues, recalled before the questions; what is typed is added to it.
         complete: what TAB completes a line to.
+        is_dumb: the terminal shows escape sequences as text.
     """
 
-    def __init__(self, questions: Iterable[str], typed: RecallFile | None, complete: Complete) -> None:
+    def __init__(
+        self, questions: Iterable[str], typed: RecallFile | None, complete: Complete, *, is_dumb: bool
+    ) -> None:
         self._add_to_history: Callable[[str], None] = lambda _: None
         self._complete = complete
         self._typed: RecallFile | None = None
         self._last = ""
         self._is_in_block = False
+        self._on_leave = b"\n"
+        self._readline: ModuleType | None = None
         try:
             import readline  # noqa: PLC0415  not on every system
         except ImportError:
             return
-        if not is_libedit(readline):
+        if not (is_libedit(readline) or is_dumb):
             # Python disables this by default; enabled, pasted text of several lines is one message.
             readline.parse_and_bind("set enable-bracketed-paste on")
+            self._on_leave = _PASTE_OFF + b"\n"
+        self._readline = readline
         bind_tab(readline, self._candidates)
         readline.set_auto_history(False)  # otherwise a block would be recalled line by line
         self._add_to_history = lambda text: readline.add_history(in_locale(text))
@@ -74,17 +97,85 @@ class LineEditor:
             EOFError: the input has ended (Ctrl-D).
             Cancelled: Ctrl-C was pressed.
         '''
-        first = _line(_PROMPT)
+        first = self._line(_PROMPT)
         if not first.lstrip().startswith(_FENCE):
             self._keep(first, first)
             return Entry(first, is_block=False)
         self._is_in_block = True
         try:
-            message = _block(first.lstrip().removeprefix(_FENCE))
+            message = self._block(first.lstrip().removeprefix(_FENCE))
         finally:
             self._is_in_block = False
         self._keep(_input_of(message), first)
         return Entry(message, is_block=True)
+
+    def _block(self, line: str) -> str:
+        """The message whose first line this is, after the quotation marks."""
+        lines = [line]
+        while not lines[-1].rstrip().endswith(_FENCE):
+            lines.append(self._line(_CONTINUATION_PROMPT))
+        lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
+        return "\n".join(lines).strip("\n")
+
+    def _line(self, prompt: str) -> str:
+        text = ""
+        while True:
+            try:
+                with interruptible(), self._leaving_the_terminal():
+                    return self._input(prompt, text)
+            except _Continued as continued:
+                text = continued.text
+
+    def _input(self, prompt: str, text: str) -> str:
+        """A line of input that begins with some text, which can be edited."""
+        if self._readline:
+            self._readline.set_startup_hook(partial(self._readline.insert_text, text))
+        try:
+            return input(prompt)
+        except UnicodeDecodeError as error:  # where the locale is not that of the keyboard
+            return error.object.decode(errors="surrogateescape")
+
+    @contextmanager
+    def _leaving_the_terminal(self) -> Iterator[None]:
+        """Restore the terminal when a signal ends or stops the process inside the block.
+
+        Line editing has set it to echo nothing, and Python does not let readline handle signals. In the background
+        it is left alone: others use it.
+
+        Raises:
+            _Continued: the process was stopped, and continues.
+        """
+        readline = self._readline
+        if readline is None:
+            yield
+            return
+        try:
+            found = termios.tcgetattr(_TERMINAL)
+        except termios.error as error:  # it was closed
+            raise EOFError from error
+
+        def leave(signum: int, _: FrameType | None) -> None:
+            edited = found
+            with suppress(OSError, termios.error):  # it was closed
+                edited = termios.tcgetattr(_TERMINAL)
+                if os.tcgetpgrp(_TERMINAL) == os.getpgrp():
+                    termios.tcsetattr(_TERMINAL, termios.TCSANOW, found)
+                    os.write(_TERMINAL, self._on_leave)
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            signal.signal(signum, leave)
+            with suppress(termios.error):
+                termios.tcsetattr(_TERMINAL, termios.TCSANOW, edited)
+            raise _Continued(readline.get_line_buffer())
+
+        handled = [signum for signum in _LEAVING if signal.getsignal(signum) is signal.SIG_DFL]
+        for signum in handled:
+            signal.signal(signum, leave)
+        try:
+            yield
+        finally:
+            for signum in handled:
+                signal.signal(signum, signal.SIG_DFL)
 
     def _candidates(self, line: str) -> Sequence[Candidate]:
         return insert_tab(line) if self._is_in_block else self._complete(line)
@@ -101,15 +192,6 @@ class LineEditor:
         self._last = text
         self._add_to_history(text)
         return True
-
-
-def _block(line: str) -> str:
-    """The message whose first line this is, after the quotation marks."""
-    lines = [line]
-    while not lines[-1].rstrip().endswith(_FENCE):
-        lines.append(_line(_CONTINUATION_PROMPT))
-    lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
-    return "\n".join(lines).strip("\n")
 
 
 def _input_of(message: str) -> str:
@@ -141,14 +223,6 @@ def edit_text(text: str, env: Environment) -> str:
         raise NoInput(f"cannot read the edited text: {reason(error)}") from error
     finally:
         path.unlink(missing_ok=True)
-
-
-def _line(prompt: str) -> str:
-    with interruptible():
-        try:
-            return input(prompt)
-        except UnicodeDecodeError as error:  # where the locale is not that of the keyboard
-            return error.object.decode(errors="surrogateescape")
 
 
 @contextmanager

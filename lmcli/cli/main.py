@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     sys.setrecursionlimit(_RECURSION_LIMIT)
     env = Environment.of_process()
     sys.stdout = UnbufferedStdout(env.stdout)
+    sys.stderr = sys.stderr or UnbufferedStdout(env.stderr)  # None if it was closed, which `input` does not accept
     messages = Messages(env)
     try:
         return _run(arguments, env, messages)
