@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from lmcli.cli.candidates import candidates
 from lmcli.cli.choices import OutputForm
@@ -17,6 +18,8 @@ from lmcli.cli.options import ChatOptions
 from lmcli.cli.recall_file import OPT_OUT_VARIABLE, recall_file
 from lmcli.cli.runner import Runner
 from lmcli.errors import ExitCode, LmError, UsageError, quoted, reason
+
+_MESSAGE_HINT: Final = "a space before / makes it a message"
 
 
 def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
@@ -106,8 +109,16 @@ def _handle(dialogue: Dialogue, line: str) -> None:
         return
     command = COMMANDS.get(name)
     if command is None:
-        raise UsageError(
-            f"no such command {quoted(name)}", "/help lists the commands; a space before / makes it a message"
-        )
+        raise _unknown_command(name)
     argument = argument.strip()
+    if argument and not command.argument:
+        raise UsageError(f"{name} takes no argument", _MESSAGE_HINT)
     command.run(dialogue, argument if command.kind == FILE else join_words([argument]))
+
+
+def _unknown_command(name: str) -> UsageError:
+    from lmcli.cli.suggestions import close_matches  # noqa: PLC0415  only an error needs them
+
+    matches = close_matches(name, COMMANDS)
+    hints = [f"did you mean {' or '.join(matches)}?"] if matches else []
+    return UsageError(f"no such command {quoted(name)}", *hints, f"/help lists the commands; {_MESSAGE_HINT}")

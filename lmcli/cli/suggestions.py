@@ -1,4 +1,4 @@
-"""Suggestions for an unoptions command or option: equivalents of those of other programs first, then similar names.
+"""Suggestions for an unknown command or option: equivalents of those of other programs first, then similar names.
 
 The other programs are LM Studio's `lms` and similar ones that run models. Loaded after a usage error.
 """

@@ -30,6 +30,29 @@ def test_help_lists_every_command(talk: OpenDialogue) -> None:
     assert dialogue.end() == 0
 
 
+def test_a_mistyped_command(talk: OpenDialogue) -> None:
+    """A hint names the command that may be meant; one that resembles none gets none."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    assert "did you mean /help?\n" in dialogue.ask("/hlep")
+    assert "did you mean /model or /models?\n" in dialogue.ask("/mod")
+    assert "did you mean" not in dialogue.ask("/etc/hosts explain")
+    dialogue.leave()
+
+
+def test_a_command_that_takes_no_argument(talk: OpenDialogue, parrot: ParrotEngine) -> None:
+    """It is not run with one, for that may be a message."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.ask("one")
+    shown = dialogue.ask("/undo my last change in this code")
+    assert "/undo takes no argument\n" in shown
+    assert "a space before / makes it a message\n" in shown
+    dialogue.ask("/retry  ")
+    dialogue.leave()
+    assert parrot.asked == ["one", "one"]
+
+
 def test_quit_is_exit(talk: OpenDialogue) -> None:
     """/quit leaves, too."""
     dialogue = talk()
