@@ -178,9 +178,12 @@ def test_every_field_of_a_load_is_in_the_manual_page() -> None:
 
 
 def test_commands_of_the_dialogue_are_in_its_page() -> None:
-    """What `/help` lists."""
-    written = re.findall(r"^\.It Cm (/\w+)", plain("lm-chat"), re.MULTILINE)
-    assert written == list(dialogue_commands.COMMANDS)
+    """What `/help` lists, with what each takes."""
+    written = re.findall(r"^\.It Cm (/\w+)(?: (Op )?Ar (\w+))?$", plain("lm-chat"), re.MULTILINE)
+    assert written == [
+        (name, "Op " if command.argument.startswith("[") else "", command.kind.lower())
+        for name, command in dialogue_commands.COMMANDS.items()
+    ]
 
 
 def test_help_begins_with_an_example() -> None:
