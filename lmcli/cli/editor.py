@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.incoming import decoded
 from lmcli.cli.recall_file import RecallFile
+from lmcli.cli.signals import handling
 from lmcli.cli.tab_key import Candidate, Complete, bind_tab, in_locale, insert_tab, is_libedit
 from lmcli.errors import KEPT_IN_TEXT, NoInput, UsageError, escaped, quoted, reason
 
@@ -168,14 +169,8 @@ class LineEditor:
                 termios.tcsetattr(_TERMINAL, termios.TCSANOW, edited)
             raise _Continued(readline.get_line_buffer())
 
-        handled = [signum for signum in _LEAVING if signal.getsignal(signum) is signal.SIG_DFL]
-        for signum in handled:
-            signal.signal(signum, leave)
-        try:
+        with handling(_LEAVING, leave):
             yield
-        finally:
-            for signum in handled:
-                signal.signal(signum, signal.SIG_DFL)
 
     def _candidates(self, line: str) -> Sequence[Candidate]:
         return insert_tab(line) if self._is_in_block else self._complete(line)

@@ -7,7 +7,7 @@ A wait ends when the descriptor becomes readable; no handler raises an exception
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -99,9 +99,16 @@ def before_death(action: Callable[[], None]) -> Iterator[None]:
         action()
         die_of(signum)
 
-    handled = [signum for signum in _HANDLED if signal.getsignal(signum) is signal.SIG_DFL]
+    with handling(_HANDLED, end):
+        yield
+
+
+@contextmanager
+def handling(signums: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle signals inside the block, except those that are ignored or that something else handles there."""
+    handled = [signum for signum in signums if signal.getsignal(signum) is signal.SIG_DFL]
     for signum in handled:
-        signal.signal(signum, end)
+        signal.signal(signum, handler)
     try:
         yield
     finally:

@@ -35,7 +35,7 @@ def test_a_signal_at_the_prompt_restores_the_terminal(talk: OpenDialogue, signum
     assert dialogue.end() == -signum
     assert echoes(terminal)
     if not is_libedit(readline):
-        assert PASTE_OFF in dialogue.terminal.before
+        assert PASTE_OFF in (dialogue.terminal.before or "")
 
 
 def test_ctrl_z_keeps_what_was_typed(tmp_path: Path, server: Running) -> None:
@@ -66,7 +66,7 @@ def test_a_dumb_terminal_gets_no_escapes(tmp_path: Path, server: Running, term: 
     with on_terminal(tmp_path, server.port, "env", f"TERM={term}", "lm", "chat") as dialogue:
         dialogue.see("exits\n")
         dialogue.terminal.expect_exact("> ")
-        assert (PASTE_ON in dialogue.terminal.before) == is_marked
+        assert (PASTE_ON in (dialogue.terminal.before or "")) == is_marked
         dialogue.leave()
 
 
