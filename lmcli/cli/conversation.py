@@ -31,6 +31,7 @@ class Conversation:
     Attributes:
         model: the key of the model; None for the loaded one.
         last_end: the end of the last answer, with its stats.
+        has_markdown: whether answers are rendered.
 
     Raises:
         LmError: an option is not valid, or the chat file, the system prompt or an attachment cannot be read.
@@ -39,6 +40,7 @@ class Conversation:
     def __init__(self, options: ChatOptions, env: Environment, messages: Messages, runner: Runner) -> None:
         self.model = model_key(options, env, messages)
         self.last_end: PredictionEnd | None = None
+        self.has_markdown = options.markdown
         self._options = options
         self._env = env
         self._messages = messages
@@ -125,7 +127,7 @@ class Conversation:
 
     def _answer(self, document: Document) -> None:
         """Request an answer, and store it; Ctrl-C stops the answer, not the conversation."""
-        options = self._options.replaced(model=self.model)
+        options = self._options.replaced(model=self.model, markdown=self.has_markdown)
         request = self._request._replace(subject=document)
         invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
         model = None if self.model else loaded_model(self._runner.connection, self._messages, self._options.device)

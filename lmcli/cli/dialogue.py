@@ -143,6 +143,15 @@ def _save(dialogue: _Dialogue, name: str) -> None:
     dialogue.conversation.save(path)
 
 
+def _markdown(dialogue: _Dialogue, choice: str) -> None:
+    conversation = dialogue.conversation
+    choices = {"": not conversation.has_markdown, "on": True, "off": False}
+    if choice not in choices:
+        raise UsageError(f"/markdown takes on or off, not {quoted(choice)}", "/markdown off")
+    conversation.has_markdown = choices[choice]
+    dialogue.messages.note(f"answers are {'rendered' if conversation.has_markdown else 'shown as they arrive'}")
+
+
 def _stats(dialogue: _Dialogue, _: str) -> None:
     if dialogue.conversation.last_end is None:
         raise UsageError("there is no answer yet")
@@ -175,6 +184,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "/retry": _Command(_retry, "", "answer the last question again"),
     "/undo": _Command(_undo, "", "remove the last question and its answer"),
     "/save": _Command(_save, _FILE, "write the conversation to a file"),
+    "/markdown": _Command(_markdown, "[on|off]", "render answers, or show them as they arrive"),
     "/stats": _Command(_stats, "", "show the statistics of the last answer"),
     "/edit": _Command(_edit, "[TEXT]", "write the next question in an editor"),
     "/exit": _Command(_exit, "", "exit"),

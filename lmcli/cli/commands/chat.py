@@ -12,7 +12,7 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.results import StoredTextCollector
 from lmcli.cli.output.sinks import Outcome
-from lmcli.cli.resolve import make_request
+from lmcli.cli.resolve import make_request, renders_markdown
 from lmcli.cli.runner import Runner
 from lmcli.errors import ExitCode, LmError, UsageError
 
@@ -20,7 +20,9 @@ from lmcli.errors import ExitCode, LmError, UsageError
 def run(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Run a dialogue on a terminal, elsewhere one turn."""
     options.refuse_unseen_log_probs()
-    if env.stdin_is_terminal and not (options.no_stdin or options.dry_run or options.count):
+    is_dialogue = env.stdin_is_terminal and not (options.no_stdin or options.dry_run or options.count)
+    options = options.replaced(markdown=renders_markdown(options, env, by_default=is_dialogue))
+    if is_dialogue:
         from lmcli.cli.dialogue import run_dialogue  # noqa: PLC0415  only a dialogue needs line editing
 
         return run_dialogue(options, words, env, messages)
