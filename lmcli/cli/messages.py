@@ -58,7 +58,7 @@ class Messages:
         color: `auto`, `always` or `never`.
 
     Attributes:
-        before_each: called before each message, to erase what is drawn on the same terminal.
+        before_each: called before each message, to end what is being drawn on the same terminal.
     """
 
     def __init__(self, env: Environment, verbosity: Verbosity = Verbosity.NORMAL, color: str = "auto") -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
+from lmcli.client.waiting import sleep
 from lmcli.errors import KEPT_IN_TEXT, escaped
 from lmcli.values import Fragment, Value
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lmcli.cli.output.markdown_text import MarkdownRenderer
 
 _TICK: Final = 1 / 12
+_MANY: Final = 100
+"""Fewer values at once are waited for a little while nothing is drawn: to wake up for each costs more than to draw."""
 _LEAST_PAUSE: Final = 10
 """After a drawing nothing is drawn for so many times as long as it took."""
 _REGION_SHARE: Final = 2
@@ -75,21 +78,20 @@ class MarkdownSink:
             self._may_draw_at = max(began + _TICK, ended + (ended - began) * _LEAST_PAUSE)
         elif not text:
             _ = self._renderer  # loaded while there is nothing else to do
+        elif len(values) < _MANY:
+            sleep(min(self._may_draw_at - began, _TICK / 2), self._output.interrupts())
 
-    def erase(self) -> None:
-        """Make room for something else; what is in progress appears again below it, with more text."""
-        self._has_news = False
-        if self._region:
-            self._region = []
-            self._output.write(_ERASE.encode())
-
-    def finish(self, outcome: Outcome) -> None:
-        """Print what was in progress, whole."""
-        if outcome.recovered is not None:
-            self.burst([Fragment(outcome.recovered)])
+    def end_block(self) -> None:
+        """Print what is in progress, whole: something else follows on the terminal."""
         if "_splitter" in vars(self):
             columns, _ = self._size()
             self._show(self._printed(self._splitter.end(), columns), [])
+
+    def finish(self, outcome: Outcome) -> None:
+        """Print what is in progress."""
+        if outcome.recovered is not None:
+            self.burst([Fragment(outcome.recovered)])
+        self.end_block()
 
     @cached_property
     def _splitter(self) -> "BlockSplitter":

@@ -50,7 +50,7 @@ def markdown_sink(options: PredictionOptions, env: Environment, messages: Messag
 
     has_color = env.has_color(options.color, is_terminal=True)
     sink = MarkdownSink(output, lambda: env.size, has_color=has_color, has_boxes=has_blocks(env))
-    messages.before_each = sink.erase
+    messages.before_each = sink.end_block
     return sink
 
 

@@ -28,6 +28,15 @@ def plain(text: str, width: int = 80, **more: bool) -> list[str]:
     return [ESCAPE_SEQUENCE.sub("", line) for line in rendered(text, width, **more)]
 
 
+def whole(text: str, width: int) -> list[str]:
+    """The lines of a text and the empty lines between its blocks, without styles."""
+    renderer = MarkdownRenderer(has_color=True, has_boxes=True)
+    splitter = BlockSplitter()
+    splitter.add(text)
+    parts = [("\n" * block.has_gap) + "\n".join(renderer.render(block.source, width)) for block in splitter.end()]
+    return ESCAPE_SEQUENCE.sub("", "\n".join(parts)).strip("\n").split("\n")
+
+
 def shown(text: str, width: int = 80, **more: bool) -> Screen:
     """A terminal with a text."""
     screen = Screen(width, 100)
@@ -171,7 +180,7 @@ def test_an_entity_cannot_control_the_terminal() -> None:
     """Control characters and overrides that are written as entities are shown escaped."""
     text = "&#155;2J&#x202e; [a](&#8238;x)\n\n```&#x202e;&#127;\n&#27;\n```\n\n| &#x202e; |\n|--|"
     lines = plain(text)
-    assert lines[:3] == ["\ufffd2J\\u202e a (\\u202ex)", "```\\u202e\ufffd", "&#27;"]
+    assert lines[:3] == ["\ufffd2J\\u202e a (\\u202ex)", "```&#x202e;&#127;", "&#27;"]
     assert not any(char < " " or "\x7f" <= char <= "\x9f" or char == "\u202e" for char in "".join(lines))
 
 
@@ -245,4 +254,5 @@ def test_every_word_is_shown_once_and_in_order(pieces: Sequence[str], width: int
     """Whatever the Markdown, its words are there, each once."""
     text = "\n".join(piece.replace("{}", f"w{number}e") for number, piece in enumerate(pieces))
     words = re.findall(r"w\d+e", text)
-    assert re.findall(r"w\d+e", "\n".join(plain(text, width, has_color=has_color))) == words
+    found = re.findall(r"w\d+e", "\n".join(plain(text, width, has_color=has_color)))
+    assert found == words or (width < 40 and list(dict.fromkeys(found)) == words)  # a list of cells repeats their names
