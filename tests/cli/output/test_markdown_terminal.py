@@ -213,7 +213,7 @@ def test_an_answer_of_nothing_prints_nothing(tmp_path: Path) -> None:
 
 def test_a_dialogue_renders_and_a_command_switches_it(talk: OpenDialogue) -> None:
     """In a dialogue Markdown is rendered; `/markdown` turns it off and on again."""
-    chat = talk()
+    chat = talk(LM_MARKDOWN="")
     chat.see_prompt()
     assert chat.ask("some *words*").endswith("You say: some \x1b[3mwords\x1b[0m!\n")
     assert "answers are shown as they arrive" in chat.ask("/markdown")
@@ -226,7 +226,7 @@ def test_a_dialogue_renders_and_a_command_switches_it(talk: OpenDialogue) -> Non
 
 def test_a_dialogue_takes_the_option_and_the_environment(talk: OpenDialogue) -> None:
     """What turns it off is heeded in a dialogue, too."""
-    for chat in (talk("--no-markdown"), talk(LM_MARKDOWN="no")):
+    for chat in (talk("--no-markdown", LM_MARKDOWN="1"), talk(LM_MARKDOWN="no")):
         chat.see_prompt()
         assert chat.ask("some *words*").endswith("You say: some *words*!\n")
         assert "answers are rendered" in chat.ask("/markdown")
