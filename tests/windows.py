@@ -123,6 +123,10 @@ class Author:
         else:
             self._connection.say(self._channel, text)
 
+    def disconnect(self) -> None:
+        """Close the connection in the middle of the answer."""
+        self._connection.socket.close()
+
     def finish(self) -> None:
         """End the answer."""
         self._connection.finish(self._channel)

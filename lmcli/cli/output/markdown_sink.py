@@ -68,24 +68,25 @@ class MarkdownSink:
     def burst(self, values: list[Value]) -> None:
         """Receive the text of fragments, and draw if it is time to."""
         text = "".join([v.content for v in values if type(v) is Fragment and v.reasoning_type == "none"])
+        splitter, _ = self._tools
         if text:
-            self._splitter.add(escaped(text, keep=KEPT_IN_TEXT))
+            splitter.add(escaped(text, keep=KEPT_IN_TEXT))
             self._has_news = True
         began = time.monotonic()
         if began >= self._may_draw_at and self._is_outdated:
             self._draw()
             ended = time.monotonic()
             self._may_draw_at = max(began + _TICK, ended + (ended - began) * _LEAST_PAUSE)
-        elif not text:
-            _ = self._renderer  # loaded while there is nothing else to do
-        elif len(values) < _MANY:
+        elif text and len(values) < _MANY:
             sleep(min(self._may_draw_at - began, _TICK / 2), self._output.interrupts())
 
     def end_block(self) -> None:
         """Print what is in progress, whole: something else follows on the terminal."""
-        if "_splitter" in vars(self):
+        if self._has_news or self._region:
+            self._has_news = False
+            splitter, _ = self._tools
             columns, _ = self._size()
-            self._show(self._printed(self._splitter.end(), columns), [])
+            self._show(self._printed(splitter.end(), columns), [])
 
     def finish(self, outcome: Outcome) -> None:
         """Print what is in progress."""
@@ -94,16 +95,12 @@ class MarkdownSink:
         self.end_block()
 
     @cached_property
-    def _splitter(self) -> "BlockSplitter":
-        from lmcli.cli.output.markdown_blocks import BlockSplitter  # noqa: PLC0415  40 ms, after the request was sent
+    def _tools(self) -> "tuple[BlockSplitter, MarkdownRenderer]":
+        """What splits and draws; loaded with the first values, so that no request waits for it."""
+        from lmcli.cli.output.markdown_blocks import BlockSplitter  # noqa: PLC0415  100 ms with what it uses
+        from lmcli.cli.output.markdown_text import MarkdownRenderer  # noqa: PLC0415
 
-        return BlockSplitter()
-
-    @cached_property
-    def _renderer(self) -> "MarkdownRenderer":
-        from lmcli.cli.output.markdown_text import MarkdownRenderer  # noqa: PLC0415  60 ms
-
-        return MarkdownRenderer(has_color=self._has_color, has_boxes=self._has_boxes)
+        return BlockSplitter(), MarkdownRenderer(has_color=self._has_color, has_boxes=self._has_boxes)
 
     @property
     def _is_outdated(self) -> bool:
@@ -111,11 +108,12 @@ class MarkdownSink:
 
     def _draw(self) -> None:
         """Print what has been finished, and draw what is in progress."""
+        splitter, _ = self._tools
         self._has_news = False
         self._region_size = columns, rows = self._size()
-        printed = self._printed(self._splitter.take(), columns)
+        printed = self._printed(splitter.take(), columns)
         rows = max(rows // _REGION_SHARE, 1)
-        block = self._splitter.unfinished(rows * columns * _TAIL_SHARE)
+        block = splitter.unfinished(rows * columns * _TAIL_SHARE)
         region = self._lines(block, columns, is_live=True) if block.source else []
         self._show(printed, region[-rows:])
 
@@ -124,7 +122,8 @@ class MarkdownSink:
         return "".join(f"{line}\n" for block in blocks for line in self._lines(block, columns))
 
     def _lines(self, block: "Block", columns: int, *, is_live: bool = False) -> list[str]:
-        lines = self._renderer.render(block.source, max(columns, _LEAST_COLUMNS), folds_code=is_live)
+        _, renderer = self._tools
+        lines = renderer.render(block.source, max(columns, _LEAST_COLUMNS), folds_code=is_live)
         has_gap = block.has_gap and self._has_printed
         self._has_printed = self._has_printed or not is_live
         return [""] * has_gap + lines

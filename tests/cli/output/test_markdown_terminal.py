@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ SHORT = "A first paragraph.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nA second one w
 
 
 @pytest.mark.parametrize("first", SIZES, ids=str)
-@pytest.mark.parametrize("second", [(80, 24), (40, 12), (50, 24), (80, 6), (100, 40)], ids=str)
+@pytest.mark.parametrize("second", [(40, 24), (60, 12), (30, 8), (100, 40)], ids=str)
 def test_a_resize_neither_loses_nor_doubles_anything(
     tmp_path: Path, first: tuple[int, int], second: tuple[int, int]
 ) -> None:
@@ -93,6 +94,50 @@ def test_ctrl_c_leaves_what_had_arrived_once(tmp_path: Path, size: tuple[int, in
         assert terminal.screen.everything == whole(text, size[0])
         assert {cell.bold for cell in terminal.screen.cells("bold text")[:4]} == {True}
         assert terminal.screen.is_cursor_visible
+
+
+def test_a_termination_leaves_what_had_arrived_once(tmp_path: Path) -> None:
+    """SIGTERM does what Ctrl-C does; SIGKILL leaves a terminal that wraps lines and shows its cursor."""
+    with answering(tmp_path, "--markdown") as (terminal, author):
+        author.write("Some **bold** text and *more")
+        terminal.see("text and *more")
+        terminal.process.terminate()
+        assert terminal.end() == -signal.SIGTERM
+        assert terminal.screen.everything == ["Some bold text and *more"]
+    with answering(tmp_path, "--markdown") as (terminal, author):
+        author.write("Some **bold** text and *more")
+        terminal.see("text and *more")
+        terminal.process.kill()
+        terminal.end()
+        assert terminal.screen.is_cursor_visible
+        assert terminal.written.endswith(b"\x1b[?7h")
+
+
+def test_an_error_stands_below_what_had_arrived(tmp_path: Path) -> None:
+    """What is in progress is printed before the message about its end."""
+    with answering(tmp_path, "--markdown") as (terminal, author):
+        author.write("# Title\n\nSome **bold** text and *more")
+        terminal.see("text and *more")
+        author.disconnect()
+        assert terminal.end() == 3
+        rows = terminal.screen.everything
+        assert rows[:3] == ["Title", "", "Some bold text and *more"]
+        assert rows[3].startswith("lm: error: ")
+
+
+def test_it_is_drawn_at_most_twelve_times_a_second(tmp_path: Path) -> None:
+    """However fast the fragments come, what is in progress is drawn no more often."""
+    with answering(tmp_path, "--markdown") as (terminal, author):
+        author.write("first")
+        terminal.see("first")
+        began = time.monotonic()
+        for number in range(2000):
+            author.write(f"\nline{number}")
+        terminal.see("line1999")
+        most = 12 * (time.monotonic() - began) + 2
+        author.finish()
+        assert terminal.end() == 0
+        assert 2 <= terminal.written.count(b"\x1b[?7h") <= most
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
