@@ -133,10 +133,8 @@ class Author:
 
 
 @contextmanager
-def answering(
-    folder: Path, *arguments: str, size: tuple[int, int] = (80, 24), variables: Mapping[str, str] = NO_VARIABLES
-) -> Iterator[tuple[Window, Author]]:
-    """Start `lm respond` with arguments in a window; its answer is written by the test."""
+def authored() -> Iterator[tuple[int, "queue.Queue[Author]"]]:
+    """Start a server whose answers are written by the test: its port, and an author for each answer."""
     authors: queue.Queue[Author] = queue.Queue()
 
     def handle(connection: StubConnection, envelope: Packet) -> None:
@@ -145,8 +143,17 @@ def answering(
         elif envelope["type"] == "channelSend":  # cancel
             connection.finish(envelope["channelId"], "userStopped")
 
+    with StubServer(handle) as server:
+        yield server.port, authors
+
+
+@contextmanager
+def answering(
+    folder: Path, *arguments: str, size: tuple[int, int] = (80, 24), variables: Mapping[str, str] = NO_VARIABLES
+) -> Iterator[tuple[Window, Author]]:
+    """Start `lm respond` with arguments in a window; its answer is written by the test."""
     with ExitStack() as stack:
-        server = stack.enter_context(StubServer(handle))
+        port, authors = stack.enter_context(authored())
         command = ("lm", "respond", *arguments, "question")
-        opened = stack.enter_context(window(folder, server.port, *command, size=size, variables=variables))
+        opened = stack.enter_context(window(folder, port, *command, size=size, variables=variables))
         yield opened, authors.get(timeout=PATIENCE)

@@ -30,6 +30,7 @@ VARIABLES: Final = (
     Variable("SSL_CERT_FILE", "certificate authorities to trust, for https and wss", "-H"),
     Variable("LM_TIMEOUT", "longest silence of the server, in seconds", "--timeout", is_value=True),
     Variable("LM_MARKDOWN", "1 or 0: whether Markdown is rendered", "--markdown", is_value=True),
+    Variable("TMUX", "set by tmux, where less of Markdown is drawn at first", "--markdown"),
     Variable("NO_COLOR", "no colour on stderr, if it is not empty", "--color"),
     Variable("FORCE_COLOR", "colour even in a pipe; not if empty, 0, no or false", "--color"),
     Variable("TERM", "dumb: no colour or block characters, progress as lines", "--color"),

@@ -182,9 +182,10 @@ def _trimmed(block: Block) -> Block:
 
 def _tail(source: str, size: int) -> str:
     """The end of a long block, below the line that opens the code or the lines that head the table that it is in."""
+    source = source.rstrip("\n")
     if len(source) <= size:
         return source
-    start = source.find("\n", len(source) - size) + 1 or len(source) - size
+    start = source.find("\n", len(source) - size, len(source) - size // 2) + 1 or len(source) - size
     dropped = source[:start].split("\n")
     head = dropped[:2] if len(dropped) > 1 and _TABLE_DELIMITERS.fullmatch(dropped[1]) else _open_fence(dropped)
     return "\n".join([*head, textwrap.dedent(source[start:])])

@@ -9,7 +9,7 @@ wrap lines, so that their number is known even where it disagrees about the widt
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from lmcli.cli.output.sinks import Outcome
 from lmcli.cli.output.stdout import Output
@@ -32,10 +32,11 @@ _TAIL_SHARE: Final = 2
 """The end of a block that is drawn, in characters for each cell of the region."""
 _LEAST_COLUMNS: Final = 10
 
-# Source: ECMA-48, 8.3.22 (CUU), 8.3.39 (ED), 8.3.41 (EL); DEC VT510, DECAWM.
-_ERASE_BELOW: Final = "\x1b[J"
-_ERASE: Final = "\r" + _ERASE_BELOW
+# Source: ECMA-48, 8.3.20 (CUF), 8.3.22 (CUU), 8.3.39 (ED), 8.3.41 (EL); DEC VT510, DECAWM.
 _ERASE_LINE: Final = "\x1b[K"
+_ERASE_BELOW: Final = _ERASE_LINE + "\x1b[C\x1b[J\r"
+"""From the second column on: at the first cell of the screen, tmux would move the whole screen to the scrollback."""
+_ERASE: Final = "\r" + _ERASE_BELOW
 _NO_WRAP: Final = "\x1b[?7l"
 _WRAP: Final = "\x1b[?7h"
 
@@ -50,15 +51,21 @@ class MarkdownSink:
         size: columns and rows of the terminal at this time.
         has_color: whether colours may be used.
         has_boxes: whether the terminal shows characters that are not ASCII.
+        is_in_tmux: whether the terminal is tmux. When it wraps rows again in a window that is not full, it moves as
+            many to the scrollback; so the region has no more rows than are known to be above it.
     """
+
+    rows_printed: ClassVar[int] = 0
+    """The rows that this process has printed, which are above the region."""
 
     tick: float | None = _TICK
 
-    def __init__(self, output: Output, size: Size, *, has_color: bool, has_boxes: bool) -> None:
+    def __init__(self, output: Output, size: Size, *, has_color: bool, has_boxes: bool, is_in_tmux: bool) -> None:
         self._output = output
         self._size = size
         self._has_color = has_color
         self._has_boxes = has_boxes
+        self._is_in_tmux = is_in_tmux
         self._may_draw_at = 0.0
         self._has_news = False
         self._has_printed = False
@@ -113,13 +120,17 @@ class MarkdownSink:
         self._region_size = columns, rows = self._size()
         printed = self._printed(splitter.take(), columns)
         rows = max(rows // _REGION_SHARE, 1)
+        if self._is_in_tmux:
+            rows = min(rows, self.rows_printed + 1)  # one for the command line
         block = splitter.unfinished(rows * columns * _TAIL_SHARE)
         region = self._lines(block, columns, is_live=True) if block.source else []
         self._show(printed, region[-rows:])
 
     def _printed(self, blocks: Sequence["Block"], columns: int) -> str:
         """Finished blocks as text."""
-        return "".join(f"{line}\n" for block in blocks for line in self._lines(block, columns))
+        lines = [line for block in blocks for line in self._lines(block, columns)]
+        MarkdownSink.rows_printed += len(lines)
+        return "".join(f"{line}\n" for line in lines)
 
     def _lines(self, block: "Block", columns: int, *, is_live: bool = False) -> list[str]:
         _, renderer = self._tools

@@ -49,7 +49,8 @@ def markdown_sink(options: PredictionOptions, env: Environment, messages: Messag
     from lmcli.cli.output.markdown_sink import MarkdownSink
 
     has_color = env.has_color(options.color, is_terminal=True)
-    sink = MarkdownSink(output, lambda: env.size, has_color=has_color, has_boxes=has_blocks(env))
+    is_in_tmux = env.setting("TMUX") is not None
+    sink = MarkdownSink(output, lambda: env.size, has_color=has_color, has_boxes=has_blocks(env), is_in_tmux=is_in_tmux)
     messages.before_each = sink.end_block
     return sink
 

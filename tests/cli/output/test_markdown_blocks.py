@@ -120,6 +120,8 @@ def test_the_end_of_a_long_block_is_enough_to_draw_it() -> None:
         return splitter.unfinished(12).source
 
     assert end_of("```py\n" + "pass\n" * 50) == "```py\npass\npass"
-    assert end_of("| a |\n|---|\n" + "| 1 |\n" * 50) == "| a |\n|---|\n| 1 |"
+    assert end_of("| a |\n|---|\n" + "| 1 |\n" * 50) == "| a |\n|---|\n| 1 |\n| 1 |"
     assert end_of("- ```py\n" + "  pass\n" * 50) == "```py\npass"
     assert end_of("word " * 50) == "d word word "
+    assert end_of("word" * 50 + "\n") == "word" * 3
+    assert end_of("word " * 50 + "\nlast\n") == "d word \nlast"

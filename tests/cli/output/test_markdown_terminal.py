@@ -1,16 +1,20 @@
 """Markdown on a terminal while it arrives: what is on the screen and in the scrollback, to the cell."""
 
+import os
 import re
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from conftest import StartServer
+from conftest import PATIENCE, StartServer, wait_until
 from dialogues import CTRL_C, OpenDialogue
+from processes import environment
 from screens import SIZES
 from test_markdown_text import TABLE, whole
-from windows import answering, window
+from windows import answering, authored, window
 
 ITEMS = [f"- item {number} with **bold** words that are wrapped where there is no room\n" for number in range(40)]
 CODE = ["```python\n", *[f"value_{number} = {number}\n" for number in range(60)], "```\n"]
@@ -69,6 +73,37 @@ def test_a_resize_neither_loses_nor_doubles_anything(
         assert re.findall(r"word\d+", words) == [word.strip() for word in WORDS[:40]]
         assert [words.count(text) for text in ("A first", "│ 1 │ 2 │", "A second", "the end")] == [1, 1, 1, 1]
         assert max(map(len, shown)) <= second[0]
+
+
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
+def test_a_terminal_that_wraps_lines_again_has_everything_once(tmp_path: Path) -> None:
+    """In tmux, too, which wraps lines again when it is resized, nothing of a region that was drawn stays behind."""
+
+    def tmux(*arguments: str) -> str:
+        command = ["tmux", "-S", str(tmp_path / "socket"), "-f", os.devnull, *arguments]
+        return subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    def scrollback() -> str:
+        return " ".join(tmux("capture-pane", "-p", "-J", "-S", "-1000").split())
+
+    with authored() as (port, authors):
+        variables = environment(tmp_path, port, LC_ALL="C.UTF-8", TERM="xterm")
+        tmux("new-session", "-d", "-x", "80", "-y", "24", "echo; lm respond --markdown question; echo over; exec cat")
+        try:
+            author = authors.get(timeout=PATIENCE)
+            for number, (columns, rows) in enumerate([(40, 12), (80, 24), (50, 24), (120, 30), (60, 12), (80, 24)]):
+                author.write(f"- item{number} and {' '.join(WORDS[number * 30 : number * 30 + 30])}\n")
+                last = WORDS[number * 30 + 29].strip()
+                wait_until(lambda last=last: last in scrollback())  # type: ignore[misc]
+                tmux("resize-window", "-x", str(columns), "-y", str(rows))
+            author.finish()
+            wait_until(lambda: "over" in scrollback())
+            assert re.findall(r"item\d+|word\d+|over", scrollback()) == [
+                *(f"{name}".strip() for n in range(6) for name in [f"item{n}", *WORDS[n * 30 : n * 30 + 30]]),
+                "over",
+            ]
+        finally:
+            tmux("kill-server")
 
 
 def test_a_resize_alone_draws_again(tmp_path: Path) -> None:
