@@ -255,4 +255,6 @@ def test_every_word_is_shown_once_and_in_order(pieces: Sequence[str], width: int
     text = "\n".join(piece.replace("{}", f"w{number}e") for number, piece in enumerate(pieces))
     words = re.findall(r"w\d+e", text)
     found = re.findall(r"w\d+e", "\n".join(plain(text, width, has_color=has_color)))
-    assert found == words or (width < 40 and list(dict.fromkeys(found)) == words)  # a list of cells repeats their names
+    if width < 40:  # a list of cells repeats the names of their columns
+        found, words = list(dict.fromkeys(found)), list(dict.fromkeys(words))
+    assert found == words
