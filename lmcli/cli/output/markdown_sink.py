@@ -31,6 +31,7 @@ _REGION_SHARE: Final = 2
 _TAIL_SHARE: Final = 2
 """The end of a block that is drawn, in characters for each cell of the region."""
 _LEAST_COLUMNS: Final = 10
+_LEAST_CUT_ROWS: Final = 2
 
 # Source: ECMA-48, 8.3.20 (CUF), 8.3.22 (CUU), 8.3.39 (ED), 8.3.41 (EL); DEC VT510, DECAWM.
 _ERASE_LINE: Final = "\x1b[K"
@@ -124,7 +125,12 @@ class MarkdownSink:
             rows = min(rows, self.rows_printed + 1)  # one for the command line
         block = splitter.unfinished(rows * columns * _TAIL_SHARE)
         region = self._lines(block, columns, is_live=True) if block.source else []
-        self._show(printed, region[-rows:])
+        self._show(printed, region if len(region) <= rows else self._cut(region, rows))
+
+    def _cut(self, region: list[str], rows: int) -> list[str]:
+        """The last rows of a region, below a sign that there are more."""
+        sign = ["…" if self._has_boxes else "..."] if rows > _LEAST_CUT_ROWS else []
+        return [*sign, *region[len(region) - rows + len(sign) :]]
 
     def _printed(self, blocks: Sequence["Block"], columns: int) -> str:
         """Finished blocks as text."""

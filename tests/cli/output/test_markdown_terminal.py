@@ -45,6 +45,15 @@ def test_a_block_longer_than_the_screen_is_there_once(tmp_path: Path, size: tupl
         assert terminal.screen.is_cursor_visible
 
 
+def test_of_a_long_block_in_progress_the_end_is_shown(tmp_path: Path) -> None:
+    """It has half of the rows, with a sign above it, and the cursor stands at its beginning."""
+    with answering(tmp_path, "--markdown", size=(40, 12)) as (terminal, author):
+        author.write("# Title\n\n" + "".join(CODE[:-1]))
+        terminal.see("value_59")
+        assert terminal.screen.rows == ["Title", "…", *(f"value_{n} = {n}" for n in range(56, 60)), "```"]
+        assert terminal.screen.cursor == (0, 1)
+
+
 SHORT = "A first paragraph.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\nA second one with **bold** text"
 
 
