@@ -41,6 +41,8 @@ VARIABLES: Final = (
     Variable("LANG", "the same, if neither of them is set", "--by"),
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
+    Variable("LM_NO_TYPED", "what is typed in a dialogue is not kept, if not empty", "--history"),
+    Variable("XDG_STATE_HOME", "folder of lm/typed; else ~/.local/state", "--history"),
     Variable("HOME", "where LM Studio's settings and models are", "-H"),
     Variable("HF_HUB_CACHE", "cache of Hugging Face, for local models", "-H"),
     Variable("HF_HOME", "folder of hub/, if HF_HUB_CACHE is not set", "-H"),
@@ -113,6 +115,11 @@ class Environment(NamedTuple):
     def stderr_width(self) -> int:
         """The same for stderr."""
         return _size(self.stderr)[0]
+
+    @property
+    def stderr_rows(self) -> int:
+        """The number of rows of the terminal on stderr; 24 if unknown."""
+        return _size(self.stderr)[1]
 
     def has_color(self, when: str, *, is_terminal: bool | None = None) -> bool:
         """Whether to use colour: `always`, `never`, or `auto`, depending on terminal and environment.
