@@ -214,7 +214,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "/save": Command(_save, FILE, "write the conversation to a file"),
     "/load": Command(_load, FILE, "continue and keep the conversation in a file"),
     "/reasoning": Command(_reasoning, "[WHAT]", "show, hide, on, off, or a number of tokens"),
-    "/markdown": Command(_markdown, "[on|off]", "render answers, or show them as they arrive"),
+    "/markdown": Command(_markdown, "[WHAT]", "on or off: render answers, or show them as they arrive"),
     "/stats": Command(_stats, "", "switch statistics after answers on or off"),
     "/edit": Command(_edit, "[TEXT]", "write the next question in an editor"),
     "/exit": Command(_exit, "", "exit"),
