@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -37,6 +38,7 @@ STAND_INS = {
     "qwen2.5-7b-instruct": "echo-jit",
     "127.0.0.1:41234": "{address}",
     "-l 20 -H": "-l 20 -t 0 -H",
+    "KEY": "echo-jit",
     "'What is 2 + 3?'": """'call add {{"a": 2, "b": 3}}'""",
 }
 """What the documentation names, and what is there instead: random weights may sample the end as their first token."""
@@ -154,6 +156,12 @@ def first_words(block: str) -> str:
     return " ".join(block.split()[:4])
 
 
+def newcomers() -> list[list[list[str]]]:
+    """The table of what is typed in other tools: for each row the commands there, and the commands here."""
+    table = README.partition("<!-- there and here -->\n")[2].partition("\n\n")[0]
+    return [[re.findall(r"`([^`]+)`", cell) for cell in row.split("|")[2:4]] for row in table.splitlines()[2:]]
+
+
 RUN = [block for block, is_run in shell_blocks() if is_run]
 EXAMPLES = [(page, block) for page in PAGES for block in examples(prose_of(page, ROOT))]
 
@@ -171,6 +179,20 @@ def test_the_loop_that_runs_tools_ends_with_the_answer(folder: Path, start_serve
     assert run_block(block, folder, start_server().port) == "5\n"
     roles = [message["role"] for message in json.loads((folder / "turn.json").read_text())["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant"]
+
+
+def test_what_is_typed_instead_of_other_tools_runs(folder: Path, start_server: StartServer) -> None:
+    """Each command of the right column, on one server; a model is loaded and unloaded before the others need it."""
+    here = [command for _, cell in newcomers() for command in cell]
+    run_block("\n".join(sorted(here, key=lambda command: "load KEY" not in command)), folder, start_server().port)
+    assert len(here) >= 12
+
+
+def test_the_table_of_other_tools_is_about_those_of_its_title() -> None:
+    """Each of them has several rows, and no other tool has any."""
+    tools = Counter(command.split()[0] for cell, _ in newcomers() for command in cell)
+    assert re.search(rf"^## Coming from {', '.join(list(tools))}$".replace(", lms", " or lms"), README, re.MULTILINE)
+    assert min(tools.values()) >= 5
 
 
 @pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda value: first_words(value) if " " in value else value)
