@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import picture as terminal_picture
 import pytest
@@ -68,6 +69,13 @@ TEXTS = {
 }
 TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
 """What is typed into the programs that ask: three dialogues, and what ends the README's loops."""
+
+PROMISED = {
+    "a Markdown document": "Tides",
+    "/stats": "Tokens per second: N",
+    "Ctrl-D exits": "$",
+}
+"""What the README says of its animated picture, and what is seen there."""
 
 
 def picture() -> bytes:
@@ -254,3 +262,29 @@ def test_the_picture_shows_a_real_run() -> None:
     assert "drawn by python tests/picture.py" in README
     assert "built-in" in terminal_picture.LINES[0]
     assert re.search(r"!\[A terminal session with the built-in echo model: [^]]*\]\(\.pictures/lm\.svg\)", README)
+
+
+def test_the_animated_picture_shows_a_real_dialogue() -> None:
+    """It ends as the same dialogue does today, figures apart; it is small, and loads and runs nothing."""
+    picture = terminal_picture.DIALOGUE.read_text(encoding="utf-8")
+    frames, seconds = terminal_picture.held(tokens_per_second=1000)
+    today = terminal_picture.filmed(frames, seconds)
+    assert shown_without_figures(picture) == shown_without_figures(today)
+    assert len(picture.encode()) < 150_000
+    assert not re.search(r"url\(|<script|href", picture)
+
+
+def test_the_animated_picture_shows_what_its_text_says() -> None:
+    """Whoever cannot see it reads in the README which model it is, and what is asked of it."""
+    (text,) = re.findall(r"!\[([^]]*)\]\(\.pictures/chat\.svg\)", README)
+    assert "built-in echo model" in text
+    shown = "\n".join(shown_without_figures(terminal_picture.DIALOGUE.read_text(encoding="utf-8")))
+    for said, seen in PROMISED.items():
+        assert said in text.replace("\n", " ")
+        assert seen in shown
+
+
+def shown_without_figures(picture: str) -> list[str]:
+    """What an animated picture shows at its end, and what has scrolled off: each text, with N for every number."""
+    groups = ET.fromstring(picture).iterfind(".//{*}g[@visibility='visible']")
+    return [re.sub(r"\d+(\.\d+)?", "N", text.text or "") for group in groups for text in group.iterfind("{*}text")]
