@@ -71,8 +71,9 @@ def wait_for(event: threading.Event) -> None:
 
 
 def texts(transport: Transport, count: int) -> list[Any]:
-    """So many texts, decoded."""
+    """So many texts, decoded; more may not have arrived with them."""
     found: list[Any] = []
     while len(found) < count:
         found += map(json.loads, transport.receive())
+    assert len(found) == count
     return found

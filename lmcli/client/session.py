@@ -42,7 +42,7 @@ class Session:
         self._timeout = timeout
         self._trace = trace
         self._silent_since = monotonic()
-        self._mute_since = 0.0
+        self._mute_since: float | None = None
         self._holds_requests = False
         self._closes_when_idle = False
 
@@ -163,7 +163,7 @@ class Session:
             if self._multiplexer.error is not None:
                 raise self._multiplexer.error
             unanswered = [one for one in pending if not one.is_answered] if self._multiplexer.is_mute else []
-            mute_until = self._mute_since + MUTE_SECONDS if unanswered else None
+            mute_until = self._mute_since + MUTE_SECONDS if unanswered and self._mute_since is not None else None
             until = _earliest(deadline, mute_until)
             has_received = not (has_received and self._must_leave(until)) and self._receive(until=until)
             if has_received:
@@ -237,11 +237,10 @@ class Session:
 
     def _take(self, texts: list[bytes]) -> None:
         """Take in what has arrived; only what brings a channel or a call on ends the silence of the server."""
-        was_mute = self._multiplexer.is_mute
         self._multiplexer.receive(texts)
         if not self._multiplexer.ignored_count:
             self._silent_since = monotonic()
-        if self._multiplexer.is_mute and not was_mute:
+        if self._mute_since is None and self._multiplexer.is_mute:
             self._mute_since = monotonic()
         if self._multiplexer.error is None:
             self._send()
@@ -274,12 +273,11 @@ class Session:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True, is_awaited: bool = False) -> None:
-        if self._holds_requests and not is_awaited:
+        if not self._multiplexer.has_texts_to_send or (self._holds_requests and not is_awaited):
             return
-        texts = list(self._traced_texts() if traced else self._multiplexer.texts_to_send())
-        if texts:
-            self._transport.send(*texts, within=within)
-            self._silent_since = monotonic()
+        texts = self._traced_texts() if traced else self._multiplexer.texts_to_send()
+        self._transport.send(*texts, within=within)
+        self._silent_since = monotonic()
 
     def _traced_texts(self) -> Iterator[Text]:
         """What is to be sent now; each text is traced when its turn comes."""

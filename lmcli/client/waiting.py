@@ -54,16 +54,28 @@ def wait(
     timeout: float | None = None,
 ) -> Woken:
     """Wait until a descriptor can be read or written, an interrupt is ready, or `timeout` seconds are over."""
-    milliseconds = None if timeout is None else min(max(timeout, 0) * 1000, _LONGEST_POLL)
-    poll = select.poll()
-    poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
-    for interrupt in interrupts:
-        if interrupt.descriptor != descriptor:
-            poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
-    ready = [polled for polled, _ in poll.poll(milliseconds)]
-    if not ready:
-        return Woken.TIMED_OUT
-    return Woken.READY if ready == [descriptor] else Woken.INTERRUPTED
+    return Wait(descriptor, to_read=to_read, to_write=to_write, interrupts=interrupts)(timeout)
+
+
+class Wait:
+    """A wait that is made once and used many times, see `wait`."""
+
+    def __init__(
+        self, descriptor: int, *, to_read: bool = True, to_write: bool = False, interrupts: Iterable[Interrupt] = ()
+    ) -> None:
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
+        for interrupt in interrupts:
+            if interrupt.descriptor != descriptor:
+                self._poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
+
+    def __call__(self, timeout: float | None = None) -> Woken:
+        """Wait until the descriptor or an interrupt is ready, or `timeout` seconds are over."""
+        ready = self._poll.poll(None if timeout is None else min(max(timeout, 0) * 1000, _LONGEST_POLL))
+        if not ready:
+            return Woken.TIMED_OUT
+        return Woken.READY if len(ready) == 1 and ready[0][0] == self._descriptor else Woken.INTERRUPTED
 
 
 def sleep(seconds: float, interrupts: Iterable[Interrupt]) -> None:

@@ -71,6 +71,7 @@ class WebSocket:
         self._frame_bytes = 0
         self._idle_frames = 0
         self._is_answered = False
+        self._expects_handshake = True
         self._has_replies = True
         self._outgoing: deque[Iterator[bytes]] = deque()
 
@@ -149,7 +150,7 @@ class WebSocket:
             self.lost = self.lost or "it closed the connection"
             return texts
         self._is_answered = True
-        if self._protocol.state is State.CONNECTING:
+        if self._expects_handshake:
             data = self._shake_hands(bytes(data))
         if data:
             self._cut(data, texts)
@@ -161,16 +162,19 @@ class WebSocket:
             end = data.find(b"\n") + 1 or len(data)
             self._parse(data[:end])
             data = data[end:]
+        self._expects_handshake = self._protocol.state is State.CONNECTING
         return data
 
     def _cut(self, data: bytes | bytearray | memoryview, texts: list[bytes]) -> None:
         """Cut frames; what is not complete is kept."""
-        self._uncut += data
-        if len(self._uncut) < self._frame_bytes:
+        if self._uncut:
+            self._uncut += data
+            data = self._uncut
+        if len(data) < self._frame_bytes:
             return
         self._frame_bytes = 0
-        whole, position = bytes(self._uncut), 0
-        while self.lost is None:
+        whole, position = bytes(data), 0
+        while position < len(whole) and self.lost is None:
             if not self._partial:
                 position = self._cut_short_texts(whole, position, texts)
             if (frame := self._next_frame(whole, position)) is None:

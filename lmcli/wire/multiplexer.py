@@ -71,6 +71,11 @@ class Multiplexer:
         """The channels and calls for which nothing has arrived."""
         return [one for one in self._pending if not one.is_answered]
 
+    @property
+    def has_texts_to_send(self) -> bool:
+        """Whether `texts_to_send` would return something; asked after each read."""
+        return bool(self._outgoing)
+
     def texts_to_send(self) -> list[Text]:
         """What is to be sent now, in order; each text is given once."""
         texts, self._outgoing = self._outgoing, []

@@ -196,8 +196,9 @@ class Protocol:
             if is_packet and value[_ID_KEY] == number:
                 bodies.append(value.get(_BODY_KEY, ABSENT))
                 continue
-            yield from self._packets(number, bodies)
-            number, bodies = None, []
+            if bodies:
+                yield from self._packets(number, bodies)
+                number, bodies = None, []
             if self.state is not State.OPEN:
                 yield self._authenticated(value)
             elif is_packet:

@@ -21,7 +21,8 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 from chart import Panel, drawn
-from measuring import HERE, delays, fast_server, measure, slowest
+from latency import delays
+from measuring import HERE, fast_server, measure, slowest
 
 ROOT = HERE.parents[1]
 README = ROOT / "README.md"
@@ -93,7 +94,7 @@ def has_javascript_sdk(folder: Path) -> bool:
     return subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
-def costs(commands: dict[str, Command], options: argparse.Namespace) -> dict[str, Costs]:
+def costs(commands: dict[str, Command], folder: Path, options: argparse.Namespace) -> dict[str, Costs]:
     """Measure short answers, long ones, and fragments that come alone; the first of each kind is not counted."""
     counts = {name: length_of(name, options.fragments) for name in commands}
     runs = options.streams
@@ -101,7 +102,7 @@ def costs(commands: dict[str, Command], options: argparse.Namespace) -> dict[str
     long = in_turn(
         commands, lambda name: (measure(commands[name]("hi")), measure(commands[name](f"n={counts[name]}"))), runs
     )
-    late = in_turn(commands, lambda name: delays(commands[name](f"stamps={options.alone}")), runs)
+    late = in_turn(commands, lambda name: delays(lambda port: clients(port, folder)[name]("one"), options.alone), runs)
     return {
         name: Costs(
             answers=[run.seconds for run in short[name]],
@@ -111,6 +112,11 @@ def costs(commands: dict[str, Command], options: argparse.Namespace) -> dict[str
         )
         for name in commands
     }
+
+
+def relay(port: int) -> list[str]:
+    """The command line of a process that writes what it reads."""
+    return [sys.executable, str(HERE / "bare_loop.py"), str(port), "one", "--relay"]
 
 
 def length_of(name: str, fragments: int) -> int:
@@ -205,11 +211,10 @@ def main() -> None:
     options = parser.parse_args()
     with fast_server() as port, tempfile.TemporaryDirectory() as name:
         commands = chosen(port, Path(name), options.words)
-        rows = table(costs(commands, options))
+        rows = table(costs(commands, Path(name), options))
         respond = clients(port, Path(name))["`lm respond`"]
         peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 2 * options.fragments)]
-        relay = [*commands[YARDSTICK](f"stamps={options.alone}"), "--relay"]
-        relayed = [delay for _ in range(options.streams) for delay in delays(relay)]
+        relayed = [delay for _ in range(options.streams) for delay in delays(relay, options.alone)]
     text = f"{as_markdown(rows)}\n{circumstances(options, peaks, relayed)}"
     print(text, end="")
     for file in filter(None, (options.chart, CHART if options.readme else None)):

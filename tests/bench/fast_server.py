@@ -1,16 +1,15 @@
 """A server that is never the bottleneck: canned frames, as many fragments as the prompt says.
 
 `python fast_server.py` prints its port. A prompt such as "n=1000" gets that many fragments, any other gets one; "slow"
-gets it when its connection has been silent for a while, so that it comes after all others that were sent. "stamps=100"
-gets a hundred, a few milliseconds apart, each a line with the time at which it was sent, in nanoseconds.
+gets it when its connection has been silent for a while, so that it comes after all others that were sent.
 It speaks just enough of the protocol for the clients that are measured: our own, a bare loop, the official SDK.
 """
 
 import re
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -38,12 +37,11 @@ MODEL = {
     "contextLength": 4096,
 }
 BLOCK = 1000
-PAUSE = 0.004
-"""Seconds between two fragments with the time."""
-UNSET = "0" * 19
-"""What stands for the time, in nanoseconds, until the fragment is sent."""
 SILENCE = 0.2
 """Seconds after which those who were put off are answered."""
+
+Respond = Callable[[socket.socket, int, bytes], None]
+"""Answers on a connection and a channel; the text has the prompt."""
 
 
 def frame(value: Any) -> bytes:
@@ -78,13 +76,10 @@ def predict(connection: socket.socket, channel_id: int, count: int) -> None:
     connection.sendall(one * (count % BLOCK) + ending(channel_id, count))
 
 
-def predict_slowly(connection: socket.socket, channel_id: int, count: int) -> None:
-    """Send `count` fragments one by one, each a line with the time at which it is sent, and the end."""
-    made, _, rest = fragment(channel_id, f"t={UNSET}\n").partition(UNSET.encode())
-    for _ in range(count):
-        time.sleep(PAUSE)
-        connection.sendall(b"%b%019d%b" % (made, time.monotonic_ns(), rest))
-    connection.sendall(ending(channel_id, count))
+def respond_at_once(connection: socket.socket, channel_id: int, text: bytes) -> None:
+    """Send as many fragments as the prompt says, and the end."""
+    asked = re.search(rb"n=(\d+)", text)
+    predict(connection, channel_id, int(asked[1]) if asked else 1)
 
 
 def ending(channel_id: int, count: int) -> bytes:
@@ -95,7 +90,7 @@ def ending(channel_id: int, count: int) -> bytes:
     return packet(channel_id, {"type": "success", **end}) + frame({"type": "channelClose", "channelId": channel_id})
 
 
-def answer(connection: socket.socket, text: bytes, put_off: list[int]) -> None:
+def answer(connection: socket.socket, text: bytes, put_off: list[int], respond: Respond) -> None:
     """Answer one envelope, or put it off."""
     match orjson.loads(text):
         case {"authVersion": _}:
@@ -108,11 +103,8 @@ def answer(connection: socket.socket, text: bytes, put_off: list[int]) -> None:
         case {"type": "channelCreate", "channelId": channel_id}:
             if b'"slow"' in text:
                 put_off.append(channel_id)
-            elif asked := re.search(rb"stamps=(\d+)", text):
-                predict_slowly(connection, channel_id, int(asked[1]))
             else:
-                asked = re.search(rb"n=(\d+)", text)
-                predict(connection, channel_id, int(asked[1]) if asked else 1)
+                respond(connection, channel_id, text)
 
 
 def received(connection: socket.socket, put_off: list[int]) -> Iterator[bytes]:
@@ -131,7 +123,7 @@ def received(connection: socket.socket, put_off: list[int]) -> Iterator[bytes]:
         yield data
 
 
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, respond: Respond) -> None:
     """Serve one connection until it ends."""
     protocol = ServerProtocol(max_size=None)
     put_off: list[int] = []
@@ -146,26 +138,30 @@ def serve(connection: socket.socket) -> None:
                     protocol.send_response(protocol.accept(event))
                 elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                     connection.sendall(b"".join(protocol.data_to_send()))
-                    answer(connection, bytes(event.data), put_off)
+                    answer(connection, bytes(event.data), put_off, respond)
             connection.sendall(b"".join(protocol.data_to_send()))
 
 
-def serve_quietly(connection: socket.socket) -> None:
+def serve_quietly(connection: socket.socket, respond: Respond) -> None:
     """Serve one connection; a client that leaves is no news."""
-    try:
-        serve(connection)
-    except OSError:
-        return
+    with suppress(OSError):
+        serve(connection, respond)
+
+
+def accept(listener: socket.socket, respond: Respond = respond_at_once) -> None:
+    """Serve each connection in a thread of its own, until the listener is shut down."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=serve_quietly, args=(connection, respond), daemon=True).start()
 
 
 def main() -> None:
     """Listen on a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        while True:
-            connection, _ = listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=serve_quietly, args=(connection,), daemon=True).start()
+        accept(listener)
 
 
 if __name__ == "__main__":

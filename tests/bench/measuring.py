@@ -1,12 +1,11 @@
 """What the benchmarks share: whole processes, measured, and the server that is never the bottleneck."""
 
 import os
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -51,26 +50,6 @@ def measure(command: list[str], stdin: Path = Path(os.devnull)) -> Run:
         raise SystemExit(f"{command} ended with {process.returncode}")
     unit = 1024 if sys.platform == "darwin" else 1
     return Run(seconds, usage.ru_maxrss // unit, usage.ru_utime + usage.ru_stime)
-
-
-def delays(command: list[str]) -> list[float]:
-    """Seconds from sending to stdout, for each fragment that has the time at which the server sent it.
-
-    stdout is looked at all the time: a reader that waits for it would have to be woken first. A line with several times
-    repeats what has been written, at the end.
-    """
-    found: list[float] = []
-    data = None
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment()) as process:
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
-        while data != b"":
-            with suppress(BlockingIOError):
-                data = os.read(process.stdout.fileno(), 1 << 16)
-                now = time.monotonic_ns()
-                stamps = [re.findall(rb"t=(\d{19})", line) for line in data.splitlines()]
-                found += [(now - int(stamp)) / 1e9 for stamp, *further in filter(None, stamps) if not further]
-    return found
 
 
 def seconds(runs: list[Run]) -> float:
