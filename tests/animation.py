@@ -13,9 +13,10 @@ from rich.style import Style
 from rich.terminal_theme import SVG_EXPORT_THEME
 from screens import Cell, style_of
 
-_WIDTH: Final = 8.4
-_HEIGHT: Final = 19
-_BASELINE: Final = 14
+WIDTH: Final = 8.4
+HEIGHT: Final = 17
+"""The size of a cell, in the units of the picture."""
+_BASELINE: Final = 13
 _MARGIN: Final = 12
 _TITLE_BAR: Final = 34
 _PICTURE: Final = """\
@@ -69,13 +70,13 @@ def animated(frames: Sequence[Frame], seconds: float, *, title: str, size: tuple
     cursor = [(frame.seconds, _translation(*frame.cursor or (0, -1))) for frame in frames]
     screen = [
         f"<g{sheet.changing('transform', scrolling)}>",
-        f'<rect{sheet.changing("transform", cursor)} width="{_WIDTH}" height="{_HEIGHT}" fill="#888"/>',
+        f'<rect{sheet.changing("transform", cursor)} width="{WIDTH}" height="{HEIGHT}" fill="#888"/>',
         *_rows(frames, sheet),
         "</g>",
     ]
     return _PICTURE.format(
-        width=columns * _WIDTH + 2 * _MARGIN,
-        height=lines * _HEIGHT + _TITLE_BAR + _MARGIN,
+        width=columns * WIDTH + 2 * _MARGIN,
+        height=lines * HEIGHT + _TITLE_BAR + _MARGIN,
         title=escape(title),
         foreground=SVG_EXPORT_THEME.foreground_color.hex,
         background=SVG_EXPORT_THEME.background_color.hex,
@@ -83,8 +84,8 @@ def animated(frames: Sequence[Frame], seconds: float, *, title: str, size: tuple
         css="\n".join(sheet.rules),
         margin=_MARGIN,
         title_bar=_TITLE_BAR,
-        screen_width=columns * _WIDTH,
-        screen_height=lines * _HEIGHT,
+        screen_width=columns * WIDTH,
+        screen_height=lines * HEIGHT,
         screen="\n".join(screen),
     )
 
@@ -134,7 +135,7 @@ def _attribute(value: str) -> str:
 
 
 def _translation(column: int, row: int) -> str:
-    return f"translate({column * _WIDTH:g}px,{row * _HEIGHT}px)"
+    return f"translate({column * WIDTH:g}px,{row * HEIGHT}px)"
 
 
 def _rows(frames: Sequence[Frame], sheet: _StyleSheet) -> Iterator[str]:
@@ -161,14 +162,14 @@ def _run(text: str, css: dict[str, str], column: int, row: int, sheet: _StyleShe
     drawn = ""
     background = css.pop("background-color")
     if background != SVG_EXPORT_THEME.background_color.hex:
-        place = f'x="{column * _WIDTH:g}" y="{row * _HEIGHT}"'
-        drawn = f'<rect {place} width="{len(text) * _WIDTH:g}" height="{_HEIGHT}" fill="{background}"/>'
+        place = f'x="{column * WIDTH:g}" y="{row * HEIGHT}"'
+        drawn = f'<rect {place} width="{len(text) * WIDTH:g}" height="{HEIGHT}" fill="{background}"/>'
     if not (shown := text.strip(" ")):
         return drawn
     rule = f".NAME {{ {'; '.join(f'{name}: {value}' for name, value in css.items())} }}"
     style = f' class="{sheet.name(rule)}"' if css else ""
-    x, y = (column + text.index(shown)) * _WIDTH, row * _HEIGHT + _BASELINE
-    return f'{drawn}<text x="{x:g}" y="{y}" textLength="{len(shown) * _WIDTH:g}"{style}>{escape(shown)}</text>'
+    x, y = (column + text.index(shown)) * WIDTH, row * HEIGHT + _BASELINE
+    return f'{drawn}<text x="{x:g}" y="{y}" textLength="{len(shown) * WIDTH:g}"{style}>{escape(shown)}</text>'
 
 
 def _css(style: Style) -> dict[str, str]:

@@ -4,7 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from animation import Frame, animated, frozen
+from animation import HEIGHT, WIDTH, Frame, animated, frozen
 from screens import Screen
 
 SIZE = (20, 3)
@@ -38,10 +38,10 @@ def visible(picture: str) -> list[str]:
     """The rows that a picture without motion shows, each text put where it is drawn."""
     group = ET.fromstring(picture).find(f"{SVG}svg/{SVG}g")
     assert group is not None
-    scrolled = -round(float(re.findall(r"-?[\d.]+", group.attrib["transform"])[1]) / 19)
+    scrolled = -round(float(re.findall(r"-?[\d.]+", group.attrib["transform"])[1]) / HEIGHT)
     rows = [" " * SIZE[0]] * (scrolled + SIZE[1])
     for text in group.iterfind(f"{SVG}g[@visibility='visible']/{SVG}text"):
-        column, row = round(float(text.attrib["x"]) / 8.4), int(text.attrib["y"]) // 19
+        column, row = round(float(text.attrib["x"]) / WIDTH), int(text.attrib["y"]) // HEIGHT
         words = text.text or ""
         rows[row] = rows[row][:column] + words + rows[row][column + len(words) :]
     return [row.rstrip() for row in rows[scrolled:]]
@@ -76,10 +76,13 @@ def test_it_is_drawn_as_on_the_terminal() -> None:
     assert texts["& <plain>"] == texts["two spaces"] == ""
     assert re.fullmatch("fill: #[0-9a-f]{6}", texts["red"])
     assert texts["dim"] not in ("", texts["red"])
-    assert re.search(r'<rect x="0" y="57" width="33.6" height="19" fill="#[0-9a-f]{6}"/><text[^>]*>blue<', PICTURE)
+    assert re.search(
+        rf'<rect x="0" y="{3 * HEIGHT}" width="{4 * WIDTH}" height="{HEIGHT}" fill="#[0-9a-f]{{6}}"/><text[^>]*>blue<',
+        PICTURE,
+    )
 
 
 def test_the_cursor_moves_and_hides() -> None:
     """It stands behind what was typed last, and above the screen while it is hidden."""
-    assert '<rect transform="translate(25.2,0)"' in frozen(PICTURE, 0.06)
-    assert '<rect transform="translate(0,-19)"' in PICTURE
+    assert f'<rect transform="translate({3 * WIDTH:g},0)"' in frozen(PICTURE, 0.06)
+    assert f'<rect transform="translate(0,-{HEIGHT})"' in PICTURE
