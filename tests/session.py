@@ -1,6 +1,7 @@
 """A session at a shell, recorded: keys are typed at a set speed, and what the terminal shows is kept with its time."""
 
 import codecs
+import math
 import os
 import pty
 import select
@@ -75,7 +76,7 @@ class Session:
         """Wait until the cursor stands in a certain line."""
         while self._line() != line:
             self.seconds += min(self._read(), LONGEST_SILENCE)
-            self._keep(int(self.seconds * TICKS_PER_SECOND) / TICKS_PER_SECOND)
+            self._keep(math.ceil(self.seconds * TICKS_PER_SECOND) / TICKS_PER_SECOND)
         self.seconds = self.frames[-1].seconds
 
     def pause(self, seconds: float) -> None:
