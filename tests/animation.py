@@ -18,9 +18,11 @@ HEIGHT: Final = 17
 """The size of a cell, in the units of the picture."""
 _BASELINE: Final = 13
 _MARGIN: Final = 12
+_NO_BREAK_SPACE: Final = "\xa0"
+"""A space that is kept where it stands next to another; not all browsers obey xml:space."""
 _TITLE_BAR: Final = 34
 _PICTURE: Final = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height}" xml:space="preserve">
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height}">
 <title>{title}</title>
 <style>
 text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; fill: {foreground} }}
@@ -169,7 +171,8 @@ def _run(text: str, css: dict[str, str], column: int, row: int, sheet: _StyleShe
     rule = f".NAME {{ {'; '.join(f'{name}: {value}' for name, value in css.items())} }}"
     style = f' class="{sheet.name(rule)}"' if css else ""
     x, y = (column + text.index(shown)) * WIDTH, row * HEIGHT + _BASELINE
-    return f'{drawn}<text x="{x:g}" y="{y}" textLength="{len(shown) * WIDTH:g}"{style}>{escape(shown)}</text>'
+    content = escape(shown).replace(" ", _NO_BREAK_SPACE)
+    return f'{drawn}<text x="{x:g}" y="{y}" textLength="{len(shown) * WIDTH:g}"{style}>{content}</text>'
 
 
 def _css(style: Style) -> dict[str, str]:

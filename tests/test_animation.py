@@ -14,7 +14,7 @@ WRITTEN = {
     0.12: "m",
     1.0: "\r\n\x1b[1mbold\x1b[0m & <plain>\r\n",
     1.5: "  \x1b[2mdim\x1b[0m",
-    2.0: "\r\x1b[K\x1b[31mred\x1b[0m  two spaces\r\n",
+    2.0: "\r\x1b[K\x1b[31mred\x1b[0m two  spaces\r\n",
     3.0: "\x1b[44mblue\x1b[0m\r\nlast",
     3.5: "\x1b[?25l",
 }
@@ -42,7 +42,7 @@ def visible(picture: str) -> list[str]:
     rows = [" " * SIZE[0]] * (scrolled + SIZE[1])
     for text in group.iterfind(f"{SVG}g[@visibility='visible']/{SVG}text"):
         column, row = round(float(text.attrib["x"]) / WIDTH), int(text.attrib["y"]) // HEIGHT
-        words = text.text or ""
+        words = (text.text or "").replace("\xa0", " ")
         rows[row] = rows[row][:column] + words + rows[row][column + len(words) :]
     return [row.rstrip() for row in rows[scrolled:]]
 
@@ -64,7 +64,7 @@ def test_at_each_time_it_shows_the_screen_of_that_time(frame: Frame, later: floa
 
 def test_without_motion_it_shows_the_last_screen() -> None:
     """The animation is in the style alone; what stands in the attributes is the end."""
-    assert visible(PICTURE) == on_screen(frames()[-1]) == ["red  two spaces", "blue", "last"]
+    assert visible(PICTURE) == on_screen(frames()[-1]) == ["red two  spaces", "blue", "last"]
     assert "@media (prefers-reduced-motion: reduce) { .m { animation: none !important } }" in PICTURE
 
 
@@ -73,7 +73,7 @@ def test_it_is_drawn_as_on_the_terminal() -> None:
     rules = dict(re.findall(r"^\.(s\d+) \{ (.*) \}$", PICTURE, re.MULTILINE))
     texts = {text.text: rules.get(text.get("class", ""), "") for text in ET.fromstring(PICTURE).iter(f"{SVG}text")}
     assert texts["bold"] == "font-weight: bold"
-    assert texts["& <plain>"] == texts["two spaces"] == ""
+    assert texts["&\xa0<plain>"] == texts["two\xa0\xa0spaces"] == ""
     assert re.fullmatch("fill: #[0-9a-f]{6}", texts["red"])
     assert texts["dim"] not in ("", texts["red"])
     assert re.search(

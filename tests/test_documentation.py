@@ -287,4 +287,5 @@ def test_the_animated_picture_shows_what_its_text_says() -> None:
 def shown_without_figures(picture: str) -> list[str]:
     """What an animated picture shows at its end, and what has scrolled off: each text, with N for every number."""
     groups = ET.fromstring(picture).iterfind(".//{*}g[@visibility='visible']")
-    return [re.sub(r"\d+(\.\d+)?", "N", text.text or "") for group in groups for text in group.iterfind("{*}text")]
+    texts = [(text.text or "").replace("\xa0", " ") for group in groups for text in group.iterfind("{*}text")]
+    return [re.sub(r"\d+(\.\d+)?", "N", text) for text in texts]
