@@ -94,7 +94,9 @@ class Channel:
 
     Attributes:
         number: its number on the socket.
+        is_ready: values have arrived, or the end.
         is_answered: something has arrived on it.
+        has_ended: nothing more is expected, be it a result or a failure.
         is_over: it has ended, and all that arrived has been read.
         is_cancelled: the server was asked to end it.
     """
@@ -103,24 +105,15 @@ class Channel:
 
     def __init__(self) -> None:
         self.number = 0
+        self.is_ready = False
         self.is_answered = False
+        self.has_ended = False
         self.is_over = False
         self.is_cancelled = False
         self.on_ready: Callable[[], object] = unheeded
         self._values: list[Value] = []
-        self._has_ended = False
         self._has_failed = False
         self._error: Any = None
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether values have arrived, or the end."""
-        return bool(self._values) or self._has_ended
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more is expected, be it a result or a failure."""
-        return self._has_ended
 
     @property
     def unread_count(self) -> int:
@@ -136,24 +129,26 @@ class Channel:
         self.is_answered = True
         unread = len(self._values)
         for packet in packets:
-            if self._has_ended:
+            if self.has_ended:
                 break
             value = self._value(packet)
             if value is not None:
                 self._values.append(value)
         if self._values and not unread:
+            self.is_ready = True
             self.on_ready()
-        return len(self._values) > unread or self._has_ended
+        return len(self._values) > unread or self.has_ended
 
     def close(self) -> None:
         """Accept the normal end; a channel that has failed stays failed."""
-        self._has_ended = True
+        self.has_ended = self.is_ready = True
         self.on_ready()
 
     def fail(self, error: Any) -> None:
         """Accept an error as the end: the server's error object, or ours."""
-        if not self._has_ended:
-            self._has_ended, self._has_failed, self._error = True, True, error
+        if not self.has_ended:
+            self.has_ended = self.is_ready = self._has_failed = True
+            self._error = error
             self.on_ready()
 
     def retry(self, error: Any) -> ChannelRequest | None:
@@ -170,8 +165,9 @@ class Channel:
         """
         if self._values:
             values, self._values = self._values, []
+            self.is_ready = self.has_ended
             return values
-        if self._has_ended:
+        if self.has_ended:
             self.is_over = True
             if self._has_failed:
                 raise as_error(self._error, self.failure_kind)

@@ -109,9 +109,10 @@ class Output:
             raise ReaderLeft
 
     def _wait(self) -> None:
-        if self._interrupts is not self._signals.interrupts:
-            self._interrupts = self._signals.interrupts
-            self._ready = Wait(self._descriptor, to_read=False, to_write=True, interrupts=self._interrupts)
+        interrupts = self._signals.interrupts
+        if interrupts is not self._interrupts:
+            self._interrupts = interrupts
+            self._ready = Wait(self._descriptor, to_read=False, to_write=True, interrupts=interrupts)
         timeout = None if self.deadline is None else self.deadline - time.monotonic()
         if timeout is None and self._signals.is_acknowledged:  # write only what is accepted at once
             timeout = 0
