@@ -21,6 +21,8 @@ _MARGIN: Final = 12
 _NO_BREAK_SPACE: Final = "\xa0"
 """A space that is kept where it stands next to another; not all browsers obey xml:space."""
 _TITLE_BAR: Final = 34
+_ROUNDING: Final = 1e-3
+"""Seconds by which a time in the picture may be off."""
 _PICTURE: Final = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height}">
 <title>{title}</title>
@@ -98,7 +100,7 @@ def frozen(picture: str, seconds: float) -> str:
     values = {}
     for name, frames in re.findall(r"@keyframes (\w+) \{(.*)\}", picture):
         steps = re.findall(r"(\S+)% \{ \w+: (.*?) \}", frames)
-        values[name] = [value for percent, value in steps if float(percent) * duration / 100 <= seconds + 1e-6][-1]
+        values[name] = [value for percent, value in steps if float(percent) * duration / 100 <= seconds + _ROUNDING][-1]
     moving = r'(\w+)="[^"]*" class="m" style="animation-name: (\w+)"'
     return re.sub(moving, lambda found: f'{found[1]}="{_attribute(values[found[2]])}"', picture)
 
