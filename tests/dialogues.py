@@ -8,7 +8,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,18 +104,25 @@ class Dialogue:
         assert self.end() == 0
 
 
-@contextmanager
 def talking(
     folder: Path, port: int, *arguments: str, stdout: Any = None, size: tuple[int, int] = (80, 24), **variables: str
-) -> Iterator[Dialogue]:
+) -> AbstractContextManager[Dialogue]:
     """Start `lm chat` with arguments on a terminal of its own, of so many columns and rows; stdout may go elsewhere."""
+    return on_terminal(folder, port, "lm", "chat", *arguments, stdout=stdout, size=size, **variables)
+
+
+@contextmanager
+def on_terminal(
+    folder: Path, port: int, *command: str, stdout: Any = None, size: tuple[int, int] = (80, 24), **variables: str
+) -> Iterator[Dialogue]:
+    """Start a command on a terminal of its own, such as a shell with a pipeline that has `lm chat` in it."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (size[1], size[0]))
-    command = [sys.executable, "-ISc", TAKE_THE_TERMINAL, "lm", "chat", *arguments]
+    taking = [sys.executable, "-ISc", TAKE_THE_TERMINAL, *command]
     env = environment(folder, port, TERM="xterm", INPUTRC=os.devnull, **variables)
     output = theirs if stdout is None else stdout
     with subprocess.Popen(
-        command, cwd=folder, env=env, stdin=theirs, stdout=output, stderr=theirs, start_new_session=True
+        taking, cwd=folder, env=env, stdin=theirs, stdout=output, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
         try:

@@ -115,7 +115,7 @@ ONLY = {
     "jinja2": {"lmcli.server.llama.jinja_main"},
     "jsonschema_rs": {"lmcli.cli.input.schema"},
     "websockets": {"lmcli.client.websocket", "lmcli.server"},
-    "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.reference"},
+    "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.cli.help_formatter", "lmcli.reference"},
     "rich": {"lmcli.cli.output.progress"},
 }
 """The only modules and packages that may know a library, where its layer does not say enough."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from lmcli import startup
 from lmcli.cli.environment import Environment
@@ -124,9 +124,22 @@ COMMANDS: Final[dict[str, Command]] = {
 
 _NEED_INPUT: Final = ("respond", "complete", "stats")
 _INPUT_OPTIONS: Final = ("file", "no_stdin", "each")
+_VARIABLE_COLUMNS: Final = 18
 
 
-class _TyperCommand(TyperCommand):
+class _HasHelp:
+    """A command of Typer whose help fits narrow terminals."""
+
+    def get_help(self: Any, context: Any) -> str:
+        """The help."""
+        from lmcli.cli.help_formatter import HelpFormatter  # noqa: PLC0415  only help needs it
+
+        formatter = HelpFormatter(context.terminal_width)
+        self.format_help(context, formatter)
+        return str(formatter.getvalue()).rstrip("\n")
+
+
+class _TyperCommand(_HasHelp, TyperCommand):
     """A command whose usage line shows an argument as its metavar has it; Typer would put brackets around it."""
 
     def collect_usage_pieces(self, _: Any) -> list[str]:
@@ -134,12 +147,38 @@ class _TyperCommand(TyperCommand):
         return ["[OPTIONS]", *(p.metavar or "" for p in self.params if p.param_type_name == "argument")]
 
 
+class _TyperGroup(_HasHelp, TyperGroup):
+    """Commands in the order of `COMMANDS`; the help of `lm` itself ends with what holds for all of them."""
+
+    def list_commands(self, _: Any) -> list[str]:
+        """The names of the commands."""
+        return sorted(self.commands, key=[name.rpartition(" ")[2] for name in COMMANDS].index)
+
+    def format_commands(self, context: Any, formatter: Any) -> None:
+        """Write what each command does, whole; Typer would cut it to a line."""
+        with formatter.section("Commands"):
+            names = self.list_commands(context)
+            formatter.write_dl([(name, str(self.commands[name].help).partition("\n\n")[0]) for name in names])
+
+    def format_epilog(self, context: Any, formatter: Any) -> None:
+        """Write environment and exit status."""
+        if context.parent is not None:
+            return
+        from lmcli.cli.environment import VARIABLES  # noqa: PLC0415  only the help of lm itself lists them
+
+        environment = [(variable.name, variable.meaning) for variable in VARIABLES]
+        statuses = [(str(int(status)), meaning) for status, meaning in EXIT_MEANINGS.items()]
+        for title, rows in (("Environment", environment), ("Exit status", statuses)):
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=_VARIABLE_COLUMNS)
+
+
 def build(env: Environment, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typer:
     """The application with the named commands."""
     app = typer.Typer(
         name="lm",
+        cls=_TyperGroup,
         help=SUMMARY,
-        epilog=_epilog() if len(names) == len(COMMANDS) else None,
         add_completion=False,
         rich_markup_mode=None,
         suggest_commands=False,
@@ -158,7 +197,7 @@ def build(env: Environment, names: Sequence[str] = tuple(COMMANDS)) -> typer.Typ
 
 def _group(name: str, below: Sequence[str], env: Environment) -> typer.Typer:
     """A command that does something by itself, and has others below it."""
-    group = typer.Typer(invoke_without_command=True, suggest_commands=False)
+    group = typer.Typer(cls=_TyperGroup, invoke_without_command=True, suggest_commands=False)
     group.callback()(_body(name, env, has_commands=True))
     for path in below:
         group.command(path.rpartition(" ")[2], help=COMMANDS[path].help, cls=_TyperCommand)(_body(path, env))
@@ -167,23 +206,19 @@ def _group(name: str, below: Sequence[str], env: Environment) -> typer.Typer:
 
 def short_help() -> str:
     """What `lm` alone says: the commands, a line for each."""
+    from lmcli.cli.help_formatter import HelpFormatter  # noqa: PLC0415  only help needs it
+
+    formatter = HelpFormatter(margin=0)
+    formatter.write("Usage: lm COMMAND [OPTIONS] ...\n\n")
     summaries = {name: re.split("[.:]", command.help, maxsplit=1)[0] for name, command in COMMANDS.items()}
-    rows = [f"  {name:<9} {summary}" for name, summary in summaries.items() if " " not in name]
-    return "\n".join(["Usage: lm COMMAND [OPTIONS] ...", "", *rows, "", hint_for("COMMAND"), ""])
+    with formatter.indentation():
+        formatter.write_dl([(name, summary) for name, summary in summaries.items() if " " not in name])
+    return f"{formatter.getvalue()}\n{hint_for('COMMAND')}\n"
 
 
 def hint_for(name: str = "") -> str:
     """Where the user can read more."""
     return f"lm {name} --help lists the options" if name else "lm --help lists the commands"
-
-
-def _epilog() -> str:
-    r"""What holds for all commands; a line with \b keeps Typer from filling the paragraph below it."""
-    from lmcli.cli.environment import VARIABLES  # noqa: PLC0415  only the help of lm itself lists them
-
-    environment = [f"  {variable.name:<18}  {variable.meaning}" for variable in VARIABLES]
-    statuses = [f"  {status:<3}  {meaning}" for status, meaning in EXIT_MEANINGS.items()]
-    return "\n".join(["\b", "Environment:", *environment, "", "\b", "Exit status:", *statuses])
 
 
 def _version_option(

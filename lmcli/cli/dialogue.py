@@ -29,11 +29,13 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
         )
     env = _with_separate_prompts(env)
     runner = Runner(options, env, messages)
+    dialogue = _Dialogue(Conversation(options, env, messages, runner), env, messages)
+    text = join_words(words).strip()
+    recalled = [*dialogue.conversation.questions, text]  # as it was typed, without the files that are sent with it
     with runner.connected():
-        dialogue = _Dialogue(Conversation(options, env, messages, runner), env, messages)
-        if text := join_words(words).strip():
+        if text:
             dialogue.attempt(dialogue.conversation.ask, text)
-        dialogue.run()
+        dialogue.run(recalled)
     return ExitCode.OK
 
 
@@ -58,9 +60,9 @@ class _Dialogue:
         self.messages = messages
         self.is_over = False
 
-    def run(self) -> None:
-        """Read and handle input until the user exits."""
-        editor = LineEditor(self.conversation.questions)
+    def run(self, recalled: Sequence[str]) -> None:
+        """Read and handle input until the user exits; the arrow keys recall earlier messages."""
+        editor = LineEditor(recalled)
         self.messages.note("/help lists the commands, Ctrl-D exits")
         while not self.is_over:
             try:

@@ -1,6 +1,8 @@
 """The environment of the process as one value that is passed in: descriptors, terminals, environment variables."""
 
 import os
+import signal
+import stat
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -72,6 +74,28 @@ class Environment(NamedTuple):
     def setting(self, name: str) -> str | None:
         """An environment variable; empty counts as not set."""
         return self.variables.get(name) or None
+
+    def with_terminal_on_stdin(self) -> "Environment | None":
+        """The same with the terminal on descriptor 0, which line editing reads, and the document there on a new one.
+
+        None where nobody is asked: without a document, as on the null device; if an output is not the terminal of this
+        session, because what a script collects must not depend on where the script was started; and in the background,
+        where reading the terminal stops a process (SIGTTIN). A shell without job control leaves a job in the background
+        in its own process group, but has it ignore SIGINT. Source: POSIX, XBD 11.1.4 and XCU 2.11.
+        """
+        has_document = not stat.S_ISCHR(os.fstat(self.stdin).st_mode)
+        if not (has_document and self.stderr_is_terminal) or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            return None
+        try:
+            if os.tcgetpgrp(self.stdout) != os.getpgrp():
+                return None
+            terminal = os.open("/dev/tty", os.O_RDWR)
+        except OSError:
+            return None
+        document = os.dup(self.stdin)
+        os.dup2(terminal, self.stdin)
+        os.close(terminal)
+        return self._replace(stdin=document)
 
     @property
     def width(self) -> int:

@@ -23,6 +23,7 @@ from lmcli.values import JsonObject
 _PERCENTS: Final = (50, 95, 99)
 _MAX_REPORTED: Final = 10
 """The number of lines that are not records and are reported one by one."""
+_MEASURE_HINT: Final = "echo PROMPT | lm stats measures with a prompt"
 
 _BINS: Final = 10
 _TERMS: Final = (
@@ -80,7 +81,7 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     """Read the named files (`-` is stdin) once, and report.
 
     Raises:
-        NoInput: a file cannot be read; the report contains the others.
+        NoInput: a file cannot be read; the report contains the others, if there are any.
         BadInput: some lines are not records; the report contains the others.
     """
     groups: defaultdict[str, Group] = defaultdict(Group)
@@ -99,13 +100,8 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
                         messages.warning(f"{quoted(name)}, line {record.number}: not a record")
         except NoInput as error:
             failures.append(error)
-    by = str(options.by)
-    ordered = dict(sorted(groups.items()))
-    records = {name: group.record() for name, group in ordered.items()}
-    table = _table(by, records)
-    if env.stdout_is_terminal:
-        table = _with_charts(table, ordered.values(), records.values(), env)
-    report(table, {"by": by, "groups": records}, options.output, env)
+    if len(failures) < len(names):
+        _report(groups, options, env)
     if skipped:
         what = "1 line that is not a record" if skipped == 1 else f"{skipped} lines that are not records"
         failures.append(BadInput(f"skipped {what}", "lm help stats describes records"))
@@ -114,6 +110,16 @@ def summarise(options: StatsOptions, names: Sequence[str], env: Environment, mes
     if failures:
         raise failures[-1]
     return ExitCode.OK
+
+
+def _report(groups: Mapping[str, Group], options: StatsOptions, env: Environment) -> None:
+    by = str(options.by)
+    ordered = dict(sorted(groups.items()))
+    records = {name: group.record() for name, group in ordered.items()}
+    table = _table(by, records)
+    if env.stdout_is_terminal:
+        table = _with_charts(table, ordered.values(), records.values(), env)
+    report(table, {"by": by, "groups": records}, options.output, env)
 
 
 def _key_of(by: Grouping, file: str) -> Callable[[PredictionRecord], str]:
@@ -127,6 +133,8 @@ def _opened(name: str, env: Environment) -> Iterator[BinaryIO]:
         with open(env.stdin, "rb", closefd=False) if name == "-" else Path(name).open("rb") as file:
             refuse_device(file.fileno())
             yield file
+    except FileNotFoundError as error:
+        raise NoInput(f"cannot read {quoted(name)}: {reason(error)}", _MEASURE_HINT) from error
     except OSError as error:
         raise NoInput(f"cannot read {quoted(name)}: {reason(error)}") from error
 

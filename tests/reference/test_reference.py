@@ -126,7 +126,7 @@ def test_environment_variables_are_in_help_man_pages_and_readme() -> None:
     """Each with its meaning; on the pages of the commands that read it, and no others."""
     shown, readme = help_text(), (ROOT / "README.md").read_text(encoding="utf-8")
     for variable in VARIABLES:
-        assert re.search(rf"^ +{variable.name} +{re.escape(variable.meaning)}$", shown, re.MULTILINE)
+        assert re.search(rf"^ +{variable.name}\s+{re.escape(variable.meaning)}$", shown, re.MULTILINE)
         assert f"| {variable.name} | {variable.meaning} |" in readme.replace("`", "")
         readers = {PAGE_OF[path] for path, c in COMMANDS.items() if any(variable.option in o.names for o in c.options)}
         assert readers
@@ -191,10 +191,22 @@ def test_help_begins_with_an_example() -> None:
             assert f"  Example: {command.example}\n" in before
 
 
+@pytest.mark.parametrize("columns", [80, 40])
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path or "lm")
-def test_help_fits_a_terminal(path: str) -> None:
-    """No line of a help is longer than 80 columns."""
-    assert [line for line in help_text(path).splitlines() if len(line) > 80] == []
+def test_help_fits_a_terminal(path: str, columns: int) -> None:
+    """No line of a help is longer, and names leave room for what is said of them: it is not much longer, either."""
+    lines = run("env", f"COLUMNS={columns}", sys.executable, "-m", "lmcli", *path.split(), "--help").stdout.splitlines()
+    assert [line for line in lines if len(line) > columns] == []
+    assert len(lines) < 3 * len(help_text(path).splitlines())
+
+
+def test_the_list_of_commands_fits_a_terminal() -> None:
+    """`lm` alone shows each command with all that it says of it, beside its name."""
+    shown = subprocess.run(
+        ["env", "COLUMNS=40", sys.executable, "-m", "lmcli"], capture_output=True, text=True, check=False
+    ).stderr
+    assert "  stats     Measure a model with the\n            prompt on stdin, or sum up\n" in shown
+    assert [line for line in shown.splitlines() if len(line) > 40] == []
 
 
 def test_help_speaks_no_syntax_of_its_library() -> None:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from lmcli.cli.choices import OutputForm
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.chat_file import ChatFile
 from lmcli.cli.input.document import Document, assistant_entry
-from lmcli.cli.input.stdin import read_turn, system_prompt
+from lmcli.cli.input.stdin import is_stdin, read_turn, system_prompt
 from lmcli.cli.invocation import Invocation, connect_and_predict, run_prediction
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
@@ -20,11 +21,22 @@ from lmcli.errors import ExitCode, LmError, UsageError
 def run(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
     """Run a dialogue on a terminal, elsewhere one turn."""
     options.refuse_unseen_log_probs()
-    if env.stdin_is_terminal and not (options.no_stdin or options.dry_run or options.count):
+    dialogue_env = _dialogue_environment(options, env)
+    if dialogue_env is not None:
         from lmcli.cli.dialogue import run_dialogue  # noqa: PLC0415  only a dialogue needs line editing
 
-        return run_dialogue(options, words, env, messages)
+        return run_dialogue(options, words, dialogue_env, messages)
     return _one_turn(options, words, env, messages)
+
+
+def _dialogue_environment(options: ChatOptions, env: Environment) -> Environment | None:
+    """The environment for a dialogue on a terminal, also about a document that `-f -` names; None for one turn."""
+    if options.no_stdin or options.dry_run or options.count:
+        return None
+    if env.stdin_is_terminal:
+        return env
+    has_document = any(map(is_stdin, options.file or ())) and options.output is OutputForm.TEXT
+    return env.with_terminal_on_stdin() if has_document else None
 
 
 def _one_turn(options: ChatOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:
