@@ -33,7 +33,7 @@ LINES: Final = [
 WIDTH: Final = 80
 
 DIALOGUE: Final = FOLDER / "chat.svg"
-SIZE: Final = (80, 30)
+SIZE: Final = (80, 34)
 TOKENS_PER_SECOND: Final = 25
 DOCUMENT: Final = """\
 # Tides
@@ -82,10 +82,10 @@ def drawn(text: str) -> str:
 
 def held(tokens_per_second: int = TOKENS_PER_SECOND) -> tuple[list[Frame], float]:
     """Hold a dialogue with the built-in model; gives what the terminal shows, and for how long."""
-    with tempfile.TemporaryDirectory() as name, _served(Path(name), tokens_per_second) as address:
+    with tempfile.TemporaryDirectory() as name, _served(Path(name), tokens_per_second) as port:
         folder = Path(name)
         (folder / "tides.md").write_text(DOCUMENT)
-        with at_a_shell(folder, environment(folder, address), SIZE) as session:
+        with at_a_shell(folder, port, SIZE) as session:
             _hold(session)
         return session.frames, session.seconds
 
@@ -96,22 +96,22 @@ def filmed(frames: Sequence[Frame], seconds: float) -> str:
 
 
 @contextmanager
-def _served(folder: Path, tokens_per_second: int) -> Iterator[str]:
-    """A server whose model is as slow as a real one; gives its address."""
+def _served(folder: Path, tokens_per_second: int) -> Iterator[int]:
+    """A server whose model is as slow as a real one; gives its port."""
     command = f"exec lm serve --port 0 --tokens-per-second {tokens_per_second}"
     variables = environment(folder, "demo")
     with start("sh", "-c", command, folder=folder, variables=variables, stderr=subprocess.DEVNULL) as server:
         server.wait_for(b"\n")
-        yield server["stdout"].decode().strip()
+        yield int(server["stdout"].rpartition(b":")[2])
 
 
 def _hold(session: Session) -> None:
+    """Ask about a document, look at the statistics, and exit."""
     session.pause(1)
-    session.enter("lm chat -f tides.md", ">")
-    session.enter("Is this right?", ">")
+    session.enter("lm chat -f - 'Is this right?' < tides.md", ">")
     session.pause(2)
     session.enter("/stats", ">")
-    session.pause(1)
+    session.pause(2)
     session.press("\x04")
     session.wait_for("$")
     session.pause(5)

@@ -3,20 +3,16 @@
 import codecs
 import math
 import os
-import pty
 import select
-import subprocess
-import sys
-import termios
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from animation import Frame
 from conftest import PATIENCE
-from dialogues import TAKE_THE_TERMINAL
+from dialogues import on_terminal
 from screens import Screen
 
 KEY_SECONDS: Final = 0.06
@@ -32,17 +28,17 @@ class Session:
 
     Args:
         terminal: the other end of the terminal.
-        size: its columns and rows.
+        screen: shows what is read there.
 
     Attributes:
         frames: what the terminal showed.
         seconds: the time now, as it is in the frames.
     """
 
-    def __init__(self, terminal: int, size: tuple[int, int]) -> None:
+    def __init__(self, terminal: int, screen: Screen) -> None:
         self.frames: list[Frame] = []
         self.seconds = 0.0
-        self._screen = Screen(*size)
+        self._screen = screen
         self._terminal = terminal
         self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
@@ -107,22 +103,12 @@ class Session:
 
 
 @contextmanager
-def at_a_shell(folder: Path, variables: Mapping[str, str], size: tuple[int, int]) -> Iterator[Session]:
-    """Start a shell on a terminal of its own; it has shown its prompt."""
-    ours, theirs = pty.openpty()
-    columns, lines = size
-    termios.tcsetwinsize(theirs, (lines, columns))
-    command = [sys.executable, "-ISc", TAKE_THE_TERMINAL, "bash", "--norc", "--noprofile", "-i"]
-    env = {"TERM": "xterm-256color", "INPUTRC": os.devnull, "PS1": r"\[\e[32m\]$\[\e[0m\] ", **variables}
-    with subprocess.Popen(
-        command, cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    ) as process:
-        os.close(theirs)
-        try:
-            session = Session(ours, size)
-            session.wait_for("$")
-            session.begin()
-            yield session
-        finally:
-            process.kill()
-            os.close(ours)
+def at_a_shell(folder: Path, port: int, size: tuple[int, int]) -> Iterator[Session]:
+    """Start a shell on a terminal of its own, for `lm` and a server; it has shown its prompt."""
+    prompt = r"\[\e[32m\]$\[\e[0m\] "
+    shell = ("bash", "--norc", "--noprofile", "-i")
+    with on_terminal(folder, port, *shell, size=size, PS1=prompt, COLORTERM="truecolor") as dialogue:
+        session = Session(dialogue.terminal.child_fd, dialogue.screen)
+        session.wait_for("$")
+        session.begin()
+        yield session
