@@ -4,14 +4,15 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.incoming import decoded
-from lmcli.cli.input.stdin import not_utf8
+from lmcli.cli.recall_file import RecallFile
+from lmcli.cli.tab_key import Candidate, Complete, bind_tab, in_locale, insert_tab, is_libedit
 from lmcli.errors import KEPT_IN_TEXT, NoInput, UsageError, escaped, quoted, reason
 
 _FENCE: Final = '"""'
@@ -39,48 +40,76 @@ class LineEditor:
     """Reads messages line by line.
 
     Args:
-        history: earlier messages that the arrow keys recall.
+        questions: messages that the arrow keys recall.
+        typed: what was typed in other dialogues, recalled before the questions; what is typed is added to it.
+        complete: what TAB completes a line to.
     """
 
-    def __init__(self, history: Iterable[str]) -> None:
+    def __init__(self, questions: Iterable[str], typed: RecallFile | None, complete: Complete) -> None:
         self._add_to_history: Callable[[str], None] = lambda _: None
+        self._complete = complete
+        self._typed: RecallFile | None = None
         self._last = ""
+        self._is_in_block = False
         try:
             import readline  # noqa: PLC0415  not on every system
         except ImportError:
             return
-        # Python disables this by default; enabled, pasted text of several lines is one message.
-        readline.parse_and_bind("set enable-bracketed-paste on")
+        if not is_libedit(readline):
+            # Python disables this by default; enabled, pasted text of several lines is one message.
+            readline.parse_and_bind("set enable-bracketed-paste on")
+        bind_tab(readline, self._candidates)
         readline.set_auto_history(False)  # otherwise a block would be recalled line by line
-        self._add_to_history = readline.add_history
-        for text in history:
-            self._add(_input_of(text))
+        self._add_to_history = lambda text: readline.add_history(in_locale(text))
+        for text in (*(typed.read() if typed else ()), *map(_input_of, questions)):
+            self._add(text)
+        self._typed = typed
 
     def read(self) -> Entry:
         r'''One message: a line, or the lines between """ and """. A block is recalled as a whole.
 
+        Bytes that are not UTF-8 are surrogates.
+
         Raises:
-            BadInput: a line is not UTF-8.
             EOFError: the input has ended (Ctrl-D).
             Cancelled: Ctrl-C was pressed.
         '''
-        text = _line(_PROMPT)
-        if not text.lstrip().startswith(_FENCE):
-            self._add(text)
-            return Entry(text, is_block=False)
-        lines = [text.lstrip().removeprefix(_FENCE)]
-        while not lines[-1].rstrip().endswith(_FENCE):
-            lines.append(_line(_CONTINUATION_PROMPT))
-        lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
-        message = "\n".join(lines).strip("\n")
-        self._add(_input_of(message))
+        first = _line(_PROMPT)
+        if not first.lstrip().startswith(_FENCE):
+            self._keep(first, first)
+            return Entry(first, is_block=False)
+        self._is_in_block = True
+        try:
+            message = _block(first.lstrip().removeprefix(_FENCE))
+        finally:
+            self._is_in_block = False
+        self._keep(_input_of(message), first)
         return Entry(message, is_block=True)
 
-    def _add(self, text: str) -> None:
-        """Add a text to the history, unless it repeats the last one, or recalling it would control the terminal."""
-        if text and text != self._last and escaped(text, keep=KEPT_IN_TEXT) == text:
-            self._last = text
-            self._add_to_history(text)
+    def _candidates(self, line: str) -> Sequence[Candidate]:
+        return insert_tab(line) if self._is_in_block else self._complete(line)
+
+    def _keep(self, text: str, first_line: str) -> None:
+        """Recall a text in this dialogue, and in others unless its first line begins with a space."""
+        if self._add(text) and self._typed and not first_line.startswith(" "):
+            self._typed.append(text)
+
+    def _add(self, text: str) -> bool:
+        """Recall a text, unless it repeats the last one, or recalling it would control the terminal."""
+        if not text or text == self._last or escaped(text, keep=KEPT_IN_TEXT) != text:
+            return False
+        self._last = text
+        self._add_to_history(text)
+        return True
+
+
+def _block(line: str) -> str:
+    """The message whose first line this is, after the quotation marks."""
+    lines = [line]
+    while not lines[-1].rstrip().endswith(_FENCE):
+        lines.append(_line(_CONTINUATION_PROMPT))
+    lines[-1] = lines[-1].rstrip().removesuffix(_FENCE)
+    return "\n".join(lines).strip("\n")
 
 
 def _input_of(message: str) -> str:
@@ -119,7 +148,7 @@ def _line(prompt: str) -> str:
         try:
             return input(prompt)
         except UnicodeDecodeError as error:  # where the locale is not that of the keyboard
-            raise not_utf8(error.object.decode(errors="surrogateescape")) from error
+            return error.object.decode(errors="surrogateescape")
 
 
 @contextmanager

@@ -39,6 +39,8 @@ VARIABLES: Final = (
     Variable("LANG", "the same, if neither of them is set", "--by"),
     Variable("VISUAL", "editor for /edit in a dialogue", "--history"),
     Variable("EDITOR", "the same, if VISUAL is not set; else vi", "--history"),
+    Variable("LM_NO_TYPED", "what is typed in a dialogue is not kept, if not empty", "--history"),
+    Variable("XDG_STATE_HOME", "folder of lm/typed; else ~/.local/state", "--history"),
     Variable("HOME", "where LM Studio's settings and models are", "-H"),
     Variable("HF_HUB_CACHE", "cache of Hugging Face, for local models", "-H"),
     Variable("HF_HOME", "folder of hub/, if HF_HUB_CACHE is not set", "-H"),
@@ -47,6 +49,7 @@ VARIABLES: Final = (
 
 
 _DEFAULT_WIDTH: Final = 80
+_DEFAULT_ROWS: Final = 24
 _FALSE: Final = ("", "0", "false", "no")
 
 
@@ -106,6 +109,14 @@ class Environment(NamedTuple):
     def stderr_width(self) -> int:
         """The same for stderr."""
         return _width(self.stderr)
+
+    @property
+    def stderr_rows(self) -> int:
+        """The number of rows of the terminal on stderr; 24 if unknown."""
+        try:
+            return os.get_terminal_size(self.stderr).lines or _DEFAULT_ROWS
+        except OSError:
+            return _DEFAULT_ROWS
 
     def has_color(self, when: str) -> bool:
         """Whether to use colour on stderr: `always`, `never`, or `auto`, depending on terminal and environment."""

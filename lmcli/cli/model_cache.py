@@ -42,15 +42,15 @@ def _update(
     write: Callable[[Path, list[str]], None], name: str, names: list[str], options: ServerOptions, env: Environment
 ) -> None:
     """Write the names, except those with control characters and those of a server inside this process."""
-    folder = env.setting(CACHE_VARIABLE) or (f"{home}/.cache" if (home := env.setting("HOME")) else None)
+    folder = user_folder(env, CACHE_VARIABLE, ".cache")
     if folder is None or runs_in_process(host_of(options, env)):
         return
     with suppress(OSError, ValueError):  # ValueError: the file is not UTF-8
-        write(Path(folder, "lm", name), [name for name in names if name and name.isprintable()])
+        write(folder / name, [name for name in names if name and name.isprintable()])
 
 
 def _rewrite(file: Path, names: list[str]) -> None:
-    _make_folder(file.parent)
+    make_folder(file.parent)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         _write(temporary, "w", names)
@@ -65,7 +65,7 @@ def _append(file: Path, names: list[str]) -> None:
     try:
         stored = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        _make_folder(file.parent)
+        make_folder(file.parent)
         stored = []
     if new := [name for name in names if name not in stored]:
         _write(file, "a", new)
@@ -77,7 +77,13 @@ def _remove(file: Path, names: list[str]) -> None:
         _rewrite(file, left)
 
 
-def _make_folder(folder: Path) -> None:
+def user_folder(env: Environment, variable: str, default: str) -> Path | None:
+    """The folder of `lm` in the one that a variable names, or else in a folder of the home; None without a home."""
+    folder = env.setting(variable) or (f"{home}/{default}" if (home := env.setting("HOME")) else None)
+    return None if folder is None else Path(folder, "lm")
+
+
+def make_folder(folder: Path) -> None:
     """Create a folder and those above it, for this user only. Source: XDG Base Directory Specification."""
     for path in reversed((folder, *folder.parents)):
         if not path.exists():

@@ -93,8 +93,8 @@ class Reasoning(NamedTuple):
     budget: int | None = None
 
     @classmethod
-    def parse(cls, words: Sequence[str]) -> "Reasoning":
-        """Read the option's words.
+    def parse(cls, words: Sequence[str], name: str = "--reasoning") -> "Reasoning":
+        """Read the option's words; `name` is for the message of an error.
 
         Raises:
             UsageError: one is neither known nor a number.
@@ -106,7 +106,7 @@ class Reasoning(NamedTuple):
             elif word.isascii() and word.isdigit():
                 reasoning = reasoning._replace(budget=int(word[:_DIGITS]))  # too large for the option in any case
             else:
-                raise UsageError(f"--reasoning takes show, hide, on, off or a number of tokens, not {quoted(word)}")
+                raise UsageError(f"{name} takes show, hide, on, off or a number of tokens, not {quoted(word)}")
         return reasoning
 
 
@@ -120,6 +120,8 @@ _REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
     "on": {"is_wanted": True},
     "off": {"is_wanted": False},
 }
+DISPLAY_WORDS: Final = ("show", "hide")
+"""The words that are not for the server."""
 
 
 def make_request(subject: Document | str, options: PredictionOptions | StatsOptions) -> Request:

@@ -92,19 +92,27 @@ def loaded_model(connection: Connection, messages: Messages, device: str | None 
     Raises:
         NoModelLoaded: none is loaded; a hint lists those that can be loaded.
     """
-    instances = list_loaded(connection.session("llm"))
-    if device is not None:
-        instances = [instance for instance in instances if instance.device_identifier == device]
-        if not instances:
-            raise NoModelLoaded(f"no model is loaded on the device {quoted(device)}", _LIST_DEVICES)
-    if not instances:
+    instances = on_device(device, list_loaded(connection.session("llm")))
+    if device is not None and not instances:
+        raise NoModelLoaded(f"no model is loaded on the device {quoted(device)}", _LIST_DEVICES)
+    latest = most_recent(instances)
+    if latest is None:
         keys = [model.model_key for model in list_downloaded(connection.session("system")) if model.type == "llm"]
         available = f"there are: {', '.join(keys)}" if keys else "lms get downloads one"
         raise NoModelLoaded("no model is loaded", available)
-    latest = max(instances, key=lambda instance: instance.last_used_time or 0)
     if len(instances) > 1:
         messages.note(f"several models are loaded, using {latest.identifier} (-m KEY chooses another)")
     return latest
+
+
+def on_device(device: str | None, instances: Sequence[ModelInstance]) -> Sequence[ModelInstance]:
+    """Those of the loaded models that are on a device of LM Link; all, if none is named."""
+    return [instance for instance in instances if device in (None, instance.device_identifier)]
+
+
+def most_recent(instances: Sequence[ModelInstance]) -> ModelInstance | None:
+    """The most recently used of the loaded models."""
+    return max(instances, key=lambda instance: instance.last_used_time or 0, default=None)
 
 
 def timeout_of(options: ServerOptions, env: Environment) -> float | None:

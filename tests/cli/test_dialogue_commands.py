@@ -1,9 +1,17 @@
 """The commands of a dialogue, each with what it refuses."""
 
 import os
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from dialogues import OpenDialogue, ParrotEngine, messages, said
+import pytest
+from conftest import Serve
+from dialogues import OpenDialogue, ParrotEngine, messages, said, talking
+from screens import SIZES
+
+from lmcli.cli.dialogue_commands import COMMANDS
 
 
 def test_help_lists_every_command(talk: OpenDialogue) -> None:
@@ -11,14 +19,45 @@ def test_help_lists_every_command(talk: OpenDialogue) -> None:
     dialogue = talk()
     dialogue.see_prompt()
     shown = dialogue.ask("/help")
-    for name in ("help", "system", "model", "retry", "undo", "save", "stats", "edit", "exit"):
-        assert f"\n  /{name} " in shown
+    for name in COMMANDS:
+        assert f"\n{name} " in shown
+    assert "TAB" in shown
     assert "Ctrl-C" in shown
     assert "Ctrl-D" in shown
     assert "no such command '/frob'" in dialogue.ask("/frob now")
     assert "You say: /frob now!" in dialogue.ask(" /frob now")
     dialogue.type("/exit")
     assert dialogue.end() == 0
+
+
+def test_quit_is_exit(talk: OpenDialogue) -> None:
+    """/quit leaves, too."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.type("/quit")
+    assert dialogue.end() == 0
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_help_is_in_two_columns(talk: OpenDialogue, size: tuple[int, int]) -> None:
+    """On any terminal what a command does stands to the right of it, wrapped between words."""
+    dialogue = talk(size=size)
+    dialogue.see_prompt()
+    dialogue.ask("/help")
+    listed = dialogue.screen.everything[2:-1]
+    assert all(len(row) <= size[0] for row in listed)
+    assert {row[18] for row in listed} == {" "}
+    assert "" not in {row[19:20].strip() for row in listed}
+    texts = {name.split()[0]: " ".join(row[19:] for row in rows) for name, *rows in described(listed)}
+    assert texts["/file"] == "attach a text or image to the next question"
+    assert list(texts)[: len(COMMANDS)] == list(COMMANDS)
+
+
+def described(rows: Sequence[str]) -> Iterator[list[str]]:
+    """The rows of each command, with its name before them."""
+    starts = [number for number, row in enumerate(rows) if not row.startswith(" ")]
+    for start, end in pairwise([*starts, len(rows)]):
+        yield [rows[start], *rows[start:end]]
 
 
 def test_system_shows_and_sets(talk: OpenDialogue, tmp_path: Path) -> None:
@@ -28,7 +67,7 @@ def test_system_shows_and_sets(talk: OpenDialogue, tmp_path: Path) -> None:
     assert "no system prompt is set" in dialogue.ask("/system")
     dialogue.ask("hi")
     assert "lm: the system prompt is set\n" in dialogue.ask("/system  Be terse, and kind.")
-    assert "lm: Be terse, and kind.\n" in dialogue.ask("/system")
+    assert "\nBe terse, and kind.\n" in dialogue.ask("/system")
     assert messages(tmp_path / "talk.json")[0] == {"role": "system", "content": "Be terse, and kind."}
     dialogue.ask("again")
     assert said(tmp_path / "talk.json")[0::4] == ["Be terse, and kind.", "You say: again!"]
@@ -36,19 +75,84 @@ def test_system_shows_and_sets(talk: OpenDialogue, tmp_path: Path) -> None:
 
 
 def test_model_shows_and_sets(talk: OpenDialogue) -> None:
-    """/model names the model, and takes another one, loaded if it must be; one that is not there is an error."""
+    """/model names the model, and takes another one, loaded if it must be."""
     dialogue = talk()
     dialogue.see_prompt()
-    assert "lm: echo\n" in dialogue.ask("/model")
-    dialogue.ask("/model no-such-model")
-    shown = dialogue.ask("hi")
-    assert "no model 'no-such-model'" in shown
-    assert "there are: echo, echo-jit" in shown
+    assert "\necho\n" in dialogue.ask("/model")
     assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model echo-jit")
-    assert "lm: echo-jit\n" in dialogue.ask("/model")
+    assert "\necho-jit\n" in dialogue.ask("/model")
     assert dialogue.ask("hi").endswith("\nhi\n")
-    assert "Model used: Echo (loaded on request)\n" in dialogue.ask("/stats")
+    assert "\x1b[2mecho-jit · " in dialogue.ask("/stats")
     dialogue.leave()
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"), [("echo-jti", "did you mean /model echo-jit?"), ("gpt", "/models lists the models")]
+)
+def test_a_model_that_is_not_there_is_refused_at_once(
+    talk: OpenDialogue, parrot: ParrotEngine, key: str, hint: str
+) -> None:
+    """/model with an unknown key is an error with what may be meant, and the model stays."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    shown = dialogue.ask(f"/model {key}")
+    assert f"there is no model '{key}'\n" in shown
+    assert f"hint:\x1b[0m {hint}\n" in shown
+    dialogue.ask("hi")
+    assert parrot.asked == ["hi"]
+    dialogue.leave()
+
+
+@pytest.mark.parametrize("name", ["ECHO-JIT", "lmcli/echo", "echo-jit@Q4_K_M"])
+def test_a_model_has_more_names_than_its_key(talk: OpenDialogue, name: str) -> None:
+    """Which model a part of a name, or one with a quantization, means is for the server to say."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    assert f"lm: the next message goes to {name}\n" in dialogue.ask(f"/model {name}")
+    dialogue.leave()
+
+
+def test_a_part_of_a_key_is_enough(talk: OpenDialogue) -> None:
+    """A text that only one model has in its key stands for that."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model JIT")
+    assert dialogue.ask("hi").endswith("\nhi\n")
+    dialogue.leave()
+
+
+def test_a_model_is_set_while_the_server_is_away(tmp_path: Path, serve: Serve) -> None:
+    """/model does not need the server; the next question does."""
+    server = serve()
+    with talking(tmp_path, server.port) as dialogue:
+        dialogue.see_prompt()
+        server.end(signal.SIGTERM)
+        assert "lm: the next message goes to echo-jit\n" in dialogue.ask("/model echo-jit")
+        assert "error:" in dialogue.ask("/models")
+        serve(port=server.port)
+        assert dialogue.ask("hi").endswith("\nhi\n")
+        dialogue.leave()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_models_lists_what_can_be_used(talk: OpenDialogue, tmp_path: Path, size: tuple[int, int]) -> None:
+    """/models has the language models, marks the one in use, and says which are loaded, on the terminal only."""
+    with (tmp_path / "out.txt").open("wb") as out:
+        dialogue = talk("-q", size=size, stdout=out)
+        dialogue.see_prompt()
+        dialogue.ask("/models")
+        assert dialogue.screen.everything[1:4] == [
+            "   MODEL     SIZE  LOADED",
+            "*  echo      0 B   yes",
+            "   echo-jit  0 B",
+        ]
+        dialogue.ask("/model echo-jit")
+        assert "\n*  echo-jit  0 B\n" in dialogue.ask("/models")
+        dialogue.ask("hi")
+        shown = dialogue.ask("/models")
+        assert "\n   echo      0 B   yes\n*  echo-jit  0 B   yes\n" in shown
+        dialogue.leave()
+    assert (tmp_path / "out.txt").read_bytes() == b"hi\n"
 
 
 def test_retry_and_undo(talk: OpenDialogue, parrot: ParrotEngine, tmp_path: Path) -> None:
@@ -82,6 +186,7 @@ def test_save(talk: OpenDialogue, tmp_path: Path) -> None:
     assert said(tmp_path / "my own talk.json") == said(tmp_path / "home.json") == ["one", "You say: one!"]
     dialogue.leave()
     dialogue = talk("--history", "my own talk.json")
+    dialogue.see("exits\n")
     dialogue.see_prompt()
     dialogue.ask("two")
     dialogue.leave()
@@ -139,19 +244,6 @@ def test_save_where_it_cannot_be(talk: OpenDialogue, tmp_path: Path) -> None:
     assert dialogue.ask("two").endswith("You say: two!\n")
     dialogue.ask("/save talk.json")
     assert said(tmp_path / "talk.json") == ["one", "You say: one!", "two", "You say: two!"]
-    dialogue.leave()
-
-
-def test_stats(talk: OpenDialogue) -> None:
-    """/stats shows the stats of the last answer, once there is one."""
-    dialogue = talk()
-    dialogue.see_prompt()
-    assert "there is no answer yet" in dialogue.ask("/stats")
-    dialogue.ask("one two")
-    shown = dialogue.ask("/stats")
-    assert "\nModel used: Echo\n" in shown
-    assert "\nPredicted tokens: 4\n" in shown
-    assert "\nStop reason: eosFound\n" in shown
     dialogue.leave()
 
 

@@ -10,7 +10,7 @@ import pytest
 from shells import ROOT, program
 
 import lmcli
-from lmcli.cli import app, dialogue
+from lmcli.cli import app, dialogue_commands
 from lmcli.cli.environment import VARIABLES
 from lmcli.errors import EXIT_MEANINGS, ExitCode
 from lmcli.reference.__main__ import generated, stale
@@ -180,7 +180,7 @@ def test_every_field_of_a_load_is_in_the_manual_page() -> None:
 def test_commands_of_the_dialogue_are_in_its_page() -> None:
     """What `/help` lists."""
     written = re.findall(r"^\.It Cm (/\w+)", plain("lm-chat"), re.MULTILINE)
-    assert written == list(dialogue._COMMANDS)
+    assert written == list(dialogue_commands.COMMANDS)
 
 
 def test_help_begins_with_an_example() -> None:

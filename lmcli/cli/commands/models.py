@@ -91,14 +91,15 @@ def _lines(names: Iterable[str], env: Environment) -> bytes:
 
 
 def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance], env: Environment) -> str:
-    from lmcli.cli.output.tables import Table, render_table  # noqa: PLC0415  a pipe has names only
+    from lmcli.cli.output.drawing import size_text  # noqa: PLC0415  a pipe has names only
+    from lmcli.cli.output.tables import Table, render_table  # noqa: PLC0415
 
     instances = _instances_by_key(loaded)
     rows: list[list[Cell]] = [
         [
             _name(model),
             _kind(model),
-            _size(model.size_bytes),
+            size_text(model.size_bytes),
             model.context_length if isinstance(model, ModelInstance) else model.max_context_length,
             ", ".join(instances.get(model.model_key, [])),
         ]
@@ -114,15 +115,6 @@ def _table(models: Sequence[ModelInfo], loaded: Sequence[ModelInstance], env: En
 def _kind(model: ModelInfo) -> str:
     quantization = model.quantization.name if model.quantization else ""
     return " ".join(part for part in (model.type, model.params_string or "", quantization) if part)
-
-
-def _size(size_bytes: int) -> str:
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def run_load(options: ModelsLoadOptions, words: Sequence[str], env: Environment, messages: Messages) -> ExitCode:

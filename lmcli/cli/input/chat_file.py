@@ -89,7 +89,8 @@ class ChatFile:
         document = recognize(value)
         if document is None:
             raise BadInput(
-                f"{self._name} is not a chat file", "--history expects a JSON file with an array of messages"
+                f"{self._name} is not a chat file",
+                'a chat file looks like {"messages": [{"role": "user", "content": "hi"}]}',
             )
         document.chat()
         return document
@@ -102,7 +103,7 @@ class ChatFile:
         """
         temporary = self.path.with_name(f".{self.path.name}.new")
         try:
-            with _created(temporary, self._mode()) as file:
+            with created(temporary, self._mode()) as file:
                 file.writelines(json_pieces(document.raw, is_indented=True))
                 file.flush()
                 os.fsync(file.fileno())
@@ -125,7 +126,7 @@ class ChatFile:
         """
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            descriptor = _locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._name}"))
+            descriptor = locked(lock, lambda: messages.note(f"waiting for another lm that is using {self._name}"))
         except OSError as error:
             raise self._lock_failure(lock, error) from error
 
@@ -156,7 +157,7 @@ class ChatFile:
             return _NEW_FILE_MODE
 
 
-def _created(path: Path, mode: int) -> IO[bytes]:
+def created(path: Path, mode: int) -> IO[bytes]:
     """A new file, replacing one left by a crash."""
     with suppress(FileNotFoundError):
         path.unlink()
@@ -165,7 +166,7 @@ def _created(path: Path, mode: int) -> IO[bytes]:
     return os.fdopen(descriptor, "wb")
 
 
-def _locked(path: Path, on_wait: Callable[[], None]) -> int:
+def locked(path: Path, on_wait: Callable[[], None]) -> int:
     """Open and lock a file; repeated if the file is no longer the one at this path."""
     while True:
         descriptor = _opened(path)

@@ -118,11 +118,17 @@ def turn_after(history: Document, question: str, attached: "Attachments", named:
     return Turn(history, None)
 
 
-class Attachments(NamedTuple):
-    """Files attached to a question: texts, each under its name, and images as message parts."""
+class AttachedText(NamedTuple):
+    """A text file that is attached to a question."""
 
-    texts: tuple[str, ...] = ()
-    images: tuple[JsonObject, ...] = ()
+    name: str
+    text: str
+
+
+class Attachments(NamedTuple):
+    """Files attached to a question, in order: texts, each to be put under its name, and images as message parts."""
+
+    files: tuple[AttachedText | JsonObject, ...] = ()
 
     @classmethod
     def read(
@@ -143,12 +149,29 @@ class Attachments(NamedTuple):
         """
         if sum(map(is_stdin, paths)) > 1:
             raise UsageError("-f names stdin twice, but it can be read only once")
-        read = [_attachment(path, env, messages, is_passed_on=is_passed_on) for path in paths]
-        return cls(tuple(a for a in read if isinstance(a, str)), tuple(a for a in read if isinstance(a, dict)))
+        return cls(tuple(_attachment(path, env, messages, is_passed_on=is_passed_on) for path in paths))
+
+    @property
+    def images(self) -> list[JsonObject]:
+        """The images."""
+        return [file for file in self.files if isinstance(file, dict)]
+
+    @property
+    def sizes(self) -> list[tuple[str, int]]:
+        """Name and size in bytes of each file."""
+        return [
+            (file["name"], file["sizeBytes"]) if isinstance(file, dict) else (file.name, len(file.text.encode()))
+            for file in self.files
+        ]
 
     def prepend_to(self, question: str) -> str:
         """The texts and then the question, separated by blank lines."""
-        texts = [piece for text in self.texts for piece in (text, "" if text.endswith("\n") else "\n", "\n")]
+        texts = [
+            piece
+            for file in self.files
+            if isinstance(file, AttachedText)
+            for piece in (f"{file.name}:\n\n", file.text, "" if file.text[-1:] in ("", "\n") else "\n", "\n")
+        ]
         return TextBuffer([*texts, question] if question else texts[:-1]).text
 
     def message(self, text: str) -> JsonObject:
@@ -157,7 +180,7 @@ class Attachments(NamedTuple):
         return {"role": "user", "content": [*parts, *self.images] if self.images else text}
 
 
-def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_on: bool) -> str | JsonObject:
+def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_on: bool) -> AttachedText | JsonObject:
     data = _content(path, env, messages)
     name = "stdin" if is_stdin(path) else os.fsencode(path.name).decode(errors="replace")
     if is_image(data):
@@ -165,11 +188,9 @@ def _attachment(path: Path, env: Environment, messages: Messages, *, is_passed_o
         named = {"type": "file", "name": name, "identifier": name, "sizeBytes": len(data)}
         return {**named, "fileType": "image", "path": _source(path, data, is_passed_on=is_passed_on)}
     try:
-        text = data.removeprefix(codecs.BOM_UTF8).decode()
-        del data  # before the text is copied
+        return AttachedText(name, data.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as error:
         raise BadInput(f"{quoted(path)} is neither UTF-8 text nor a JPEG, PNG or WebP image") from error
-    return f"{name}:\n\n{text}"
 
 
 def _content(path: Path, env: Environment, messages: Messages) -> bytes:

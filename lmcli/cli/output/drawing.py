@@ -1,4 +1,4 @@
-"""Text on a terminal: its width, and numbers as bars and sparklines.
+"""Text on a terminal: its width, sizes of files, and numbers as bars and sparklines.
 
 Eighths of a block need UTF-8; a terminal without it gets bars of `#` and no sparklines.
 """
@@ -32,6 +32,16 @@ def clipped(text: str, width: int) -> str:
     if columns_of(text) <= width:
         return text
     return text[: sum(end <= width for end in accumulate(map(_char_columns, text)))]
+
+
+def size_text(size_bytes: int) -> str:
+    """The size of a file for people."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
 
 
 def has_blocks(env: Environment) -> bool:
