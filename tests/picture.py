@@ -106,11 +106,16 @@ def _served(folder: Path, tokens_per_second: int) -> Iterator[int]:
 
 
 def _hold(session: Session) -> None:
-    """Ask about a document, look at the statistics, and exit."""
+    """Ask about a document, complete a command, ask again, and exit."""
     session.pause(1)
     session.enter("lm chat -f - 'Is this right?' < tides.md", ">")
     session.pause(2)
-    session.enter("/stats", ">")
+    session.type("/st")
+    session.pause(0.5)
+    session.press("\t")
+    session.wait_for("> /stats")
+    session.enter("", ">")
+    session.enter("And where are the tides *low*?", ">")
     session.pause(2)
     session.press("\x04")
     session.wait_for("$")

@@ -71,8 +71,10 @@ TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
 """What is typed into the programs that ask: three dialogues, and what ends the README's loops."""
 
 PROMISED = {
-    "a Markdown document": "Tides",
-    "/stats": "Tokens per second: N",
+    "a Markdown document on stdin": "lm chat -f - 'Is this right?' < tides.md",
+    "the answer streams in": "Tides",
+    "TAB completes /stats": "> /stats",
+    "followed by its statistics": "N tokens/s",
     "Ctrl-D exits": "$",
 }
 """What the README says of its animated picture, and what is seen there."""
@@ -288,4 +290,4 @@ def shown_without_figures(picture: str) -> list[str]:
     """What an animated picture shows at its end, and what has scrolled off: each text, with N for every number."""
     groups = ET.fromstring(picture).iterfind(".//{*}g[@visibility='visible']")
     texts = [(text.text or "").replace("\xa0", " ") for group in groups for text in group.iterfind("{*}text")]
-    return [re.sub(r"\d+(\.\d+)?", "N", text) for text in texts]
+    return [re.sub(r"\d([\d.,]*\d)?", "N", text) for text in texts]
