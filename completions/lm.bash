@@ -67,7 +67,7 @@ _lm_value() {
     *' -s' | *' --system' | *' -j' | *' --jobs' | *' -t' | *' --temperature' | *' -l' | *' --max-tokens' | *' --stop' | *' --top-k' | *' --repeat-penalty' | *' --presence-penalty' | *' --frequency-penalty' | *' --min-p' | *' --top-p' | *' --seed' | *' --logprobs' | *' --set' | *' --preset' | *' --ttl' | *' --context-length' | *' --device' | 'serve --host' | *' --timeout' | *' --runs' | *' --warmup' | *' --identifier' | *' --port' | *' --allow-origin' | *' --key' | *' --parallel' | *' --tokens-per-second' | *' --load-seconds' | *' --prompt-tokens-per-second') : ;;
     *' -S' | *' --system-file' | *' -f' | *' --file' | *' --results' | *' --stats-file' | *' --token-file' | *' --require-token') _lm_files '*' ;;
     *' -i' | *' --input') _lm_words auto text json ;;
-    'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text json jsonl history ;;
+    'respond -o' | 'chat -o' | 'respond --output' | 'chat --output') _lm_words text code json jsonl history ;;
     'complete -o' | 'complete --output') _lm_words text json jsonl ;;
     'stats -o' | 'stats --output') _lm_words text json csv ;;
     *' --each') _lm_words line nul jsonl ;;

@@ -49,7 +49,7 @@ complete -c lm -n '__lm_is respond' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is respond' -s S -l system-file -d 'File with the system prompt' -r -F
 complete -c lm -n '__lm_is respond' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is respond' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
-complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
+complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text code json jsonl history'
 complete -c lm -n '__lm_is respond' -l each -d 'Answer each line, NUL-terminated text or JSON value of stdin, in order' -r -f -a 'line nul jsonl'
 complete -c lm -n '__lm_is respond' -s j -l jobs -d 'With --each: predictions at once' -r -f
 complete -c lm -n '__lm_is respond' -l results -d 'With --each: keep results, and do not repeat those in FILE' -r -F
@@ -145,7 +145,7 @@ complete -c lm -n '__lm_is chat' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is chat' -s S -l system-file -d 'File with the system prompt' -r -F
 complete -c lm -n '__lm_is chat' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is chat' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
-complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
+complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text code json jsonl history'
 complete -c lm -n '__lm_is chat' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is chat' -s l -l max-tokens -d 'Limit of the answer' -r -f
 complete -c lm -n '__lm_is chat' -l stop -d 'End before this text; may be repeated' -r -f

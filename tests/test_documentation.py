@@ -35,12 +35,14 @@ GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
 NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "python3 -m venv", "pipx install", "lm serve qwen"]
 """How the blocks begin that need the network or a model; the gate runs the first three."""
 
+SCRIPT = "'A shell script that {}'"
 STAND_INS = {
     "qwen2.5-7b-instruct": "echo-jit",
     "127.0.0.1:41234": "{address}",
     "-l 20 -H": "-l 20 -t 0 -H",
     "KEY": "echo-jit",
     "'What is 2 + 3?'": """'call add {{"a": 2, "b": 3}}'""",
+    "'A shell script that": "'```\ntrue\n```",
 }
 """What the documentation names, and what is there instead: random weights may sample the end as their first token."""
 

@@ -119,7 +119,7 @@ def predict(
     if outcome.signum is None and (outcome.tool_calls or outcome.tool_call_failures):
         from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any
 
-        shown_by = "json" if invocation.form == OutputForm.TEXT else None
+        shown_by = "json" if invocation.form in (OutputForm.TEXT, OutputForm.CODE) else None
         report_tool_calls(outcome, invocation.messages, shown_by=shown_by, is_kept=bool(extra_sinks))
     return outcome
 

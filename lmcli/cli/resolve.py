@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from lmcli.chat import Message
+from lmcli.cli.choices import OutputForm
 from lmcli.cli.input.document import Document
 from lmcli.cli.json_text import is_too_deep
 from lmcli.cli.options import AskOptions, LoadOptions, Options, PredictionOptions, SamplingOptions, StatsOptions
@@ -132,6 +133,8 @@ def make_request(subject: Document | str, options: PredictionOptions | StatsOpti
     """
     if options.schema is not None and options.grammar is not None:
         raise UsageError("--schema and --grammar exclude each other")
+    if options.schema is not None and vars(options).get("output") == OutputForm.CODE:
+        raise UsageError("--schema and -o code exclude each other", "-o text writes the whole answer, which is JSON")
     schema = None if options.schema is None else _schema(options.schema)
     config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
     structured = _grammar(options) if schema is None else schema.setting

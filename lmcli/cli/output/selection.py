@@ -33,6 +33,10 @@ def answer_sink(
             from lmcli.cli.output.json_sinks import HistorySink
 
             return HistorySink(output, request.subject, is_terminal=is_terminal)
+        case "code":
+            from lmcli.cli.output.code_sink import CodeSink
+
+            return CodeSink(output, is_terminal=is_terminal)
     from lmcli.cli.output.sinks import TextSink
 
     ends_line = isinstance(request.subject, Document)
