@@ -62,6 +62,7 @@ TEXTS = {
     "tickets.jsonl": '{"id": "t1", "text": "It crashes"}\n{"id": "t2", "text": "Thank you", "stars": 5}\n',
     "prompts.jsonl": "".join(f'"prompt {number}"\n' for number in range(250)),
     "notes.md": "# Notes\n",
+    "script.md": "```sh\nls\n```\n",
     "report.txt": "All went well.\n",
     "Makefile": "all:\n",
     "package.json": "{}\n",
