@@ -107,7 +107,8 @@ def at_a_shell(folder: Path, port: int, size: tuple[int, int]) -> Iterator[Sessi
     """Start a shell on a terminal of its own, for `lm` and a server; it has shown its prompt."""
     prompt = r"\[\e[32m\]$\[\e[0m\] "
     shell = ("bash", "--norc", "--noprofile", "-i")
-    with on_terminal(folder, port, *shell, size=size, PS1=prompt, COLORTERM="truecolor") as dialogue:
+    variables = {"PS1": prompt, "COLORTERM": "truecolor", "LM_MARKDOWN": ""}  # empty: as it is by default
+    with on_terminal(folder, port, *shell, size=size, **variables) as dialogue:
         session = Session(dialogue.terminal.child_fd, dialogue.screen)
         session.wait_for("$")
         session.begin()

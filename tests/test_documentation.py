@@ -75,7 +75,11 @@ TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
 
 PROMISED = {
     "a Markdown document on stdin": "lm chat -f - 'Is this right?' < tides.md",
-    "the answer streams in": "Tides",
+    "renders the answer as it streams in": "Is this right?",
+    "a heading": "Tides",
+    "a list": "•",
+    "a table": "╭",
+    "code in colours": "is_high",
     "TAB completes /stats": "> /stats",
     "followed by its statistics": "N tokens/s",
     "Ctrl-D exits": "$",

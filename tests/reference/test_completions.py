@@ -27,7 +27,7 @@ CASES: Mapping[str, set[str]] = {
     "lm respond ": set(),
     "lm respond --te": {"--temperature"},
     "lm respond hello --te": {"--temperature"},
-    "lm respond --no-": {"--no-stdin", "--no-progress"},
+    "lm respond --no-": {"--no-stdin", "--no-progress", "--no-markdown"},
     "lm respond -- --te": set(),
     "lm models load --id": {"--identifier"},
     "lm serve --tok": {"--tokens-per-second"},
