@@ -49,7 +49,9 @@ complete -c lm -n '__lm_is respond' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is respond' -s S -l system-file -d 'File with the system prompt' -r -F
 complete -c lm -n '__lm_is respond' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is respond' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
-complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
+complete -c lm -n '__lm_is respond' -s o -l output -d 'What stdout gets' -r -f -a 'text code json jsonl history'
+complete -c lm -n '__lm_is respond' -l markdown -d 'Render Markdown on a terminal'
+complete -c lm -n '__lm_is respond' -l no-markdown -d 'Render Markdown on a terminal'
 complete -c lm -n '__lm_is respond' -l each -d 'Answer each line, NUL-terminated text or JSON value of stdin, in order' -r -f -a 'line nul jsonl'
 complete -c lm -n '__lm_is respond' -s j -l jobs -d 'With --each: predictions at once' -r -f
 complete -c lm -n '__lm_is respond' -l results -d 'With --each: keep results, and do not repeat those in FILE' -r -F
@@ -86,7 +88,7 @@ complete -c lm -n '__lm_is respond' -s H -l host -d 'host:port, http(s):// or ws
 complete -c lm -n '__lm_is respond' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is respond' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is respond' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is respond' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is respond' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is respond' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is respond' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is respond' -l progress -d 'Show loading and reading progress'
@@ -132,7 +134,7 @@ complete -c lm -n '__lm_is complete' -s H -l host -d 'host:port, http(s):// or w
 complete -c lm -n '__lm_is complete' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is complete' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is complete' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is complete' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is complete' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is complete' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is complete' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is complete' -l progress -d 'Show loading and reading progress'
@@ -145,7 +147,9 @@ complete -c lm -n '__lm_is chat' -s s -l system -d 'System prompt' -r -f
 complete -c lm -n '__lm_is chat' -s S -l system-file -d 'File with the system prompt' -r -F
 complete -c lm -n '__lm_is chat' -s f -l file -d 'Image to attach, or text to put first, - for stdin; may be repeated' -r -F
 complete -c lm -n '__lm_is chat' -s i -l input -d 'What stdin holds' -r -f -a 'auto text json'
-complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text json jsonl history'
+complete -c lm -n '__lm_is chat' -s o -l output -d 'What stdout gets' -r -f -a 'text code json jsonl history'
+complete -c lm -n '__lm_is chat' -l markdown -d 'Render Markdown on a terminal'
+complete -c lm -n '__lm_is chat' -l no-markdown -d 'Render Markdown on a terminal'
 complete -c lm -n '__lm_is chat' -s t -l temperature -d '0 is deterministic' -r -f
 complete -c lm -n '__lm_is chat' -s l -l max-tokens -d 'Limit of the answer' -r -f
 complete -c lm -n '__lm_is chat' -l stop -d 'End before this text; may be repeated' -r -f
@@ -178,7 +182,7 @@ complete -c lm -n '__lm_is chat' -s H -l host -d 'host:port, http(s):// or ws(s)
 complete -c lm -n '__lm_is chat' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is chat' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is chat' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is chat' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is chat' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is chat' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is chat' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is chat' -l progress -d 'Show loading and reading progress'
@@ -225,7 +229,7 @@ complete -c lm -n '__lm_is stats' -s H -l host -d 'host:port, http(s):// or ws(s
 complete -c lm -n '__lm_is stats' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is stats' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is stats' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is stats' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is stats' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is stats' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is stats' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is stats' -l progress -d 'Show loading and reading progress'
@@ -241,7 +245,7 @@ complete -c lm -n '__lm_is models' -s H -l host -d 'host:port, http(s):// or ws(
 complete -c lm -n '__lm_is models' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is models' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models' -s h -l help -d 'Show this message and exit'
@@ -256,7 +260,7 @@ complete -c lm -n '__lm_is models load' -s H -l host -d 'host:port, http(s):// o
 complete -c lm -n '__lm_is models load' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models load' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models load' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models load' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is models load' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models load' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models load' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models load' -l progress -d 'Show loading and reading progress'
@@ -271,7 +275,7 @@ complete -c lm -n '__lm_is models unload' -s H -l host -d 'host:port, http(s)://
 complete -c lm -n '__lm_is models unload' -l token-file -d 'API token' -r -F
 complete -c lm -n '__lm_is models unload' -l insecure-token -d 'Send the token unencrypted, even to another machine'
 complete -c lm -n '__lm_is models unload' -l timeout -d 'Longest silence of the server' -r -f
-complete -c lm -n '__lm_is models unload' -l color -d 'Colour on stderr; stdout never has any' -r -f -a 'auto always never'
+complete -c lm -n '__lm_is models unload' -l color -d 'Colour on stderr, and of Markdown on a terminal' -r -f -a 'auto always never'
 complete -c lm -n '__lm_is models unload' -s q -l quiet -d 'No warnings and notes; errors still print'
 complete -c lm -n '__lm_is models unload' -s v -l verbose -d 'Say what is sent, where, and how long it takes'
 complete -c lm -n '__lm_is models unload' -l all -d 'All that are loaded'

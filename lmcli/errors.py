@@ -53,7 +53,7 @@ EXIT_MEANINGS: Final[dict[int, str]] = {
     ExitCode.FAILED: "the server reported that the prediction failed",
     ExitCode.USAGE: "usage error",
     ExitCode.INCOMPLETE: "incomplete: context full, model unloaded, connection lost in the middle",
-    ExitCode.UNUSABLE: "unusable: the answer is empty, or not what --schema asks for",
+    ExitCode.UNUSABLE: "unusable: empty, no code for -o code, or not what --schema asks for",
     ExitCode.BAD_INPUT: "the input cannot be read",
     ExitCode.NO_INPUT: "no input, or a file that is not there",
     ExitCode.UNAVAILABLE: "server unreachable, model not found, load failed",

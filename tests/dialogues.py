@@ -107,7 +107,10 @@ class Dialogue:
 def talking(
     folder: Path, port: int, *arguments: str, stdout: Any = None, size: tuple[int, int] = (80, 24), **variables: str
 ) -> AbstractContextManager[Dialogue]:
-    """Start `lm chat` with arguments on a terminal of its own, of so many columns and rows; stdout may go elsewhere."""
+    """Start `lm chat` with arguments on a terminal of its own, of so many columns and rows; stdout may go elsewhere.
+
+    Answers are written as they arrive, unless a variable says that Markdown is rendered.
+    """
     return on_terminal(folder, port, "lm", "chat", *arguments, stdout=stdout, size=size, **variables)
 
 
@@ -119,7 +122,7 @@ def on_terminal(
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (size[1], size[0]))
     taking = [sys.executable, "-ISc", TAKE_THE_TERMINAL, *command]
-    env = environment(folder, port, TERM="xterm", INPUTRC=os.devnull, **variables)
+    env = environment(folder, port, **{"TERM": "xterm", "INPUTRC": os.devnull, "LM_MARKDOWN": "0"} | variables)
     output = theirs if stdout is None else stdout
     with subprocess.Popen(
         taking, cwd=folder, env=env, stdin=theirs, stdout=output, stderr=theirs, start_new_session=True

@@ -76,6 +76,16 @@ class Screen:
         """The rows that scrolled off, and then those on the screen."""
         return _trimmed([_text(row) for row in self._all()])
 
+    @property
+    def scrolled(self) -> int:
+        """The number of rows that scrolled off."""
+        return len(self._screen.history.top)
+
+    @property
+    def all_cells(self) -> list[list[Cell]]:
+        """The cells of each row: those that scrolled off, and then those on the screen."""
+        return list(self._all())
+
     def cells(self, text: str) -> list[Cell]:
         """The cells of the first place where a text stands in a row, in the scrollback or on the screen."""
         for row in self._all():
@@ -89,7 +99,7 @@ class Screen:
         """The screen as SVG, on a light or a dark background."""
         console = Console(record=True, width=self._screen.columns, file=io.StringIO(), color_system="truecolor")
         for row in self._visible():
-            runs = groupby(row, key=_style)
+            runs = groupby(row, key=style_of)
             line = Text.assemble(*(("".join(cell.text for cell in cells), style) for style, cells in runs))
             console.print(line, no_wrap=True, crop=False)
         return console.export_svg(title=theme, theme=THEMES[theme], unique_id=theme)
@@ -148,7 +158,8 @@ def _trimmed(rows: list[str]) -> list[str]:
     return rows
 
 
-def _style(cell: Cell) -> Style:
+def style_of(cell: Cell) -> Style:
+    """How rich draws a cell."""
     return Style(
         color=_color(cell.color),
         bgcolor=_color(cell.background),

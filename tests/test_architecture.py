@@ -107,7 +107,7 @@ LIBRARIES = {
     "wire": {"orjson"},
     "client": {"orjson", "websockets"},
     "server": {"jinja2", "orjson", "websockets", "xllamacpp"},
-    "cli": {"jsonschema_rs", "orjson", "rich", "typer"},
+    "cli": {"jsonschema_rs", "markdown_it", "orjson", "pygments", "rich", "typer"},
     "entry": set[str](),
     "reference": {"typer"},
 }
@@ -116,9 +116,14 @@ ONLY = {
     "jsonschema_rs": {"lmcli.cli.input.schema"},
     "websockets": {"lmcli.client.websocket", "lmcli.server"},
     "typer": {"lmcli.cli.app", "lmcli.cli.options", "lmcli.cli.main", "lmcli.cli.help_formatter", "lmcli.reference"},
-    "rich": {"lmcli.cli.output.progress"},
+    "rich": {"lmcli.cli.output.progress", "lmcli.cli.output.markdown_text"},
+    "markdown_it": {"lmcli.cli.output.markdown_blocks", "lmcli.cli.output.markdown_text"},
+    "pygments": {"lmcli.cli.output.markdown_text"},
 }
 """The only modules and packages that may know a library, where its layer does not say enough."""
+
+HEAVY_THEMSELVES = {"lmcli.cli.output.markdown_blocks", "lmcli.cli.output.markdown_text"}
+"""What is loaded inside a function, and so may load at once what is heavy."""
 
 STARTS_SERVERS = {"lmcli.cli.commands.serve", "lmcli.cli.target"}
 """What starts a server: `serve`, and a host that lives inside the command."""
@@ -148,14 +153,14 @@ def test_every_library_has_its_place() -> None:
 
 def test_what_is_heavy_waits() -> None:
     """Rich, JSON schemas and TLS are loaded inside a function, when something is to be drawn, checked or secured."""
-    for module in FILES:
-        heavy = {"jsonschema_rs", "rich", "ssl"}
+    for module in FILES.keys() - HEAVY_THEMSELVES:
+        heavy = {"jsonschema_rs", "markdown_it", "pygments", "rich", "ssl"}
         if layer_of(module) in ("core", "wire", "client") and not is_asynchronous(module):
             heavy = heavy | {"asyncio"}
         for found in imports(module):
-            assert found.is_lazy or found.target.partition(".")[0] not in heavy, (
-                f"{module} imports {found.target} at once"
-            )
+            assert found.is_lazy or {found.target, found.target.partition(".")[0]}.isdisjoint(
+                heavy | HEAVY_THEMSELVES
+            ), f"{module} imports {found.target} at once"
 
 
 def is_asynchronous(module: str) -> bool:

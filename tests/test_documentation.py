@@ -14,8 +14,10 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import picture as terminal_picture
 import pytest
@@ -33,11 +35,14 @@ GGUF = "qwen2.5-1.5b-instruct-q4_k_m.gguf"
 NOT_RUN_HERE = ["python3 -m venv", "python3 -m venv", "python3 -m venv", "pipx install", "lm serve qwen"]
 """How the blocks begin that need the network or a model; the gate runs the first three."""
 
+SCRIPT = "'A shell script that {}'"
 STAND_INS = {
     "qwen2.5-7b-instruct": "echo-jit",
     "127.0.0.1:41234": "{address}",
     "-l 20 -H": "-l 20 -t 0 -H",
+    "KEY": "echo-jit",
     "'What is 2 + 3?'": """'call add {{"a": 2, "b": 3}}'""",
+    "'A shell script that": "'```\ntrue\n```",
 }
 """What the documentation names, and what is there instead: random weights may sample the end as their first token."""
 
@@ -57,6 +62,7 @@ TEXTS = {
     "tickets.jsonl": '{"id": "t1", "text": "It crashes"}\n{"id": "t2", "text": "Thank you", "stars": 5}\n',
     "prompts.jsonl": "".join(f'"prompt {number}"\n' for number in range(250)),
     "notes.md": "# Notes\n",
+    "script.md": "```sh\nls\n```\n",
     "report.txt": "All went well.\n",
     "Makefile": "all:\n",
     "package.json": "{}\n",
@@ -66,6 +72,19 @@ TEXTS = {
 }
 TYPED = b"hello\n/exit\n" * 3 + b"\nexit\n"
 """What is typed into the programs that ask: three dialogues, and what ends the README's loops."""
+
+PROMISED = {
+    "a Markdown document on stdin": "lm chat -f - 'Is this right?' < tides.md",
+    "renders the answer as it streams in": "Is this right?",
+    "a heading": "Tides",
+    "a list": "•",
+    "a table": "╭",
+    "code in colours": "is_high",
+    "TAB completes /stats": "> /stats",
+    "followed by its statistics": "N tokens/s",
+    "Ctrl-D exits": "$",
+}
+"""What the README says of its animated picture, and what is seen there."""
 
 
 def picture() -> bytes:
@@ -154,6 +173,12 @@ def first_words(block: str) -> str:
     return " ".join(block.split()[:4])
 
 
+def newcomers() -> list[list[list[str]]]:
+    """The table of what is typed in other tools: for each row the commands there, and the commands here."""
+    table = README.partition("<!-- there and here -->\n")[2].partition("\n\n")[0]
+    return [[re.findall(r"`([^`]+)`", cell) for cell in row.split("|")[2:4]] for row in table.splitlines()[2:]]
+
+
 RUN = [block for block, is_run in shell_blocks() if is_run]
 EXAMPLES = [(page, block) for page in PAGES for block in examples(prose_of(page, ROOT))]
 
@@ -171,6 +196,20 @@ def test_the_loop_that_runs_tools_ends_with_the_answer(folder: Path, start_serve
     assert run_block(block, folder, start_server().port) == "5\n"
     roles = [message["role"] for message in json.loads((folder / "turn.json").read_text())["messages"]]
     assert roles == ["user", "assistant", "tool", "assistant"]
+
+
+def test_what_is_typed_instead_of_other_tools_runs(folder: Path, start_server: StartServer) -> None:
+    """Each command of the right column, on one server; a model is loaded and unloaded before the others need it."""
+    here = [command for _, cell in newcomers() for command in cell]
+    run_block("\n".join(sorted(here, key=lambda command: "load KEY" not in command)), folder, start_server().port)
+    assert len(here) >= 12
+
+
+def test_the_table_of_other_tools_is_about_those_of_its_title() -> None:
+    """Each of them has several rows, and no other tool has any."""
+    tools = Counter(command.split()[0] for cell, _ in newcomers() for command in cell)
+    assert re.search(rf"^## Coming from {', '.join(list(tools))}$".replace(", lms", " or lms"), README, re.MULTILINE)
+    assert min(tools.values()) >= 5
 
 
 @pytest.mark.parametrize(("page", "block"), EXAMPLES, ids=lambda value: first_words(value) if " " in value else value)
@@ -232,3 +271,30 @@ def test_the_picture_shows_a_real_run() -> None:
     assert "drawn by python tests/picture.py" in README
     assert "built-in" in terminal_picture.LINES[0]
     assert re.search(r"!\[A terminal session with the built-in echo model: [^]]*\]\(\.pictures/lm\.svg\)", README)
+
+
+def test_the_animated_picture_shows_a_real_dialogue() -> None:
+    """It ends as the same dialogue does today, figures apart; it is small, and loads and runs nothing."""
+    picture = terminal_picture.DIALOGUE.read_text(encoding="utf-8")
+    frames, seconds = terminal_picture.held(tokens_per_second=1000)
+    today = terminal_picture.filmed(frames, seconds)
+    assert shown_without_figures(picture) == shown_without_figures(today)
+    assert len(picture.encode()) < 150_000
+    assert not re.search(r"url\(|<script|href", picture)
+
+
+def test_the_animated_picture_shows_what_its_text_says() -> None:
+    """Whoever cannot see it reads in the README which model it is, and what is asked of it."""
+    (text,) = re.findall(r"!\[([^]]*)\]\(\.pictures/chat\.svg\)", README)
+    assert "built-in echo model" in text
+    shown = "\n".join(shown_without_figures(terminal_picture.DIALOGUE.read_text(encoding="utf-8")))
+    for said, seen in PROMISED.items():
+        assert said in text.replace("\n", " ")
+        assert seen in shown
+
+
+def shown_without_figures(picture: str) -> list[str]:
+    """What an animated picture shows at its end, and what has scrolled off: each text, with N for every number."""
+    groups = ET.fromstring(picture).iterfind(".//{*}g[@visibility='visible']")
+    texts = [(text.text or "").replace("\xa0", " ") for group in groups for text in group.iterfind("{*}text")]
+    return [re.sub(r"\d([\d.,]*\d)?", "N", text) for text in texts]

@@ -247,6 +247,7 @@ PREDICT = named(OURS_ALWAYS, OURS_TO_PREDICT)
     [
         (["respond", "hi"], "hi\n", PREDICT),
         (["respond", "-m", "echo", "hi"], "hi\n", PREDICT),
+        (["respond", "--markdown", "hi"], "hi\n", PREDICT),
         (["respond", "-o", "json", "hi"], None, PREDICT | named(OURS_FOR_JSON)),
         (["complete", "hi"], None, PREDICT),
         (["models"], None, named(OURS_ALWAYS)),

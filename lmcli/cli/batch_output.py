@@ -158,13 +158,21 @@ class BatchOutput:
         self.tally.kept += 1
         self._ordered.add(line)
 
+    def text_filter(self) -> Callable[[str], str]:
+        """See `ResultWriter.text_filter`."""
+        return self._writer.text_filter()
+
+    def accepts(self, result: JsonObject) -> bool:
+        """Whether the result of an earlier run, which stdout may have got in another form, is one for this run."""
+        return not self._writer.lacks_code(result)
+
     def stream(self, job: Job, text: str) -> None:
         """Take a piece of an answer, if stdout gets text."""
-        if self._writer.is_text:
+        if text and self._writer.is_text:
             job.answer.stream(self._writer.streamed(text))
 
-    def finish(self, job: Job, text: TextCollector, outcome: Outcome) -> None:
-        """Take a result; a failure is reported.
+    def finish(self, job: Job, text: TextCollector, outcome: Outcome) -> Outcome:
+        """Take a result, and return its outcome in this form of output; a failure is reported.
 
         Raises:
             OutputFailed: the results file cannot be written.
@@ -175,6 +183,11 @@ class BatchOutput:
             outcome = outcome._replace(error=Incomplete("after the connection was lost the answer began differently"))
             result = self._result(job, text, outcome)
             whole = self._writer.ended(job.answer.streamed)
+        elif outcome.error is None and self._writer.lacks_code(result):
+            from lmcli.cli.output.code_sink import no_code  # noqa: PLC0415  few answers have none
+
+            outcome = outcome._replace(error=no_code())
+            result = self._result(job, text, outcome)
         if self._file is None:
             self._ordered.finish(job.answer, whole)
         else:
@@ -185,6 +198,7 @@ class BatchOutput:
             self._report_tool_calls(job.record, outcome)
         if outcome.error is not None:
             self._report(job.record, outcome.error)
+        return outcome
 
     def cut(self, jobs: Sequence[tuple[Job, TextCollector, Outcome]]) -> None:
         """Take what had arrived for records that were stopped; they are not done, and the file does not get them.
@@ -230,9 +244,9 @@ class BatchOutput:
         report_tool_calls(outcome, self._messages, shown_by=shown_by, is_kept=is_kept, record=record.name)
 
     def _result(self, job: Job, text: TextCollector, outcome: Outcome) -> JsonObject:
-        """The result of a record; of its text alone, where nothing else is written."""
+        """The result of a record; of its text alone, where nothing else is needed."""
         text.finish(outcome)
-        if self._writer.is_text and self._file is None:
+        if self._writer.is_text and not self._writer.is_code and self._file is None:
             return {"content": text.answer}
         return _record(job, text, outcome)
 

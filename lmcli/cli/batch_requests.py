@@ -1,6 +1,6 @@
 """What each record of a batch asks for, and how its result is written: what all have in common is prepared once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -128,7 +128,8 @@ class ResultWriter:
     """
 
     def __init__(self, form: str, each: Each, *, is_terminal: bool, is_echoed: bool) -> None:
-        self.is_text = form == OutputForm.TEXT
+        self.is_code = form == OutputForm.CODE
+        self.is_text = self.is_code or form == OutputForm.TEXT
         self.is_json = form == OutputForm.JSONL
         self.needs_request = form == OutputForm.HISTORY or is_echoed
         self._is_history = form == OutputForm.HISTORY
@@ -144,6 +145,18 @@ class ResultWriter:
         """A piece of an answer that is text."""
         return (escaped(text, keep=KEPT_IN_TEXT) if self._is_terminal else text).encode()
 
+    def text_filter(self) -> Callable[[str], str]:
+        """A function that returns what is streamed for each piece of one answer."""
+        if not self.is_code:
+            return str
+        from lmcli.cli.output.code_blocks import CodeBlocks  # noqa: PLC0415  only -o code pays for it
+
+        return CodeBlocks().feed
+
+    def lacks_code(self, result: JsonObject) -> bool:
+        """Whether a complete answer has no code, calls no tool either, and stdout gets code."""
+        return self.is_code and not (result.get("tool_calls") or _code_of(result))
+
     def whole(self, result: JsonObject, request: Request | None) -> bytes:
         """A result.
 
@@ -155,12 +168,18 @@ class ResultWriter:
             return _history_line(result, request)
         if not self.is_text:
             return dump_json(result)
-        text = self.streamed(result["content"])
+        text = self.streamed(_code_of(result) if self.is_code else result["content"])
         return self.ended((self.preface(request) if request else b"") + text)
 
     def ended(self, text: bytes) -> bytes:
         """A text with its end: NUL, or a newline if it does not end with one."""
         return text if self._end == b"\n" and text.endswith(b"\n") else text + self._end
+
+
+def _code_of(result: JsonObject) -> str:
+    from lmcli.cli.output.code_blocks import code_of  # noqa: PLC0415  only -o code pays for it
+
+    return code_of(result["content"])
 
 
 def _history_line(result: JsonObject, request: Request | None) -> bytes:

@@ -62,6 +62,7 @@ class _RecordPrediction(PredictionLifecycle):
         self.job = job
         self.text = TextCollector(keeps_tokens=output.keeps_tokens)
         self._output = output
+        self._filter = output.text_filter()
         self._may_be_replaced = job.request.schema is not None
         self._blank = ""  # the beginning of an answer that one from the reasoning may replace
         super().__init__(job.request, runner, [self.text], may_be_empty=job.request.is_raw)
@@ -72,7 +73,7 @@ class _RecordPrediction(PredictionLifecycle):
         text = self._blank + "".join(v.content for v in values if type(v) is Fragment and v.reasoning_type == "none")
         self._blank = "" if self._has_answer or not self._may_be_replaced else text
         if text and not self._blank:
-            self._output.stream(self.job, text)
+            self._output.stream(self.job, self._filter(text))
 
     @property
     def outcome(self) -> Outcome:
@@ -268,6 +269,8 @@ class BatchRun:
             self._output.keep_line(line)
             return None
         result = None if self._file is None else self._file.answer(record, digest)
+        if result is not None and not self._output.accepts(result):
+            result = None
         request = None
         try:
             if result is None or self._output.needs_requests:
@@ -283,7 +286,7 @@ class BatchRun:
         return job
 
     def _finish(self, job: Job, text: TextCollector, outcome: Outcome) -> None:
-        self._output.finish(job, text, outcome)
+        outcome = self._output.finish(job, text, outcome)
         self._on_result(job.record, outcome)
         if outcome.end is not None:
             self._delays = retry_delays()

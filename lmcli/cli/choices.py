@@ -23,6 +23,7 @@ class OutputForm(StrEnum):
     """The format of stdout."""
 
     TEXT = "text"
+    CODE = "code"
     JSON = "json"
     JSONL = "jsonl"
     HISTORY = "history"

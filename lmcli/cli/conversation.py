@@ -38,6 +38,7 @@ class Conversation:
         model: the key of the model; None for the loaded one.
         report: reports on each answer.
         attached: the files that go with the next question.
+        has_markdown: whether answers are rendered.
 
     Raises:
         LmError: an option is not valid, or the chat file, the system prompt or an attachment cannot be read.
@@ -46,6 +47,7 @@ class Conversation:
     def __init__(self, options: ChatOptions, env: Environment, messages: Messages, runner: Runner) -> None:
         self.model = model_key(options, env, messages)
         self.report = AnswerReport(env, messages)
+        self.has_markdown = options.markdown
         self._options = options
         self._env = env
         self._messages = messages
@@ -223,7 +225,7 @@ class Conversation:
             document: ends with the question.
             is_new: the question was not answered before, and has what is attached.
         """
-        options = self._options.replaced(model=self.model)
+        options = self._options.replaced(model=self.model, markdown=self.has_markdown)
         request = self._request._replace(subject=document)
         invocation = Invocation("chat", request, options, options.output, self._env, self._messages)
         model = None if self.model else self._loaded_model()

@@ -10,7 +10,7 @@ from lmcli.cli.candidates import candidates
 from lmcli.cli.choices import OutputForm
 from lmcli.cli.conversation import Conversation
 from lmcli.cli.dialogue_commands import COMMANDS, FILE, Dialogue
-from lmcli.cli.editor import Cancelled, LineEditor, interruptible
+from lmcli.cli.editor import Cancelled, Entry, LineEditor, interruptible
 from lmcli.cli.environment import Environment
 from lmcli.cli.input.stdin import join_words
 from lmcli.cli.messages import Messages
@@ -40,7 +40,7 @@ def run_dialogue(options: ChatOptions, words: Sequence[str], env: Environment, m
     with runner.connected():
         dialogue.show_last_turns()
         if text:
-            _attempt(dialogue, dialogue.conversation.ask, text)
+            _attempt(dialogue, lambda: dialogue.conversation.ask(text))
         _run(dialogue, _editor(dialogue, recalled))
     return ExitCode.OK
 
@@ -75,30 +75,30 @@ def _editor(dialogue: Dialogue, recalled: Sequence[str]) -> LineEditor:
 
 def _run(dialogue: Dialogue, editor: LineEditor) -> None:
     """Read and handle input until the user exits."""
-    messages = dialogue.messages
-    messages.note("/help lists commands, Ctrl-D exits")
-    while not dialogue.is_over:
-        try:
-            entry = editor.read()
-            _attempt(dialogue, dialogue.ask if entry.is_block else lambda line: _handle(dialogue, line), entry.text)
-        except LmError as error:
-            messages.error(error)
-        except Cancelled:
-            messages.raw("\n")
-        except EOFError:
-            messages.raw("\n")
-            return
+    dialogue.messages.note("/help lists commands, Ctrl-D exits")
+    try:
+        while not dialogue.is_over:
+            _attempt(dialogue, lambda: _take(dialogue, editor.read()))
+    except EOFError:
+        dialogue.messages.raw("\n")
 
 
-def _attempt(dialogue: Dialogue, step: Callable[[str], None], text: str) -> None:
-    """Handle input; print an error and continue the dialogue."""
+def _attempt(dialogue: Dialogue, step: Callable[[], None]) -> None:
+    """Read or handle input; Ctrl-C ends this, and errors are printed, but the dialogue continues."""
     try:
         with interruptible():
-            step(text)
+            step()
     except Cancelled:
         dialogue.messages.raw("\n")
     except LmError as error:
         dialogue.messages.error(error)
+
+
+def _take(dialogue: Dialogue, entry: Entry) -> None:
+    if entry.is_block:
+        dialogue.ask(entry.text)
+    else:
+        _handle(dialogue, entry.text)
 
 
 def _handle(dialogue: Dialogue, line: str) -> None:

@@ -153,6 +153,15 @@ def _reasoning_text(reasoning: Reasoning, *, is_terminal: bool) -> str:
     return f"reasoning is {display}; asked of the server: {', '.join(asked) or 'nothing'}"
 
 
+def _markdown(dialogue: Dialogue, choice: str) -> None:
+    conversation = dialogue.conversation
+    choices = {"": not conversation.has_markdown, "on": True, "off": False}
+    if choice not in choices:
+        raise UsageError(f"/markdown takes on or off, not {quoted(choice)}", "/markdown off")
+    conversation.has_markdown = choices[choice]
+    dialogue.messages.note(f"answers are {'rendered' if conversation.has_markdown else 'shown as they arrive'}")
+
+
 def _stats(dialogue: Dialogue, _: str) -> None:
     is_on = dialogue.conversation.switch_report()
     dialogue.messages.note(f"statistics after each answer are {'on' if is_on else 'off'}")
@@ -205,6 +214,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "/save": Command(_save, FILE, "write the conversation to a file"),
     "/load": Command(_load, FILE, "continue and keep the conversation in a file"),
     "/reasoning": Command(_reasoning, "[WHAT]", "show, hide, on, off, or a number of tokens"),
+    "/markdown": Command(_markdown, "[WHAT]", "on or off: render answers, or show them as they arrive"),
     "/stats": Command(_stats, "", "switch statistics after answers on or off"),
     "/edit": Command(_edit, "[TEXT]", "write the next question in an editor"),
     "/exit": Command(_exit, "", "exit"),

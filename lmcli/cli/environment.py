@@ -31,6 +31,8 @@ VARIABLES: Final = (
     Variable("LMSTUDIO_API_TOKEN", "API token, if LM_API_TOKEN is not set", "--token-file", is_value=True),
     Variable("SSL_CERT_FILE", "certificate authorities to trust, for https and wss", "-H"),
     Variable("LM_TIMEOUT", "longest silence of the server, in seconds", "--timeout", is_value=True),
+    Variable("LM_MARKDOWN", "1 or 0: whether Markdown is rendered", "--markdown", is_value=True),
+    Variable("TMUX", "set by tmux, where less of Markdown is drawn at first", "--markdown"),
     Variable("NO_COLOR", "no colour on stderr, if it is not empty", "--color"),
     Variable("FORCE_COLOR", "colour even in a pipe; not if empty, 0, no or false", "--color"),
     Variable("TERM", "dumb: no colour or block characters, progress as lines", "--color"),
@@ -48,8 +50,7 @@ VARIABLES: Final = (
 )
 
 
-_DEFAULT_WIDTH: Final = 80
-_DEFAULT_ROWS: Final = 24
+_DEFAULT_SIZE: Final = (80, 24)
 _FALSE: Final = ("", "0", "false", "no")
 
 
@@ -103,37 +104,46 @@ class Environment(NamedTuple):
     @property
     def width(self) -> int:
         """The number of columns of the terminal on stdout; 80 if unknown."""
-        return _width(self.stdout)
+        return _size(self.stdout)[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The columns and rows of the terminal on stdout at this time; 80 and 24 if unknown."""
+        return _size(self.stdout)
 
     @property
     def stderr_width(self) -> int:
         """The same for stderr."""
-        return _width(self.stderr)
+        return _size(self.stderr)[0]
 
     @property
     def stderr_rows(self) -> int:
         """The number of rows of the terminal on stderr; 24 if unknown."""
-        try:
-            return os.get_terminal_size(self.stderr).lines or _DEFAULT_ROWS
-        except OSError:
-            return _DEFAULT_ROWS
+        return _size(self.stderr)[1]
 
-    def has_color(self, when: str) -> bool:
-        """Whether to use colour on stderr: `always`, `never`, or `auto`, depending on terminal and environment."""
+    def has_color(self, when: str, *, is_terminal: bool | None = None) -> bool:
+        """Whether to use colour: `always`, `never`, or `auto`, depending on terminal and environment.
+
+        Args:
+            when: one of them.
+            is_terminal: whether it is for a terminal; that of stderr, if not given.
+        """
         if when != "auto":
             return when == "always"
         if self.setting("NO_COLOR"):
             return False
         if (forced := self.variables.get("FORCE_COLOR")) is not None:
             return forced.lower() not in _FALSE
-        return self.stderr_is_terminal and self.variables.get("TERM") != "dumb"
+        is_terminal = self.stderr_is_terminal if is_terminal is None else is_terminal
+        return is_terminal and self.variables.get("TERM") != "dumb"
 
 
-def _width(descriptor: int) -> int:
+def _size(descriptor: int) -> tuple[int, int]:
     try:
-        return os.get_terminal_size(descriptor).columns or _DEFAULT_WIDTH
+        columns, rows = os.get_terminal_size(descriptor)
     except OSError:
-        return _DEFAULT_WIDTH
+        return _DEFAULT_SIZE
+    return columns or _DEFAULT_SIZE[0], rows or _DEFAULT_SIZE[1]
 
 
 def _ensure_open(descriptor: int, flags: int) -> None:

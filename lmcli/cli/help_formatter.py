@@ -26,5 +26,13 @@ class HelpFormatter(_TyperHelpFormatter):  # type: ignore[misc]
         super().__init__(width=width or max(low, min(shutil.get_terminal_size().columns, high) - margin))
 
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
-        """Write names and their descriptions; a longer name than `col_max` on a line of its own."""
+        """Write names and their descriptions; a longer name than `col_max` on a line of its own, or on two."""
+        rows = [(self._broken(name), description) for name, description in rows]
         super().write_dl(rows, min(col_max, _NARROW_NAMES) if self.width < _NARROW else col_max, col_spacing)
+
+    def _broken(self, name: str) -> str:
+        """The name of an option; in two lines if it is too long for the terminal with the values that it takes."""
+        if self.current_indent + len(name) <= self.width:
+            return name
+        option, _, values = name.rpartition(" ")
+        return f"{option}\n{'':{self.current_indent + 4}}{values}"

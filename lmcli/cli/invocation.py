@@ -10,7 +10,7 @@ from lmcli.cli.json_text import dump_json
 from lmcli.cli.lifecycle import LoadLifecycle, PredictionLifecycle
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import PredictionOptions
-from lmcli.cli.output.selection import answer_sink, stderr_sinks
+from lmcli.cli.output.selection import answer_sink, markdown_sink, stderr_sinks
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.output.stdout import print_bytes
 from lmcli.cli.resolve import Request, load_request, options_record
@@ -104,7 +104,8 @@ def predict(
     """
     options, request, env = invocation.options, invocation.request, invocation.env
     stderr = stderr_sinks(options, env, invocation.messages, runner.output)
-    answer = answer_sink(invocation.form, request, runner.output, env, invocation.preface)
+    markdown = markdown_sink(options, env, invocation.messages, runner.output)
+    answer = markdown or answer_sink(invocation.form, request, runner.output, env, invocation.preface)
     sinks = [*extra_sinks, *stderr, answer, *_stats_sinks(invocation, runner)]
     load = LoadLifecycle(runner, sinks)
     prediction = PredictionLifecycle(request, runner, sinks, may_be_empty=request.is_raw)
@@ -119,7 +120,7 @@ def predict(
     if outcome.signum is None and (outcome.tool_calls or outcome.tool_call_failures):
         from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any
 
-        shown_by = "json" if invocation.form == OutputForm.TEXT else None
+        shown_by = "json" if invocation.form in (OutputForm.TEXT, OutputForm.CODE) else None
         report_tool_calls(outcome, invocation.messages, shown_by=shown_by, is_kept=bool(extra_sinks))
     return outcome
 

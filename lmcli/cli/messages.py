@@ -1,6 +1,6 @@
 """The messages of `lm` on stderr: errors, hints, warnings and notes; lower case, no period."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from typing import Final
@@ -56,11 +56,15 @@ class Messages:
         env: the environment.
         verbosity: which messages to write.
         color: `auto`, `always` or `never`.
+
+    Attributes:
+        before_each: called before each message, to end what is being drawn on the same terminal.
     """
 
     def __init__(self, env: Environment, verbosity: Verbosity = Verbosity.NORMAL, color: str = "auto") -> None:
         self.verbosity = verbosity
         self.has_color = env.has_color(color)
+        self.before_each: Callable[[], None] = lambda: None
         self._descriptor = env.stderr
         self.watch(SignalWatcher())
         self._is_interactive = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
@@ -106,6 +110,7 @@ class Messages:
     def raw(self, text: str) -> None:
         """Write text unchanged."""
         with suppress(ReaderLeft, Interrupted, OutputFailed):  # who is interrupted looks at the signals later
+            self.before_each()
             self._output.write(text.encode(errors="replace"))
 
     def _line(self, label: str, text: str, style: str) -> str:

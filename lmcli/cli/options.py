@@ -81,7 +81,9 @@ class Options:
 class MessageOptions(Options):
     """How much is said on stderr, and how."""
 
-    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr; stdout never has any.")] = ColorWhen.AUTO
+    color: Annotated[ColorWhen, Option("--color", help="Colour on stderr, and of Markdown on a terminal.")] = (
+        ColorWhen.AUTO
+    )
     quiet: Annotated[bool, Option("-q", "--quiet", help="No warnings and notes; errors still print.")] = False
     verbose: Annotated[bool, Option("-v", "--verbose", help="Say what is sent, where, and how long it takes.")] = False
 
@@ -266,6 +268,13 @@ class TurnOptions(SystemOptions):
     """What a turn of a conversation has besides."""
 
     output: Annotated[OutputForm, Option("-o", "--output", help="What stdout gets.")] = OutputForm.TEXT
+    markdown: Annotated[
+        bool | None,
+        Option(
+            "--markdown/--no-markdown",
+            help="Render Markdown on a terminal.  [env: LM_MARKDOWN; default: in a dialogue]",
+        ),
+    ] = None
 
 
 class HistoryOptions(Options):

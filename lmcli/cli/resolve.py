@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from lmcli.chat import Message
+from lmcli.cli.choices import OutputForm
+from lmcli.cli.environment import Environment
 from lmcli.cli.input.document import Document
 from lmcli.cli.json_text import is_too_deep
-from lmcli.cli.options import AskOptions, LoadOptions, Options, PredictionOptions, SamplingOptions, StatsOptions
+from lmcli.cli.options import (
+    AskOptions,
+    LoadOptions,
+    Options,
+    PredictionOptions,
+    SamplingOptions,
+    StatsOptions,
+    TurnOptions,
+)
 from lmcli.client.waiting import is_duration
-from lmcli.errors import BadInput, UsageError, quoted, shortened
+from lmcli.errors import BadInput, BadSetting, UsageError, quoted, shortened
 from lmcli.values import JsonObject
 from lmcli.wire import requests
 from lmcli.wire.config import prediction_stack
@@ -23,6 +33,17 @@ if TYPE_CHECKING:
     from lmcli.wire.load_config import LoadConfig
 
 
+_MARKDOWN_VARIABLE: Final = "LM_MARKDOWN"
+_BOOLEANS: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+}
 _OVERFLOW_KEY: Final = OPTIONS["context_overflow_policy"].key
 Resolve = Callable[[Sequence[Message]], Sequence[Message]]
 
@@ -132,6 +153,8 @@ def make_request(subject: Document | str, options: PredictionOptions | StatsOpti
     """
     if options.schema is not None and options.grammar is not None:
         raise UsageError("--schema and --grammar exclude each other")
+    if options.schema is not None and vars(options).get("output") == OutputForm.CODE:
+        raise UsageError("--schema and -o code exclude each other", "-o text writes the whole answer, which is JSON")
     schema = None if options.schema is None else _schema(options.schema)
     config = sampling_config(options, overflow=options.overflow, is_raw=isinstance(subject, str))
     structured = _grammar(options) if schema is None else schema.setting
@@ -288,3 +311,21 @@ def options_record(options: AskOptions) -> JsonObject:
     given = {name: value for name in OPTIONS if (value := getattr(config, name)) is not None}
     preset = {} if options.preset is None else {"preset": options.preset}
     return given | dict(config.raw) | preset
+
+
+def renders_markdown(options: TurnOptions, env: Environment, *, by_default: bool) -> bool:
+    """Whether an answer is rendered on a terminal, by the option, else the environment, else the default.
+
+    Raises:
+        BadSetting: the environment has another value than yes or no.
+    """
+    if options.markdown is not None:
+        return options.markdown
+    text = env.setting(_MARKDOWN_VARIABLE)
+    if text is None:
+        return by_default
+    if (value := _BOOLEANS.get(text.lower())) is None:
+        raise BadSetting(
+            f"{_MARKDOWN_VARIABLE} is neither 1 nor 0, nor true, false, yes, no, on or off: {quoted(text)}"
+        )
+    return value

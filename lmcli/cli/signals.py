@@ -29,20 +29,21 @@ class SignalWatcher:
     Attributes:
         signum: the signal that came, or None.
         is_acknowledged: the code has reacted to it.
+        interrupts: what interrupts a wait; nothing after an acknowledged signal, so that cancelling can be waited for.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.is_acknowledged = False
         self._wake: socket.socket | None = None
-        self._interrupts: tuple[Interrupt, ...] = ()
+        self.interrupts: tuple[Interrupt, ...] = ()
         self._previous: dict[int, Any] = {}
         self._previous_wakeup = -1
 
     def __enter__(self) -> Self:
         self.signum, self.is_acknowledged = None, False
         self._wake, self._waker = socket.socketpair()
-        self._interrupts = (Interrupt(self._wake.fileno()),)
+        self.interrupts = (Interrupt(self._wake.fileno()),)
         self._waker.setblocking(False)
         self._previous_wakeup = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         for signum in _HANDLED:
@@ -59,18 +60,13 @@ class SignalWatcher:
         signal.set_wakeup_fd(self._previous_wakeup)
         if self._wake is not None:
             self._wake.close()
-            self._wake, self._interrupts = None, ()
+            self._wake, self.interrupts = None, ()
         self._waker.close()
 
     @property
     def is_watching(self) -> bool:
         """Whether signals are handled, inside `with`."""
         return self._wake is not None
-
-    @property
-    def interrupts(self) -> tuple[Interrupt, ...]:
-        """What interrupts a wait; nothing after an acknowledged signal, so that cancelling can be waited for."""
-        return () if self.is_acknowledged else self._interrupts
 
     def check(self) -> None:
         """React to a signal.
@@ -84,7 +80,8 @@ class SignalWatcher:
 
     def acknowledge(self) -> None:
         """Let a signal that came interrupt no further waits."""
-        self.is_acknowledged = self.signum is not None
+        if self.signum is not None:
+            self.is_acknowledged, self.interrupts = True, ()
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
         self.signum = signum

@@ -162,16 +162,16 @@ class Session:
         while not (found := [one for one in pending if one.is_ready]):
             if self._multiplexer.error is not None:
                 raise self._multiplexer.error
-            unanswered = [one for one in pending if not one.is_answered] if self._multiplexer.is_mute else []
-            mute_until = self._mute_since + MUTE_SECONDS if unanswered and self._mute_since is not None else None
+            mute_until = self._mute_until(pending) if self._multiplexer.is_mute else None
             until = _earliest(deadline, mute_until)
             has_received = not (has_received and self._must_leave(until)) and self._receive(until=until)
             if has_received:
                 continue
             if mute_until is None or monotonic() < mute_until:
                 return []
-            for one in unanswered:
-                self._multiplexer.give_up(one, RequestRejected(UNANSWERED))
+            for one in pending:
+                if not one.is_answered:
+                    self._multiplexer.give_up(one, RequestRejected(UNANSWERED))
         return found
 
     def read(self, channel: Channel, *, within: float | None = None) -> list[Value]:
@@ -220,6 +220,12 @@ class Session:
         """Close the socket; running channels are over."""
         self._transport.close()
 
+    def _mute_until(self, pending: Sequence[Pending]) -> float | None:
+        """How long a server that no longer warns is waited for; None if it has answered all that is waited for."""
+        if self._mute_since is None:
+            self._mute_since = monotonic()
+        return None if all(one.is_answered for one in pending) else self._mute_since + MUTE_SECONDS
+
     def _must_leave(self, until: float | None) -> bool:
         """Whether a wait is over although something arrives all the time."""
         return self._transport.is_interrupted or (until is not None and monotonic() >= until)
@@ -240,11 +246,11 @@ class Session:
         self._multiplexer.receive(texts)
         if not self._multiplexer.ignored_count:
             self._silent_since = monotonic()
-        if self._mute_since is None and self._multiplexer.is_mute:
-            self._mute_since = monotonic()
         if self._multiplexer.error is None:
-            self._send()
-            self._close_if_done()
+            if self._multiplexer.has_texts_to_send:
+                self._send()
+            if self._closes_when_idle:
+                self._close_if_done()
         else:
             self._transport.close()
 

@@ -52,14 +52,14 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     words = draw(st.lists(st.text('ab \u00e9\U0001f989"\\', max_size=8), min_size=1, max_size=12))
     values: list[Any] = []
     for number, word in enumerate(words):
-        text = f"{number} {word}."
+        text = f"{number}\n```\n{word}.\n```"
         values.append(draw(st.sampled_from([text, {"prompt": text}, {"prompt": text, "id": f"r{number}"}])))
     harmless = st.sampled_from([Fate.ANSWER, Fate.BEGIN, Fate.FAIL])
     fates = draw(st.lists(harmless, max_size=12)) + draw(st.lists(st.sampled_from([Fate.DROP, Fate.KILL]), max_size=2))
     fates = draw(st.permutations(fates))
     which = draw(st.lists(st.integers(0, 3), min_size=len(fates), max_size=len(fates)))
     jobs = draw(st.integers(1, 4))
-    form = draw(st.sampled_from(["text", "jsonl", "history"]))
+    form = draw(st.sampled_from(["text", "code", "jsonl", "history"]))
     return Scenario([json.dumps(v) for v in values], ["-o", form], jobs, list(zip(fates, which, strict=True)))
 
 

@@ -82,6 +82,7 @@ CASES = [
     Case(3, "lm respond -m echo-jit --context-length 6 a b c d", "the prompt has 7 tokens", "--overflow middle or "),
     Case(3, "lm complete --preset short 1 2 3 4 5 6 7 8 9", "the answer is cut ", "-l N", stdout=b"1 2 3 4 5 6 7 8"),
     Case(4, "lm respond '<think>nothing else</think>'", "the answer is empty", "-o json "),
+    Case(4, "lm respond -o code 'no code'", "the answer has no fenced code block", "-o text "),
     Case(65, "printf '\\377' | lm respond", "stdin is not UTF-8: byte 0 is 0xff", "iconv "),
     Case(65, 'echo \'[{"role": "user", "content": ""}, 1]\' | lm respond', "messages[1]: ", "-i text "),
     Case(65, "echo 1 | lm respond -i json", "stdin is not a chat history", "a chat history looks like "),

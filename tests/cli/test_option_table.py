@@ -114,6 +114,7 @@ ELSEWHERE = {
         "quiet",
         "verbose",
         "output",
+        "markdown",
         "echo",
         "stats",
         "stats_file",

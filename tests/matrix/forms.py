@@ -120,6 +120,14 @@ def check_text(left: Left) -> Iterator[str]:
     yield from true_part(text.removesuffix("\n"), left)
 
 
+def check_code(left: Left) -> Iterator[str]:
+    """What came after the fence that begins the answer, and one newline; nothing where nothing came."""
+    text = left.stdout.decode()
+    if text and not text.endswith("\n"):
+        yield f"stdout does not end with a newline: {text!r}"
+    yield from true_part(left.server.text[: len(FENCE)] + text.removesuffix("\n"), left)
+
+
 def check_echo(left: Left) -> Iterator[str]:
     """The input, and its continuation; nothing where none of it came."""
     text = left.stdout.decode()
@@ -249,6 +257,7 @@ _PIXEL: Final = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
 )
 RECORDS: Final = 2
+FENCE: Final = "```sh\n"
 TALK: Final = {
     "kept": {"as": "it is"},
     "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
@@ -331,6 +340,7 @@ def _forms() -> Iterator[Form]:
     yield lm("respond -o jsonl", "respond -o jsonl hello", check_lines, is_main=True, shows=_SHOWN)
     yield lm("respond -o history", "respond -o history And?", check_history, stdin=history)
     yield lm("respond --schema", f"respond --schema {_SCHEMA} hello", check_text, answer=JSON_ANSWER)
+    yield lm("respond -o code", "respond -o code hello", check_code, answer=(FENCE, *ANSWER))
     yield lm("respond --stats-file", "respond --stats --stats-file log.jsonl hello", check_stats_file)
     yield lm("respond --progress", "respond --progress --verbose hello", check_text)
     yield lm("respond over TLS", "respond hello", check_text, is_secure=True)

@@ -13,7 +13,7 @@ from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions
 from lmcli.cli.output.results import StoredTextCollector
 from lmcli.cli.output.sinks import Outcome
-from lmcli.cli.resolve import make_request
+from lmcli.cli.resolve import make_request, renders_markdown
 from lmcli.cli.runner import Runner
 from lmcli.errors import ExitCode, LmError, UsageError
 
@@ -22,6 +22,7 @@ def run(options: ChatOptions, words: Sequence[str], env: Environment, messages: 
     """Run a dialogue on a terminal, elsewhere one turn."""
     options.refuse_unseen_log_probs()
     dialogue_env = _dialogue_environment(options, env)
+    options = options.replaced(markdown=renders_markdown(options, env, by_default=dialogue_env is not None))
     if dialogue_env is not None:
         from lmcli.cli.dialogue import run_dialogue  # noqa: PLC0415  only a dialogue needs line editing
 

@@ -33,10 +33,30 @@ def answer_sink(
             from lmcli.cli.output.json_sinks import HistorySink
 
             return HistorySink(output, request.subject, is_terminal=is_terminal)
+        case "code":
+            from lmcli.cli.output.code_sink import CodeSink
+
+            return CodeSink(output, is_terminal=is_terminal)
     from lmcli.cli.output.sinks import TextSink
 
     ends_line = isinstance(request.subject, Document)
     return TextSink(output, is_terminal=is_terminal, ends_line=ends_line, preface=preface)
+
+
+def markdown_sink(options: PredictionOptions, env: Environment, messages: Messages, output: Output) -> Sink | None:
+    """The sink that renders an answer on a terminal, if it is to be rendered."""
+    given = vars(options)
+    is_rendered = given.get("output") is OutputForm.TEXT and given.get("markdown")
+    if not (is_rendered and env.stdout_is_terminal and env.setting("TERM") != "dumb"):
+        return None
+    from lmcli.cli.output.drawing import has_blocks
+    from lmcli.cli.output.markdown_sink import MarkdownSink
+
+    has_color = env.has_color(options.color, is_terminal=True)
+    is_in_tmux = env.setting("TMUX") is not None
+    sink = MarkdownSink(output, lambda: env.size, has_color=has_color, has_boxes=has_blocks(env), is_in_tmux=is_in_tmux)
+    messages.before_each = sink.end_block
+    return sink
 
 
 def stderr_sinks(options: PredictionOptions, env: Environment, messages: Messages, output: Output) -> list[StderrSink]:

@@ -251,10 +251,21 @@ def test_no_bar_where_none_is_wanted(
 
 def test_no_escape_on_stdout(tmp_path: Path, start_server: StartServer) -> None:
     """Stdout carries no colour and no cursor movement in any form, even when colour is forced and a bar is drawn."""
-    for form in ("text", "json", "jsonl", "history"):
+    for form in ("text", "code", "json", "jsonl", "history"):
         server = start_server(load_seconds=0.5)
         variables = environment(tmp_path, server.port, FORCE_COLOR="1", **TERM)
-        line = ["lm", "respond", "--color", "always", "--stats", "-m", "echo-jit", "-o", form, "<think>hm</think>hi"]
+        line = [
+            "lm",
+            "respond",
+            "--color",
+            "always",
+            "--stats",
+            "-m",
+            "echo-jit",
+            "-o",
+            form,
+            "<think>hm</think>```\nhi",
+        ]
         with start(*line, folder=tmp_path, variables=variables, stdout=Terminal(), stderr=Terminal()) as child:
             assert child.end() == 0
         assert ESCAPE not in child["stdout"]
