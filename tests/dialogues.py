@@ -25,7 +25,7 @@ from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel
 from lmcli.server.engine import LoadedModel, PredictionEvent, PredictionRequest
 from lmcli.values import ModelInfo
 
-CTRL_C, CTRL_D, CTRL_U, UP, ENTER = "\x03", "\x04", "\x15", "\x1b[A", "\r"
+CTRL_C, CTRL_D, CTRL_U, CTRL_Z, UP, ENTER = "\x03", "\x04", "\x15", "\x1a", "\x1b[A", "\r"
 
 PROMPT = "> "
 
@@ -84,14 +84,22 @@ class Dialogue:
         return self.see_prompt()
 
     def interrupt_typing(self) -> None:
-        """Press Ctrl-C at the prompt and wait for the next one.
+        """Press Ctrl-C at the prompt and wait for the next one."""
+        self._press(CTRL_C, PROMPT)
+
+    def stop_typing(self) -> None:
+        """Press Ctrl-Z at the prompt and wait until the shell says that the process is stopped."""
+        self._press(CTRL_Z, "Stopped")
+
+    def _press(self, key: str, expected: str) -> None:
+        """Press a key that sends a signal, and wait for its effect.
 
         Python's line editing overlooks a signal that comes just before it begins to wait for a key; one more wakes it.
         """
-        self.type(CTRL_C, end="")
-        if self.terminal.expect_exact([PROMPT, pexpect.TIMEOUT], timeout=1) == 1:
-            self.type(CTRL_C, end="")
-            self.see_prompt()
+        self.type(key, end="")
+        if self.terminal.expect_exact([expected, pexpect.TIMEOUT], timeout=1) == 1:
+            self.type(key, end="")
+            self.see(expected)
 
     def end(self) -> int:
         """Wait for the end of the process, whatever it writes before; gives its return code."""

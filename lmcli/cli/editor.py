@@ -23,8 +23,6 @@ _FENCE: Final = '"""'
 _PROMPT: Final = "> "
 _CONTINUATION_PROMPT: Final = "… "
 _TERMINAL: Final = 0
-_LEAVING: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP)
-"""The signals that end or stop the process, except that of Ctrl-C."""
 _PASTE_OFF: Final = b"\x1b[?2004l"
 """Ends the marking of what is pasted. Source: xterm, "Bracketed Paste Mode"."""
 
@@ -71,7 +69,7 @@ class LineEditor:
         self._typed: RecallFile | None = None
         self._last = ""
         self._is_in_block = False
-        self._on_leave = b"\n"
+        self._on_stop = b"\n"
         self._readline: ModuleType | None = None
         try:
             import readline  # noqa: PLC0415  not on every system
@@ -80,7 +78,7 @@ class LineEditor:
         if not (is_libedit(readline) or is_dumb):
             # Python disables this by default; enabled, pasted text of several lines is one message.
             readline.parse_and_bind("set enable-bracketed-paste on")
-            self._on_leave = _PASTE_OFF + b"\n"
+            self._on_stop = _PASTE_OFF + b"\n"
         self._readline = readline
         bind_tab(readline, self._candidates)
         readline.set_auto_history(False)  # otherwise a block would be recalled line by line
@@ -122,7 +120,7 @@ class LineEditor:
         text = ""
         while True:
             try:
-                with interruptible(), self._leaving_the_terminal():
+                with interruptible(), self._stoppable():
                     return self._input(prompt, text)
             except _Continued as continued:
                 text = continued.text
@@ -137,11 +135,12 @@ class LineEditor:
             return error.object.decode(errors="surrogateescape")
 
     @contextmanager
-    def _leaving_the_terminal(self) -> Iterator[None]:
-        """Restore the terminal when a signal ends or stops the process inside the block.
+    def _stoppable(self) -> Iterator[None]:
+        """Restore the terminal when Ctrl-Z stops the process inside the block.
 
         Line editing has set it to echo nothing, and Python does not let readline handle signals. In the background
-        it is left alone: others use it.
+        it is left alone: others use it. The signals that end the process have no handler, because line editing
+        overlooks one that comes just before it waits for a key; shells restore the terminal then.
 
         Raises:
             _Continued: the process was stopped, and continues.
@@ -155,21 +154,21 @@ class LineEditor:
         except termios.error as error:  # it was closed
             raise EOFError from error
 
-        def leave(signum: int, _: FrameType | None) -> None:
+        def stop(signum: int, _: FrameType | None) -> None:
             edited = found
             with suppress(OSError, termios.error):  # it was closed
                 edited = termios.tcgetattr(_TERMINAL)
                 if os.tcgetpgrp(_TERMINAL) == os.getpgrp():
                     termios.tcsetattr(_TERMINAL, termios.TCSANOW, found)
-                    os.write(_TERMINAL, self._on_leave)
+                    os.write(_TERMINAL, self._on_stop)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-            signal.signal(signum, leave)
+            signal.signal(signum, stop)
             with suppress(termios.error):
                 termios.tcsetattr(_TERMINAL, termios.TCSANOW, edited)
             raise _Continued(readline.get_line_buffer())
 
-        with handling(_LEAVING, leave):
+        with handling([signal.SIGTSTP], stop):
             yield
 
     def _candidates(self, line: str) -> Sequence[Candidate]:

@@ -17,7 +17,6 @@ from lmcli.cli.input.incoming import Incoming, decoded, without_newline
 from lmcli.cli.json_text import load_json, parse_json
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import ChatOptions, RespondOptions, StatsOptions, SystemOptions
-from lmcli.cli.text_buffer import TextBuffer
 from lmcli.client.images import data_url, is_image
 from lmcli.client.local_files import read_bytes, refuse_device, require_memory
 from lmcli.client.waiting import Woken, wait
@@ -172,7 +171,7 @@ class Attachments(NamedTuple):
             if isinstance(file, AttachedText)
             for piece in (f"{file.name}:\n\n", file.text, "" if file.text[-1:] in ("", "\n") else "\n", "\n")
         ]
-        return TextBuffer([*texts, question] if question else texts[:-1]).text
+        return "".join([*texts, question] if question else texts[:-1])
 
     def message(self, text: str) -> JsonObject:
         """A user message: a string, or with images an array of parts, the text first."""
