@@ -30,10 +30,11 @@ from lmcli.wire.protocol import Credentials
 
 pytest_plugins = ["transports", "dialogues", "tiny_server"]
 
-# A suite that runs in the background may have Ctrl-C ignored, which its children would inherit.
+# A suite that runs in the background may have the signals of the keyboard ignored, which its children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Threads of llama.cpp that wait for each other spin by default, which takes the processor from all other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
