@@ -247,10 +247,8 @@ class Session:
         if not self._multiplexer.ignored_count:
             self._silent_since = monotonic()
         if self._multiplexer.error is None:
-            if self._multiplexer.has_texts_to_send:
-                self._send()
-            if self._closes_when_idle:
-                self._close_if_done()
+            self._send()
+            self._close_if_done()
         else:
             self._transport.close()
 

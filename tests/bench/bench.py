@@ -21,7 +21,6 @@ from statistics import median
 from typing import NamedTuple, TypeVar
 
 from chart import Panel, drawn
-from latency import delays
 from measuring import HERE, fast_server, measure, slowest
 
 ROOT = HERE.parents[1]
@@ -102,6 +101,8 @@ def costs(commands: dict[str, Command], folder: Path, options: argparse.Namespac
     long = in_turn(
         commands, lambda name: (measure(commands[name]("hi")), measure(commands[name](f"n={counts[name]}"))), runs
     )
+    from latency import delays  # after memory is measured: a process counts what its parent had
+
     late = in_turn(commands, lambda name: delays(lambda port: clients(port, folder)[name]("one"), options.alone), runs)
     return {
         name: Costs(
@@ -211,9 +212,11 @@ def main() -> None:
     options = parser.parse_args()
     with fast_server() as port, tempfile.TemporaryDirectory() as name:
         commands = chosen(port, Path(name), options.words)
-        rows = table(costs(commands, Path(name), options))
         respond = clients(port, Path(name))["`lm respond`"]
         peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 2 * options.fragments)]
+        rows = table(costs(commands, Path(name), options))
+        from latency import delays  # see `costs`
+
         relayed = [delay for _ in range(options.streams) for delay in delays(relay, options.alone)]
     text = f"{as_markdown(rows)}\n{circumstances(options, peaks, relayed)}"
     print(text, end="")
