@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from threading import RLock
 from typing import Final
 
 from lmcli.cli.environment import Environment
@@ -50,7 +51,7 @@ class Verbosity(IntEnum):
 
 
 class Messages:
-    """Writes messages to stderr; a closed or full stderr is ignored.
+    """Writes messages to stderr, from any thread; a closed or full stderr is ignored.
 
     Args:
         env: the environment.
@@ -66,6 +67,7 @@ class Messages:
         self.has_color = env.has_color(color)
         self.before_each: Callable[[], None] = lambda: None
         self._descriptor = env.stderr
+        self._lock = RLock()  # an output belongs to one thread: its poll object refuses a second one
         self.watch(SignalWatcher())
         self._is_interactive = env.stdin_is_terminal or env.stdout_is_terminal or env.stderr_is_terminal
 
@@ -109,7 +111,8 @@ class Messages:
 
     def raw(self, text: str) -> None:
         """Write text unchanged."""
-        with suppress(ReaderLeft, Interrupted, OutputFailed):  # who is interrupted looks at the signals later
+        # Who is interrupted looks at the signals later.
+        with self._lock, suppress(ReaderLeft, Interrupted, OutputFailed):
             self.before_each()
             self._output.write(text.encode(errors="replace"))
 
