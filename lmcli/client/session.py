@@ -202,7 +202,8 @@ class Session:
         with suppress(LmError):
             for text in self._traced_texts():
                 self._transport.post(text)
-        self._close_if_done()
+        if self._closes_when_idle:
+            self._close_if_idle()
 
     def drain(self, channel: Channel, *, within: float = DRAIN_SECONDS) -> None:
         """Wait a little for the end of a channel that was abandoned; what it still sends is dropped."""
@@ -214,7 +215,7 @@ class Session:
     def close_when_idle(self) -> None:
         """Close the socket as soon as nothing runs on it but what was abandoned."""
         self._closes_when_idle = True
-        self._close_if_done()
+        self._close_if_idle()
 
     def close(self) -> None:
         """Close the socket; running channels are over."""
@@ -246,14 +247,16 @@ class Session:
         self._multiplexer.receive(texts)
         if not self._multiplexer.ignored_count:
             self._silent_since = monotonic()
-        if self._multiplexer.error is None:
-            self._send()
-            self._close_if_done()
-        else:
+        if self._multiplexer.error is not None:
             self._transport.close()
+            return
+        if self._multiplexer.has_texts_to_send:
+            self._send()
+        if self._closes_when_idle:
+            self._close_if_idle()
 
-    def _close_if_done(self) -> None:
-        if self._closes_when_idle and all(channel.is_over for channel in self._multiplexer.running):
+    def _close_if_idle(self) -> None:
+        if all(channel.is_over for channel in self._multiplexer.running):
             self._transport.close()
 
     def _authenticate(self, credentials: Credentials) -> None:
@@ -277,7 +280,7 @@ class Session:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True, is_awaited: bool = False) -> None:
-        if not self._multiplexer.has_texts_to_send or (self._holds_requests and not is_awaited):
+        if self._holds_requests and not is_awaited:
             return
         texts = self._traced_texts() if traced else self._multiplexer.texts_to_send()
         self._transport.send(*texts, within=within)

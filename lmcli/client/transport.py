@@ -11,7 +11,7 @@ from typing import Final
 
 from lmcli.client.address import Address
 from lmcli.client.dialing import SUSPICIOUS_SECONDS, Limits, describe, dial, refuse_other_kind
-from lmcli.client.waiting import Interrupts, Woken, no_interrupts, wait
+from lmcli.client.waiting import Interrupts, Waiter, Woken, no_interrupts, wait
 from lmcli.client.websocket import WebSocket
 from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.wire.pieces import Text
@@ -43,6 +43,7 @@ class Transport:
         self._websocket = websocket
         self._address = address
         self._interrupts = interrupts
+        self._waiter = Waiter(connection.fileno(), to_read=True)
         self._unsent: deque[memoryview] = deque()
         self._texts: list[bytes] = []
         self._silent_since = self._left_at = self._accepted_at = time.monotonic()
@@ -169,7 +170,7 @@ class Transport:
             next_step = self._silent_since + (self.lost_after if self._is_pinged else self.ping_after)
             until = next_step if deadline is None else min(next_step, deadline)
             left = 0.0 if has_read else until - time.monotonic()
-            woken = wait(self._socket.fileno(), to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
+            woken = self._waiter.wait(to_write=not is_sent, interrupts=self._interrupts(), timeout=left)
             now = time.monotonic()
             if woken is Woken.INTERRUPTED or (deadline is not None and now >= deadline):
                 return
@@ -241,7 +242,8 @@ class Transport:
             self._websocket.lost = describe(error)
             return True
         self._texts += self._websocket.receive(data)
-        self._push()  # a pong, or the answer to a close frame
+        if self._websocket.has_data_to_send:  # a pong, or the answer to a close frame
+            self._push()
         return True
 
     def _push(self) -> bool:

@@ -54,24 +54,30 @@ def wait(
     timeout: float | None = None,
 ) -> Woken:
     """Wait until a descriptor can be read or written, an interrupt is ready, or `timeout` seconds are over."""
-    return Wait(descriptor, to_read=to_read, to_write=to_write, interrupts=interrupts)(timeout)
+    return Waiter(descriptor, to_read=to_read).wait(to_write=to_write, interrupts=interrupts, timeout=timeout)
 
 
-class Wait:
-    """A wait that is made once and used many times, see `wait`."""
+class Waiter:
+    """Waits for one descriptor, many times; what is registered once is kept. It belongs to one thread.
 
-    def __init__(
-        self, descriptor: int, *, to_read: bool = True, to_write: bool = False, interrupts: Iterable[Interrupt] = ()
-    ) -> None:
+    Args:
+        descriptor: the descriptor.
+        to_read: whether it is ready when it can be read.
+    """
+
+    def __init__(self, descriptor: int, *, to_read: bool) -> None:
         self._descriptor = descriptor
-        self._poll = select.poll()
-        self._poll.register(descriptor, to_read * select.POLLIN | to_write * select.POLLOUT)
-        for interrupt in interrupts:
-            if interrupt.descriptor != descriptor:
-                self._poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
+        self._to_read = to_read
+        self._awaited: tuple[bool, tuple[Interrupt, ...]] | None = None
 
-    def __call__(self, timeout: float | None = None) -> Woken:
-        """Wait until the descriptor or an interrupt is ready, or `timeout` seconds are over."""
+    def wait(
+        self, *, to_write: bool = False, interrupts: Iterable[Interrupt] = (), timeout: float | None = None
+    ) -> Woken:
+        """See the function `wait`."""
+        awaited = to_write, tuple(interrupts)
+        if awaited != self._awaited:
+            self._awaited, self._poll = awaited, _registered(awaited[1])
+            self._poll.register(self._descriptor, self._to_read * select.POLLIN | to_write * select.POLLOUT)
         ready = self._poll.poll(None if timeout is None else min(max(timeout, 0) * 1000, _LONGEST_POLL))
         if not ready:
             return Woken.TIMED_OUT
@@ -80,10 +86,14 @@ class Wait:
 
 def sleep(seconds: float, interrupts: Iterable[Interrupt]) -> None:
     """Wait until so many seconds are over, or an interrupt is ready."""
+    _registered(interrupts).poll(seconds * 1000)
+
+
+def _registered(interrupts: Iterable[Interrupt]) -> select.poll:
     poll = select.poll()
     for interrupt in interrupts:
         poll.register(interrupt.descriptor, 0 if interrupt.on_break_only else select.POLLIN)
-    poll.poll(seconds * 1000)
+    return poll
 
 
 def is_broken(descriptor: int) -> bool:

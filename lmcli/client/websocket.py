@@ -56,6 +56,7 @@ class WebSocket:
 
     Attributes:
         lost: why it ended, in the middle of a sentence; None while it stands.
+        has_data_to_send: whether `data_to_send` or `frames_to_send` may return something; asked before each read.
     """
 
     def __init__(self, address: Address, namespace: str) -> None:
@@ -72,13 +73,8 @@ class WebSocket:
         self._idle_frames = 0
         self._is_answered = False
         self._expects_handshake = True
-        self._has_replies = True
+        self.has_data_to_send = True
         self._outgoing: deque[Iterator[bytes]] = deque()
-
-    @property
-    def has_data_to_send(self) -> bool:
-        """Whether `data_to_send` or `frames_to_send` may return something; asked before each of many reads."""
-        return self._has_replies or bool(self._outgoing)
 
     @property
     def is_open(self) -> bool:
@@ -114,20 +110,21 @@ class WebSocket:
     def send_text(self, text: Text) -> None:
         """Send one text; its frames are made when `frames_to_send` is called."""
         self._outgoing.append(_framed(text))
+        self.has_data_to_send = True
 
     def send_ping(self) -> None:
         """Ask for a sign of life."""
         self._protocol.send_ping(b"")
-        self._has_replies = True
+        self.has_data_to_send = True
 
     def send_close(self) -> None:
         """Say that this is the end."""
         self._protocol.send_close()
-        self._has_replies = True
+        self.has_data_to_send = True
 
     def data_to_send(self) -> list[bytes]:
         """What is to be sent before any text: the handshake, pongs, close frames."""
-        self._has_replies = False
+        self.has_data_to_send = bool(self._outgoing)
         return [data for data in self._protocol.data_to_send() if data]
 
     def frames_to_send(self) -> bytes:
@@ -139,6 +136,7 @@ class WebSocket:
             else:
                 frames.append(frame)
                 size += len(frame)
+        self.has_data_to_send = bool(self._outgoing)
         return b"".join(frames)
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[bytes]:
@@ -146,7 +144,7 @@ class WebSocket:
         texts: list[bytes] = []
         if not data:
             self._protocol.receive_eof()
-            self._has_replies = True
+            self.has_data_to_send = True
             self.lost = self.lost or "it closed the connection"
             return texts
         self._is_answered = True
@@ -174,10 +172,10 @@ class WebSocket:
             return
         self._frame_bytes = 0
         whole, position = bytes(data), 0
-        while position < len(whole) and self.lost is None:
+        while self.lost is None:
             if not self._partial:
                 position = self._cut_short_texts(whole, position, texts)
-            if (frame := self._next_frame(whole, position)) is None:
+            if position == len(whole) or (frame := self._next_frame(whole, position)) is None:
                 break
             start, stop = frame
             if whole[position] == _WHOLE_TEXT and not self._partial:
@@ -230,7 +228,7 @@ class WebSocket:
 
     def _parse(self, data: bytes, texts: list[bytes] | None = None) -> None:
         """Have websockets take in some bytes."""
-        self._has_replies = True
+        self.has_data_to_send = True
         try:
             self._protocol.receive_data(data)
         except WebSocketException as error:

@@ -146,7 +146,8 @@ class Multiplexer:
         has_meaning = False
         try:
             for event in self._protocol.receive(texts):
-                has_meaning = self._dispatch(event) or has_meaning
+                meant = self._take(*event) if type(event) is Packets else self._dispatch(event)
+                has_meaning = meant or has_meaning
         except RemoteProtocolError as error:
             self.error = error
         else:
@@ -154,8 +155,10 @@ class Multiplexer:
             if self.ignored_count > IGNORED:
                 self.error = RemoteProtocolError(f"the server sent {self.ignored_count} messages that mean nothing")
 
-    def _take(self, channel: Channel, packets: list[Any]) -> bool:
+    def _take(self, number: int, packets: list[Any]) -> bool:
         """Give packets to their channel, and forget it if its result has come; whether they meant something."""
+        if (channel := self._channels.get(number)) is None:
+            return False
         try:
             has_meaning = channel.take(packets)
         except LmError as error:
@@ -171,10 +174,8 @@ class Multiplexer:
         return [*self._channels.values(), *self._calls.values()]
 
     def _dispatch(self, event: Any) -> bool:
-        """React to an event; whether it meant something."""
+        """React to an event other than packets; whether it meant something."""
         match event:
-            case Packets(number, packets) if number in self._channels:
-                return self._take(self._channels[number], packets)
             case Authenticated():
                 self.is_authenticated = True
             case ChannelClosed(number) if number in self._channels:

@@ -190,29 +190,31 @@ class Protocol:
             try:
                 value = loads(text)
             except RemoteProtocolError:
-                yield from self._packets(number, bodies)
+                if packets := self._packets(number, bodies):
+                    yield packets
                 raise
             is_packet = type(value) is dict and value.get("type") == _SEND and type(value.get(_ID_KEY)) is int
             if is_packet and value[_ID_KEY] == number:
                 bodies.append(value.get(_BODY_KEY, ABSENT))
                 continue
-            if bodies:
-                yield from self._packets(number, bodies)
-                number, bodies = None, []
+            if packets := self._packets(number, bodies):
+                yield packets
+            number, bodies = None, []
             if self.state is not State.OPEN:
                 yield self._authenticated(value)
             elif is_packet:
                 number, bodies = value[_ID_KEY], [value.get(_BODY_KEY, ABSENT)]
             elif (event := self._rare(from_object(value))) is not None:
                 yield event
-        yield from self._packets(number, bodies)
+        if packets := self._packets(number, bodies):
+            yield packets
 
-    def _packets(self, number: int | None, bodies: list[Any]) -> Iterable[Packets]:
-        """The event of packets that follow each other; none on a channel that is not open."""
+    def _packets(self, number: int | None, bodies: list[Any]) -> Packets | None:
+        """The event of packets that follow each other; None on a channel that is not open."""
         if number not in self._channels:
-            return []
+            return None
         self._unanswered.discard(number)
-        return [Packets(number, bodies)]
+        return Packets(number, bodies)
 
     def _rare(self, envelope: Envelope) -> Event | None:
         """What an envelope means that is not a packet."""

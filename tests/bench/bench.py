@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ README = ROOT / "README.md"
 CHART = ROOT / ".pictures" / "speed.svg"
 BLOCK = re.compile(r"(<!-- measured by python tests/bench/bench.py --readme -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 YARDSTICK = "bare loop"
+RESPOND, RELAY = "`lm respond`", "relay"
 PYTHON, JAVASCRIPT = SDKS = ("`lmstudio`, Python", "`@lmstudio/sdk`, JavaScript")
 SHORTER = 10
 """How often the long answers of the official SDKs are contained in the others: theirs would take minutes."""
@@ -45,13 +47,11 @@ class Costs(NamedTuple):
     Attributes:
         answers: for each short answer, the whole process.
         fragments: for each long answer, a fragment without the start of the process, measured beside it.
-        delays: for each fragment that came alone, from the server's `send` to stdout.
         peak_kib: the largest resident memory.
     """
 
     answers: list[float]
     fragments: list[float]
-    delays: list[float]
     peak_kib: int
 
 
@@ -60,7 +60,7 @@ def clients(port: int, folder: Path) -> dict[str, Command]:
     python, module = sys.executable, str(HERE / "python_client.py")
     lm = [python, "-m", "lmcli", "respond", "-n", "--host", f"127.0.0.1:{port}"]
     return {
-        "`lm respond`": lambda prompt: [*lm, prompt],
+        RESPOND: lambda prompt: [*lm, prompt],
         "`lm respond -o jsonl`": lambda prompt: [*lm, "-o", "jsonl", prompt],
         "`lmcli.Client`": lambda prompt: [python, module, "lmcli", str(port), prompt],
         "`lmcli.AsyncClient`": lambda prompt: [python, module, "lmcli", str(port), prompt, "--async"],
@@ -93,31 +93,48 @@ def has_javascript_sdk(folder: Path) -> bool:
     return subprocess.run(install, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
-def costs(commands: dict[str, Command], folder: Path, options: argparse.Namespace) -> dict[str, Costs]:
-    """Measure short answers, long ones, and fragments that come alone; the first of each kind is not counted."""
+def costs(commands: dict[str, Command], options: argparse.Namespace) -> dict[str, Costs]:
+    """Measure short answers and long ones; the first of each kind is not counted."""
     counts = {name: length_of(name, options.fragments) for name in commands}
     runs = options.streams
     short = in_turn(commands, lambda name: measure(commands[name]("hi")), options.runs)
     long = in_turn(
         commands, lambda name: (measure(commands[name]("hi")), measure(commands[name](f"n={counts[name]}"))), runs
     )
-    from latency import delays  # after memory is measured: a process counts what its parent had
-
-    late = in_turn(commands, lambda name: delays(lambda port: clients(port, folder)[name]("one"), options.alone), runs)
     return {
         name: Costs(
             answers=[run.seconds for run in short[name]],
             fragments=[(flood.seconds - start.seconds) / counts[name] for start, flood in long[name]],
-            delays=[delay for run in late[name] for delay in run],
             peak_kib=max(flood.peak_kib for _, flood in long[name]),
         )
         for name in commands
     }
 
 
-def relay(port: int) -> list[str]:
-    """The command line of a process that writes what it reads."""
-    return [sys.executable, str(HERE / "bare_loop.py"), str(port), "one", "--relay"]
+def delays(
+    names: Iterable[str], folder: Path, options: argparse.Namespace, *, are_awake: bool
+) -> dict[str, list[float]]:
+    """The delays of fragments that come alone, of clients and of a process that writes what it reads, in turn.
+
+    Args:
+        names: the clients.
+        folder: see `clients`.
+        options: how many of them.
+        are_awake: whether processors are kept from halting.
+    """
+    import latency  # after memory is measured: a process counts what its parent had
+
+    def command(name: str, port: int) -> list[str]:
+        if name == RELAY:
+            return [sys.executable, str(HERE / "bare_loop.py"), str(port), "one", "--relay"]
+        return clients(port, folder)[name]("one")
+
+    def take(name: str) -> list[float]:
+        return latency.delays(lambda port: command(name, port), options.alone)
+
+    with latency.awake() if are_awake else nullcontext():
+        found = in_turn([*names, RELAY], take, options.streams)
+    return {name: [delay for run in runs for delay in run] for name, runs in found.items()}
 
 
 def length_of(name: str, fragments: int) -> int:
@@ -131,7 +148,7 @@ def in_turn(names: Iterable[str], take: Callable[[str], Found], runs: int) -> di
     return {name: [one[name] for one in rounds[1:]] for name in names}
 
 
-def table(found: dict[str, Costs]) -> list[Row]:
+def table(found: dict[str, Costs], late: dict[str, list[float]]) -> list[Row]:
     """The headings and the cells, median / 99th percentile; a ratio is the median of those in each round."""
     bare = found[YARDSTICK]
     headings = ("client", "answer, ms", "/ bare loop", "fragments/s", "/ bare loop", "latency, µs", "memory, MiB")
@@ -144,7 +161,7 @@ def table(found: dict[str, Costs]) -> list[Row]:
                 f"{_ratio(one.answers, bare.answers):.2f}",
                 f"{_rate(median(one.fragments))} / {_rate(slowest(one.fragments))}",
                 f"{_ratio(bare.fragments, one.fragments):.2f}",
-                _microseconds(one.delays),
+                _microseconds(late[name]),
                 f"{one.peak_kib / 1024:.0f}",
             )
             for name, one in found.items()
@@ -185,15 +202,22 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     ]
 
 
-def circumstances(options: argparse.Namespace, peaks: Sequence[float], relayed: list[float]) -> str:
-    """Where and how it was measured, in the README's width."""
+def circumstances(
+    options: argparse.Namespace,
+    peaks: Sequence[float],
+    late: dict[str, list[float]],
+    halting: dict[str, list[float]],
+) -> str:
+    """Where and how it was measured; the delays are those of processors that are awake, and of some that halt."""
     few, many = (f"{peak / 1024:.0f} MiB" for peak in peaks)
     streams, fragments = options.streams, options.fragments
     text = (
         f"Measured on {datetime.now().astimezone():%Y-%m-%d} with {os.cpu_count()} processors, {platform.system()}, "
         f"Python {platform.python_version()}: median / 99th percentile of {options.runs} short answers, {streams} "
         f"streams of {fragments:,} fragments ({fragments // SHORTER:,} for the SDKs), and {streams * options.alone:,} "
-        f"fragments that came alone. A process that writes what it reads has a latency of {_microseconds(relayed)} µs. "
+        f"fragments that came alone. A process that writes what it reads has a latency of "
+        f"{_microseconds(late[RELAY])} µs. With processors that halt while they are idle, it has "
+        f"{_microseconds(halting[RELAY])} µs, and `lm respond` {_microseconds(halting[RESPOND])} µs. "
         f"For an answer of 1,000 fragments `lm respond` takes {few} of memory, for one of {2 * fragments:,} {many}."
     )
     return f"{textwrap.fill(text, WIDTH)}\n"
@@ -212,13 +236,13 @@ def main() -> None:
     options = parser.parse_args()
     with fast_server() as port, tempfile.TemporaryDirectory() as name:
         commands = chosen(port, Path(name), options.words)
-        respond = clients(port, Path(name))["`lm respond`"]
+        respond = clients(port, Path(name))[RESPOND]
         peaks = [measure(respond(f"n={count}")).peak_kib for count in (1_000, 2 * options.fragments)]
-        rows = table(costs(commands, Path(name), options))
-        from latency import delays  # see `costs`
-
-        relayed = [delay for _ in range(options.streams) for delay in delays(relay, options.alone)]
-    text = f"{as_markdown(rows)}\n{circumstances(options, peaks, relayed)}"
+        found = costs(commands, options)
+        awake = delays(commands, Path(name), options, are_awake=True)
+        halting = delays([RESPOND], Path(name), options, are_awake=False)
+    rows = table(found, awake)
+    text = f"{as_markdown(rows)}\n{circumstances(options, peaks, awake, halting)}"
     print(text, end="")
     for file in filter(None, (options.chart, CHART if options.readme else None)):
         file.write_text(drawn(panels(rows)), encoding="utf-8")

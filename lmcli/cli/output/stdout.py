@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmcli.cli.signals import Interrupted, SignalWatcher, die_of_broken_pipe
-from lmcli.client.waiting import Interrupt, Wait, Woken, is_broken
+from lmcli.client.waiting import Interrupt, Waiter, Woken, is_broken
 from lmcli.errors import LmError, OutputFailed, reason
 
 _PIPE_BYTES: Final = 4096
@@ -41,8 +41,7 @@ class Output:
         self._descriptor = descriptor
         self._signals = signals
         self._unsent = b""
-        self._interrupts: Sequence[Interrupt] = ()
-        self._ready = Wait(descriptor, to_read=False, to_write=True)
+        self._waiter = Waiter(descriptor, to_read=False)
 
     def begin(self) -> None:
         """Start a new answer."""
@@ -109,14 +108,10 @@ class Output:
             raise ReaderLeft
 
     def _wait(self) -> None:
-        interrupts = self._signals.interrupts
-        if interrupts is not self._interrupts:
-            self._interrupts = interrupts
-            self._ready = Wait(self._descriptor, to_read=False, to_write=True, interrupts=interrupts)
         timeout = None if self.deadline is None else self.deadline - time.monotonic()
         if timeout is None and self._signals.is_acknowledged:  # write only what is accepted at once
             timeout = 0
-        woken = self._ready(timeout)
+        woken = self._waiter.wait(to_write=True, interrupts=self._signals.interrupts, timeout=timeout)
         if woken is not Woken.READY:
             self.is_broken = woken is Woken.TIMED_OUT and self.deadline is not None
             self._signals.check()
