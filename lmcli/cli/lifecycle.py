@@ -159,9 +159,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         super().__init__(runner, [*([self._text] if self._text else []), *sinks])
 
     def feed(self, values: list[Value]) -> None:
-        """Pass the values that arrived together to the sinks, without structural fragments, which belong to no text."""
-        if self.channel.has_structure:
-            values = [value for value in values if not (isinstance(value, Fragment) and value.is_structural)]
+        """Pass the values that arrived together to the sinks."""
         self._has_answer = self._has_answer or any(map(_is_answer, values))
         super().feed(values)
 
@@ -199,6 +197,7 @@ class PredictionLifecycle(_Lifecycle[Prediction]):
         if self._must_fit:
             self._runner.length_check.check(session, request, model)
         self.channel = session.predict(request, self._request.fallback(model.identifier))
+        self.channel.is_text_only = True
         self._tool_calls, self._tool_call_failures = self.channel.tool_calls, self.channel.tool_call_failures
 
     def judge(self) -> None:

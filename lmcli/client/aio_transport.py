@@ -241,7 +241,8 @@ class AioTransport(asyncio.BufferedProtocol):
     def _receive(self, data: memoryview) -> None:
         self._heard_at, self._pinged_at = self._loop.time(), None
         texts = self._websocket.receive(data)
-        self._reply()
+        if self._websocket.has_data_to_send:
+            self._reply()
         if not self._upgraded.done() and not self._websocket.is_connecting:
             self._upgraded.set_result(None)
         if texts:

@@ -250,8 +250,7 @@ class Session:
         if self._multiplexer.error is not None:
             self._transport.close()
             return
-        if self._multiplexer.has_texts_to_send:
-            self._send()
+        self._send()
         if self._closes_when_idle:
             self._close_if_idle()
 
@@ -280,7 +279,7 @@ class Session:
             raise RequestRejected(f"{endpoint} was not sent: {UNANSWERED}")
 
     def _send(self, *, within: float | None = None, traced: bool = True, is_awaited: bool = False) -> None:
-        if self._holds_requests and not is_awaited:
+        if not self._multiplexer.has_texts_to_send or (self._holds_requests and not is_awaited):
             return
         texts = self._traced_texts() if traced else self._multiplexer.texts_to_send()
         self._transport.send(*texts, within=within)

@@ -193,7 +193,7 @@ class Prediction(Channel):
         end: the stats and what else the server sends last; None until then.
         tool_calls: the tool calls that are complete.
         tool_call_failures: those that are not valid.
-        has_structure: whether a structural fragment has arrived, which belongs to no text.
+        is_text_only: whether structural fragments, which belong to no text, are left out.
     """
 
     def __init__(self, fallback: ChannelRequest | None = None) -> None:
@@ -202,7 +202,8 @@ class Prediction(Channel):
         self.tool_calls: list[ToolCallRequest] = []
         self.tool_call_failures: list[ToolCallFailure] = []
         self._tool_call_reader: ToolCallReader | None = None
-        self.has_structure = False
+        self.is_text_only = False
+        self._has_structure = False
         self._prompt_details: PromptDetails | None = None
         self._fallback = fallback
         self._joiner = SurrogateJoiner()
@@ -218,11 +219,18 @@ class Prediction(Channel):
         """Drop the fallback: a cancelled prediction is not requested again."""
         self._fallback = None
 
+    def read(self) -> list[Value]:
+        """What has arrived, see `Channel.read`; a burst may be empty without its structural fragments."""
+        values = super().read()
+        if self._has_structure and self.is_text_only:
+            return [value for value in values if not (isinstance(value, Fragment) and value.is_structural)]
+        return values
+
     def _value(self, packet: Any) -> Value | None:
         if type(packet) is dict and packet.get("type") == "fragment":
             fragment = payloads.fragment(packet)
             if fragment.is_structural:
-                self.has_structure = True
+                self._has_structure = True
             return self._joiner.join(fragment)
         match packet:
             case {"type": "promptProcessingProgress"}:
