@@ -37,6 +37,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 # Threads of llama.cpp that wait for each other spin by default, which takes the processor from all other tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# An installed package has its byte code; without it a process takes twice as long to start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PATIENCE = 10.0
 """Seconds after which a wait has failed."""
