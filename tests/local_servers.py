@@ -13,11 +13,10 @@ from tiny_model import token_of
 
 ENDLESS: Final = 60_000
 """So many tokens that no test waits for the end."""
-LONG_ANSWER: Final = (
-    *("lm", "complete", "hello", "-l", str(ENDLESS), "--overflow", "rolling"),
-    f'--set=llama.logitBias=[[2,"-inf"],[{token_of(ord("x"))},100]]',
-)
-"""A command whose answer is `xxxx…`."""
+ONLY_X: Final = f'--set=llama.logitBias=[[2,"-inf"],[{token_of(ord("x"))},100]]'
+"""An option with which a tiny model writes `xxxx…`. Otherwise three of its tokens may be no more than the beginning of
+a character, which llama.cpp holds back."""
+LONG_ANSWER: Final = ("lm", "complete", "hello", "-l", str(ENDLESS), "--overflow", "rolling", ONLY_X)
 REAL_KEY: Final = "smollm2-135m-instruct"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import lmstudio as lms
 import pytest
 from conftest import Serve
+from local_servers import ONLY_X
 from tiny_encoder import make_encoder
 from tiny_model import make_model
 from tiny_projector import IMAGE_TOKENS, make_projector, png
@@ -69,7 +70,7 @@ def test_image_as_host(tmp_path: Path) -> None:
     file = make_model(tmp_path / "see.gguf")
     make_projector(tmp_path / "mmproj-see.gguf")
     (tmp_path / "a red dot.png").write_bytes(png((255, 0, 0)))
-    words = ("respond", "--host", file, "-l", "3", "-o", "json", "hi")
+    words = ("respond", "--host", file, ONLY_X, "-l", "3", "-o", "json", "hi")
     plain, seen = lm(*words), lm(*words, "-f", tmp_path / "a red dot.png")
     assert (seen.returncode, seen.stderr) == (0, "")
     counts = [json.loads(done.stdout)["stats"]["prompt_tokens_count"] for done in (plain, seen)]
