@@ -3,8 +3,9 @@
 import logging
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 from lmcli.cli.messages import Messages
@@ -17,7 +18,7 @@ _LAST_SECONDS: Final = 1.0
 
 
 class LogWriter(logging.Handler):
-    """Writes log records to stderr on a thread, so that logging never waits for the reader of stderr.
+    """Writes log records and hints to stderr on a thread, so that logging never waits for the reader of stderr.
 
     While stderr is not read, records are queued, and dropped and counted once the queue is full.
     """
@@ -25,15 +26,20 @@ class LogWriter(logging.Handler):
     def __init__(self, messages: Messages) -> None:
         super().__init__()
         self._messages = messages
-        self._queue: queue.Queue[logging.LogRecord] = queue.Queue(_MAX_QUEUED)
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue(_MAX_QUEUED)
         self._dropped = 0
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._queue.put_nowait(record)
+            self._queue.put_nowait(partial(self._log, record))
         except queue.Full:
             self._dropped += 1
+
+    def hint(self, text: str) -> None:
+        """Write what to type, after all that was logged before."""
+        with suppress(queue.Full):
+            self._queue.put_nowait(partial(self._messages.hint, text))
 
     def finish(self) -> None:
         """Wait until all records are written, or _LAST_SECONDS have passed."""
@@ -43,7 +49,8 @@ class LogWriter(logging.Handler):
 
     def _write(self) -> None:
         while True:
-            self._log(self._queue.get())
+            write = self._queue.get()
+            write()
             if self._queue.empty():
                 self._report_dropped()
             self._queue.task_done()

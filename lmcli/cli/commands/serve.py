@@ -72,7 +72,7 @@ def run(options: ServeOptions, words: Sequence[str], env: Environment, messages:
         server = Server(engine, api_tokens=api_tokens, allowed_origins=origins, preload=preload)
         host = LOOPBACK if options.host == _LOOPBACK_NAME else options.host
         port = HTTP_PORT if options.port is None else options.port
-        suggest = None if words else partial(_suggest_models, env, messages)
+        suggest = None if words else partial(_suggest_models, env, log.hint)
         signum = runner.run(_serve(server, host, port, env.stdout, suggest, is_discovered=options.port is None))
         log.finish()
         die_of(signum)  # without the end of the runner, which waits for threads, such as one that reads a long text
@@ -89,10 +89,10 @@ def _engine(options: ServeOptions, files: Sequence[Path]) -> Engine:
     return EchoEngine(_pace(options))
 
 
-def _suggest_models(env: Environment, messages: Messages) -> None:
+def _suggest_models(env: Environment, hint: Callable[[str], None]) -> None:
     """Show how to serve the models on this machine, if they can be run."""
     if find_spec("xllamacpp") and (folders := with_models(model_folders(env.variables))):
-        messages.hint(f"lm serve {shlex.join(map(str, folders))} serves the models on this machine")
+        hint(f"lm serve {shlex.join(map(str, folders))} serves the models on this machine")
 
 
 def read_api_tokens(file: Path) -> Mapping[str, str]:
