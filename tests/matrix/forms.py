@@ -271,6 +271,8 @@ _SCHEMA: Final = (
     '{"type":"object","properties":{"city":{"type":"string"},"size":{"type":"integer"}},"required":["size"]}'
 )
 
+# A signal that comes when the client has already ended by itself meets the end of the interpreter or of asyncio's loop,
+# where KeyboardInterrupt leaves a traceback whatever the library does: from there on it ends the process.
 _PROGRAM: Final = """
 import os, signal, sys
 import lmcli as lms
@@ -280,8 +282,14 @@ def main():
     with lms.Client(timeout=float(seconds) if seconds else None) as client:
         {body}
 
+def run():
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 try:
-    main()
+    run()
 except lms.LmError as error:
     print("lm: error: " + error.message, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -298,8 +306,14 @@ async def main():
     async with lms.AsyncClient(timeout=float(seconds) if seconds else None) as client:
         {body}
 
+async def run():
+    try:
+        await main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 try:
-    asyncio.run(main())
+    asyncio.run(run())
 except lms.LmError as error:
     print("lm: error: " + error.message, file=sys.stderr)
     sys.exit(error.exit_code)
