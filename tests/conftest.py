@@ -1,5 +1,6 @@
 """What tests share: real servers, in a thread or as a process, and a client that sends and receives bare JSON."""
 
+import gc
 import itertools
 import json
 import os
@@ -178,6 +179,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_processes() -> Iterator[None]:
+    """No test may run a command in this process: it freezes the heap for good, and Hypothesis takes that for a leak."""
+    yield
+    assert gc.get_freeze_count() == 0, "a test has called `main` of `lm` in the process of the tests"
 
 
 def open_unread(server: socket.socket, **openings: Packet) -> None:

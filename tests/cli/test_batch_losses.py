@@ -1,7 +1,6 @@
 """A batch outlives its connection, its server and its model."""
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from predictions import Predictions
 from processes import Child, StubServer, environment, run, start
 
 from lmcli.cli.batch_run import retry_delays
-from lmcli.cli.main import main
 from lmcli.server import listener
 from lmcli.server.background import Running
 from lmcli.server.listener import NAMESPACES
@@ -247,11 +245,9 @@ def test_an_input_that_falls_silent_is_not_a_server_that_does(tmp_path: Path, st
     assert (ran.status, ran.stdout, ran.stderr) == (0, b"one\ntwo\n", "")
 
 
-def test_a_record_that_waits_for_a_mute_server_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_that_waits_for_a_mute_server_fails(tmp_path: Path) -> None:
     """It fails after a while, those whose answers have begun go on, and the next ones go over a new socket."""
-    monkeypatch.setattr("lmcli.client.session.MUTE_SECONDS", 0.05)
+    (tmp_path / "sitecustomize.py").write_text("import lmcli.client.session as s\ns.MUTE_SECONDS = 0.05\n")
     sockets = iter(("mute", "new"))
 
     def script(peer: Peer) -> None:
@@ -267,15 +263,9 @@ def test_a_record_that_waits_for_a_mute_server_fails(
             peer.send(piece("four"), success())
         peer.wait_until_left()
 
-    (tmp_path / "lines").write_text("a\nb\nc\nd\n")
-    stdin = os.dup(0)
-    try:
-        with ScriptedServer(script) as server, (tmp_path / "lines").open() as lines:
-            os.dup2(lines.fileno(), 0)
-            status = main(["respond", "--each", "line", "-j", "3", "-q", "-H", f"127.0.0.1:{server.port}"])
-    finally:
-        os.dup2(stdin, 0)
-        os.close(stdin)
-    written = capfd.readouterr()
-    assert (status, written.out) == (1, "one\n\nthree\nfour\n")
-    assert written.err.startswith("lm: error: record 2: the server has used up its warnings")
+    with ScriptedServer(script) as server:
+        variables = environment(tmp_path, server.port, PYTHONPATH=str(tmp_path))
+        (tmp_path / "lines").write_text("a\nb\nc\nd\n")
+        ran = run("lm respond --each line -j 3 -q < lines", tmp_path, variables)
+    assert (ran.status, ran.stdout) == (1, b"one\n\nthree\nfour\n")
+    assert ran.stderr.startswith("lm: error: record 2: the server has used up its warnings")
