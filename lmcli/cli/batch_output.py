@@ -180,8 +180,10 @@ class BatchOutput:
         result = self._result(job, text, outcome)
         whole = self._writer.whole(result, job.request)
         if not whole.startswith(job.answer.streamed):
-            outcome = outcome._replace(error=Incomplete("after the connection was lost the answer began differently"))
-            result = self._result(job, text, outcome)
+            if outcome.error is None:  # an answer that failed before it had come as far again says why itself
+                error = Incomplete("after the connection was lost the answer began differently")
+                outcome = outcome._replace(error=error)
+                result = self._result(job, text, outcome)
             whole = self._writer.ended(job.answer.streamed)
         elif outcome.error is None and self._writer.lacks_code(result):
             from lmcli.cli.output.code_sink import no_code  # noqa: PLC0415  few answers have none

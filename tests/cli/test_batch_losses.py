@@ -120,6 +120,23 @@ def test_an_answer_that_begins_differently_has_failed(tmp_path: Path) -> None:
     assert "error" not in second
 
 
+def test_an_answer_that_fails_after_a_loss_says_why(tmp_path: Path) -> None:
+    """It has not come as far as the first time, which is no other beginning; what was streamed stands."""
+    predictions = Predictions()
+    with StubServer(predictions) as stub, batch(tmp_path, stub.port, b"one\n", "--results", "done") as child:
+        asked = predictions.next()
+        asked.say("It is 4")
+        child.wait_for(b"It is 4")
+        asked.lose()
+        predictions.next().fail("no luck")
+        assert child.end() == 1
+    assert child["stdout"] == b"It is 4\n"
+    assert b"lm: error: record 1: no luck" in child["stderr"]
+    assert b"began differently" not in child["stderr"]
+    (result,) = map(json.loads, (tmp_path / "done").read_text().splitlines())
+    assert result["error"] == {"code": 1, "message": "no luck"}
+
+
 def test_a_record_that_loses_three_connections_has_failed(tmp_path: Path) -> None:
     """It is not sent a fourth time; the others are answered."""
     predictions, asked_for = Predictions(), []
