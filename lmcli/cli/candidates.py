@@ -21,14 +21,16 @@ def candidates(line: str, model_keys: Callable[[], Sequence[str]]) -> Sequence[C
         return insert_tab(line)
     if not space:
         return [Candidate(f"{command} ", command) for command in COMMANDS if command.startswith(name)]
-    kind = COMMANDS[name].kind if name in COMMANDS else ""
-    if kind == TEXT:
+    command = COMMANDS.get(name)
+    if command is None:
+        return []
+    if command.kind == TEXT:
         return insert_tab(line)
-    typed = argument.lstrip()
+    typed = argument.rpartition(" ")[2] if command.words else argument.lstrip()
     before = line.removesuffix(typed)
-    if kind == FILE:
+    if command.kind == FILE:
         return [Candidate(before + path, name) for path, name in sorted(_files(typed))]
-    words = model_keys() if kind == KEY else filter(str.islower, kind.split("|"))  # not placeholders such as N
+    words = model_keys() if command.kind == KEY else command.words
     return [Candidate(before + word, word) for word in sorted(words) if word.startswith(typed) and _is_typeable(word)]
 
 

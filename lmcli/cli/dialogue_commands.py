@@ -1,6 +1,6 @@
 """The commands of a dialogue, such as /help, and what they work on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from lmcli.cli.input.stdin import is_stdin, join_words
 from lmcli.cli.messages import Messages, Verbosity
 from lmcli.cli.model_choice import choose_model, model_table
 from lmcli.cli.output.drawing import size_text
-from lmcli.cli.resolve import Reasoning
+from lmcli.cli.resolve import REASONING_WORDS, Reasoning
 from lmcli.errors import KEPT_IN_TEXT, CannotConnect, ConnectionLost, TimedOut, UsageError, escaped, quoted
 
 
@@ -153,12 +153,14 @@ def _reasoning_text(reasoning: Reasoning, *, is_terminal: bool) -> str:
     return f"reasoning is {display}; asked of the server: {', '.join(asked) or 'nothing'}"
 
 
+_MARKDOWN_WORDS: Final = {"on": True, "off": False}
+
+
 def _markdown(dialogue: Dialogue, choice: str) -> None:
     conversation = dialogue.conversation
-    choices = {"": not conversation.has_markdown, "on": True, "off": False}
-    if choice not in choices:
-        raise UsageError(f"/markdown takes on or off, not {quoted(choice)}", "/markdown off")
-    conversation.has_markdown = choices[choice]
+    if choice and choice not in _MARKDOWN_WORDS:
+        raise UsageError(f"/markdown takes {' or '.join(_MARKDOWN_WORDS)}, not {quoted(choice)}", "/markdown off")
+    conversation.has_markdown = _MARKDOWN_WORDS.get(choice, not conversation.has_markdown)
     dialogue.messages.note(f"answers are {'rendered' if conversation.has_markdown else 'shown as they arrive'}")
 
 
@@ -184,15 +186,17 @@ class Command(NamedTuple):
         run: called with the argument.
         argument: what it takes, as the help shows it: an optional one in brackets, empty for none.
         help: what it does.
+        words: the words of which the argument may consist.
     """
 
     run: Callable[[Dialogue, str], None]
     argument: str
     help: str
+    words: Collection[str] = ()
 
     @property
     def kind(self) -> str:
-        """The kind of its argument: FILE, KEY, TEXT, words to choose from such as `on|off`, or empty for none."""
+        """The kind of its argument: FILE, KEY, TEXT, WHAT, or empty for none."""
         return self.argument.strip("[]")
 
 
@@ -213,8 +217,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "/clear": Command(_clear, "", "begin a new conversation"),
     "/save": Command(_save, FILE, "write the conversation to a file"),
     "/load": Command(_load, FILE, "continue and keep the conversation in a file"),
-    "/reasoning": Command(_reasoning, "[WHAT]", "show, hide, on, off, or a number of tokens"),
-    "/markdown": Command(_markdown, "[WHAT]", "on or off: render answers, or show them as they arrive"),
+    "/reasoning": Command(_reasoning, "[WHAT]", "show, hide, on, off, or a number of tokens", REASONING_WORDS),
+    "/markdown": Command(
+        _markdown, "[WHAT]", "on or off: render answers, or show them as they arrive", _MARKDOWN_WORDS
+    ),
     "/stats": Command(_stats, "", "switch statistics after answers on or off"),
     "/edit": Command(_edit, "[TEXT]", "write the next question in an editor"),
     "/exit": Command(_exit, "", "exit"),
@@ -223,7 +229,7 @@ COMMANDS: Final[dict[str, Command]] = {
 _MIN_HELP_COLUMNS: Final = 16
 _KEYS: Final = (
     ('"""', "begin and end a message of several lines"),
-    ("TAB", "complete a command, a model key or the name of a file"),
+    ("TAB", "complete a command, or what it takes"),
     ("Ctrl-C", "stop the answer, or clear the line"),
     ("Ctrl-D", "exit"),
 )

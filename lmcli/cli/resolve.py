@@ -122,12 +122,12 @@ class Reasoning(NamedTuple):
         """
         reasoning = cls()
         for word in words:
-            if word in _REASONING_WORDS:
-                reasoning = reasoning._replace(**_REASONING_WORDS[word])
+            if word in REASONING_WORDS:
+                reasoning = reasoning._replace(**REASONING_WORDS[word])
             elif word.isascii() and word.isdigit():
                 reasoning = reasoning._replace(budget=int(word[:_DIGITS]))  # too large for the option in any case
             else:
-                raise UsageError(f"{name} takes show, hide, on, off or a number of tokens, not {quoted(word)}")
+                raise UsageError(f"{name} takes {', '.join(REASONING_WORDS)} or a number of tokens, not {quoted(word)}")
         return reasoning
 
 
@@ -135,12 +135,13 @@ _MAX_HINT: Final = 200
 _DIGITS: Final = 1000
 """The number of digits that are converted: Python refuses more than 4300."""
 
-_REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
+REASONING_WORDS: Final[Mapping[str, dict[str, bool]]] = {
     "show": {"is_shown": True},
     "hide": {"is_shown": False},
     "on": {"is_wanted": True},
     "off": {"is_wanted": False},
 }
+"""What can be said about reasoning in a word, and what it changes."""
 DISPLAY_WORDS: Final = ("show", "hide")
 """The words that are not for the server."""
 

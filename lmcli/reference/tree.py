@@ -10,6 +10,7 @@ from typer.main import get_command
 from lmcli.cli.app import COMMANDS, build
 from lmcli.cli.environment import Environment
 from lmcli.cli.model_cache import KEYS, LOADED
+from lmcli.cli.resolve import REASONING_WORDS
 
 ANY_FILE: Final = "*"
 
@@ -69,7 +70,7 @@ _BY_NAME: Final = {
     "--history": Values(files="*.json"),
     "--grammar": Values(files="*.gbnf"),
     "-H": Values(words=("demo", "local"), files="*.gguf"),
-    "--reasoning": Values(words=("show", "hide", "on", "off")),
+    "--reasoning": Values(words=tuple(REASONING_WORDS)),
     "--gpu": Values(words=("max", "off")),
 }
 _BY_METAVAR: Final = {

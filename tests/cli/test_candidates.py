@@ -74,13 +74,14 @@ def test_a_model_key_is_completed_where_a_command_takes_one() -> None:
     assert labels("/model qwen") == ["qwen/qwen3-8b@q4_k_m", "qwen3-4b"]
 
 
-def test_words_are_completed_where_a_command_takes_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The help of the command says which; a name in capitals stands for something else."""
-    command = COMMANDS["/help"]._replace(argument="[show|hide|N]")
-    monkeypatch.setitem(COMMANDS, "/reasoning", command)
-    assert labels("/reasoning ") == ["hide", "show"]
-    assert lines("/reasoning s") == ["/reasoning show"]
-    assert lines("/help ") == lines("/reasoning N") == []
+def test_words_are_completed_where_a_command_takes_them() -> None:
+    """Those that its help names, and where it takes several, each of them."""
+    assert labels("/reasoning ") == ["hide", "off", "on", "show"]
+    assert lines("/reasoning hide 500 of") == ["/reasoning hide 500 off"]
+    assert lines("/markdown o") == ["/markdown off", "/markdown on"]
+    assert lines("/help ") == lines("/reasoning N") == lines("/frob x") == []
+    for command in COMMANDS.values():
+        assert all(word in command.help for word in command.words)
 
 
 def test_the_models_are_listed_for_a_model_key_alone() -> None:

@@ -34,6 +34,19 @@ def test_a_command_is_completed(talk: OpenDialogue) -> None:
     dialogue.leave()
 
 
+def test_the_words_of_a_command_are_completed(talk: OpenDialogue) -> None:
+    """One after the other, where it takes several, and the command understands them."""
+    dialogue = talk()
+    dialogue.see_prompt()
+    dialogue.type("/rea" + TAB + "h" + TAB, end="")
+    dialogue.see("ide")
+    assert "reasoning is hidden; asked of the server: off" in dialogue.ask(" of" + TAB)
+    dialogue.type("/mark" + TAB + "of" + TAB, end="")
+    dialogue.see("ff")
+    assert "answers are shown as they arrive" in dialogue.ask("")
+    dialogue.leave()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_commands_are_listed_with_their_slash(talk: OpenDialogue, size: tuple[int, int]) -> None:
     """TAB lists those that begin so, below the line, which stays as it was."""
