@@ -10,7 +10,7 @@ from lmcli.cli.json_text import dump_json
 from lmcli.cli.lifecycle import LoadLifecycle, PredictionLifecycle
 from lmcli.cli.messages import Messages
 from lmcli.cli.options import PredictionOptions
-from lmcli.cli.output.selection import answer_sink, markdown_sink, stderr_sinks
+from lmcli.cli.output.selection import answer_sink, markdown_sink, stderr_sinks, undisturbed
 from lmcli.cli.output.sinks import Outcome, Sink
 from lmcli.cli.output.stdout import print_bytes
 from lmcli.cli.resolve import Request, load_request, options_record
@@ -113,9 +113,10 @@ def predict(
     def load_and_predict() -> None:
         prediction.predict(model or load.load(load_request(str(invocation.model_key), options)))
 
-    runner.attempt(load_and_predict)
-    runner.error = runner.error or prediction.error
-    prediction.finish()
+    with undisturbed(markdown, env):
+        runner.attempt(load_and_predict)
+        runner.error = runner.error or prediction.error
+        prediction.finish()
     outcome = prediction.outcome
     if outcome.signum is None and (outcome.tool_calls or outcome.tool_call_failures):
         from lmcli.cli.output.call_report import report_tool_calls  # noqa: PLC0415  few answers have any

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from lmcli.cli.choices import OutputForm, RawOutputForm
 from lmcli.cli.environment import Environment
@@ -57,6 +58,15 @@ def markdown_sink(options: PredictionOptions, env: Environment, messages: Messag
     sink = MarkdownSink(output, lambda: env.size, has_color=has_color, has_boxes=has_blocks(env), is_in_tmux=is_in_tmux)
     messages.before_each = sink.end_block
     return sink
+
+
+def undisturbed(markdown: Sink | None, env: Environment) -> AbstractContextManager[None]:
+    """Inside it, nothing that is typed disturbs an answer that is rendered."""
+    if markdown is None:
+        return nullcontext()
+    from lmcli.cli.output.terminal_echo import without_echo
+
+    return without_echo(env.stdout)
 
 
 def stderr_sinks(options: PredictionOptions, env: Environment, messages: Messages, output: Output) -> list[StderrSink]:
