@@ -210,7 +210,7 @@ def test_any_file(flag: str, folder: Path, attempt: Try) -> None:
 @contextmanager
 def attended(pipe: Path, flag: str) -> Iterator[None]:
     """Let a process write a line to a pipe that is read, and another read one that is written to."""
-    other = 'echo line > "$0"' if flag in READ else 'cat "$0" > /dev/null'
+    other = 'echo line > "$0"' if flag in READ else 'exec cat "$0" > /dev/null'
     with subprocess.Popen(["sh", "-c", other, str(pipe)]) as process:
         yield
         process.kill()
