@@ -120,11 +120,27 @@ def test_tokens_of_a_prediction_are_counted(wire: Wire, llama: Ask) -> None:
     assert stats["totalTokensCount"] == len(tokens) + 7
 
 
+@pytest.fixture(scope="module")
+def serial_server() -> Iterator[background.Running]:
+    """A server of the model that has not answered yet."""
+    with background.start(LlamaEngine([real_model()])) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     "sampling", [{"temperature": 0}, {"temperature": 0.8, "seed": 1}, {"temperature": 1.5, "seed": 2}]
 )
-def test_seed(wire: Wire, llama: Ask, sampling: Packet) -> None:
-    """The answer is the one of llama.cpp called directly with the same seed, or without one at temperature 0."""
+def test_seed(serial_server: background.Running, connect: Connect, llama: Ask, sampling: Packet) -> None:
+    """The answer is the one of llama.cpp called directly with the same seed, or without one at temperature 0.
+
+    That holds for a model that answers one request after the other, whatever else it is asked in between.
+    """
+    wire = connect(serial_server)
+    load(wire, REAL_KEY, contextLength=4096, numParallelSessions=1)
+    channels = {wire.open("predict", predicting(prompt, 5)) for prompt in PROMPTS}
+    while channels:
+        envelope = wire.receive()
+        channels -= {envelope["channelId"]} if envelope["type"] == "channelClose" else set()
     seed = {"seed": checked(sampling["seed"])} if "seed" in sampling else {}
     parameter = predicting(QUESTION, 30, temperature=sampling["temperature"], **seed)
     ours = [text_of(wire.stream("predict", parameter)) for _ in range(2)]
