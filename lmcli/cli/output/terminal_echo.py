@@ -14,7 +14,7 @@ def without_echo(terminal: int) -> Iterator[None]:
     """Inside the block, let a terminal not show what is typed.
 
     It is not lost: what reads the terminal next, such as line editing or the shell, gets it and shows it. If a signal
-    ends or stops the process, the shell restores the terminal.
+    ends or stops the process here, a shell that edits lines, such as bash, zsh or fish, restores the terminal.
     """
     is_changed = _set_echo(terminal, is_on=False)
     try:

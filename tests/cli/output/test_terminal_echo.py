@@ -72,7 +72,7 @@ ENDS: dict[str, Callable[[Dialogue, Author], None]] = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
 def test_the_terminal_is_as_it_was(end: Callable[[Dialogue, Author], None], tmp_path: Path) -> None:
-    """Whatever ends or stops the command, the shell's terminal shows what is typed."""
+    """Whatever ends or stops the command, the shell gets a terminal that shows what is typed."""
     with authored() as (port, authors), on_terminal(tmp_path, port, *SHELL, PS1="$ ") as dialogue:
         dialogue.see("$ ")
         dialogue.type("lm respond --markdown question")
