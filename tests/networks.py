@@ -1,10 +1,11 @@
-"""A network of its own for tests that need ports which are the same for all processes of a machine."""
+"""Namespaces: a network of its own for tests of ports that are the same for all processes, or mounts of its own."""
 
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 
@@ -21,6 +22,22 @@ sys.stdin.read()
 """
 
 
+@cache
+def unshared(namespace: str) -> Sequence[str] | None:
+    """How a command begins that runs in a namespace of its own, such as `--net`; None where the system lets nobody.
+
+    Root needs no namespace for users, which a chroot cannot have.
+    """
+    for users in ((), ("--user", "--map-root-user")):
+        command = ("unshare", *users, namespace)
+        try:
+            if subprocess.run([*command, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                return command
+        except FileNotFoundError:
+            return None
+    return None
+
+
 @contextmanager
 def own_network(*ports: int) -> Iterator[Sequence[str]]:
     """How commands begin that run in a network of their own, in which all ports are free.
@@ -28,20 +45,16 @@ def own_network(*ports: int) -> Iterator[Sequence[str]]:
     Where the system has no such networks, the commands run in that of the machine, with an empty beginning, and the
     test is skipped if a port is in use there.
     """
-    command = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", HOLDER]
-    try:
-        holder = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-    except FileNotFoundError:
+    beginning = unshared("--net")
+    if beginning is None:
         yield _in_the_network_of_the_machine(ports)
         return
-    with holder:
+    command = [*beginning, sys.executable, "-c", HOLDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        if holder.stdout.readline() == "up\n":
-            yield ["nsenter", "--target", str(holder.pid), "--user", "--net", "--preserve-credentials"]
-        else:
-            yield _in_the_network_of_the_machine(ports)
+        assert holder.stdout.readline() == "up\n"
+        users = ("--user", "--preserve-credentials") if "--user" in beginning else ()
+        yield ["nsenter", "--target", str(holder.pid), "--net", *users]
         holder.kill()
 
 

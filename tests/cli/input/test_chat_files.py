@@ -22,6 +22,7 @@ import pytest
 from conftest import PATIENCE, Packet
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import unshared
 from processes import StubConnection, StubServer, environment, run, start
 from properties import QUICK, json_objects
 
@@ -345,9 +346,10 @@ def test_a_limit_on_the_size_of_files_is_an_error_of_output(tmp_path: Path, serv
 
 def test_a_full_disk_is_an_error_of_output(tmp_path: Path, server: Running) -> None:
     """A disk without space: the same."""
-    mount = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$1" || exit 99; shift; sh -c "$1"', "sh"]
-    if shutil.which("unshare") is None or subprocess.run([*mount, tmp_path, ":"], check=False).returncode != 0:
+    beginning = unshared("--mount")
+    if beginning is None:
         pytest.skip("this system lets nobody mount a small disk")
+    mount = [*beginning, "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$1" || exit 99; shift; sh -c "$1"', "sh"]
     line = """
     lm chat -n --history talk.json one; cp talk.json before
     cat /dev/zero > filling 2> /dev/null
