@@ -99,7 +99,7 @@ print '<ready>'
 def zsh(file: Path, lines: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Offers:
     """Ask zsh on a terminal, where its line editor is at work."""
     home = folder.parent / "zsh"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / ".zshrc").write_text(ZSHRC)
     offered, found, terminal = home / "offered", Offers(), Terminal()
     settings = {**variables, "ZDOTDIR": str(home), "COMPLETIONS": str(file.parent), "TERM": "dumb"}
