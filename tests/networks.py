@@ -1,5 +1,6 @@
 """Namespaces: a network of its own for tests of ports that are the same for all processes, or mounts of its own."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,18 +24,18 @@ sys.stdin.read()
 
 
 @cache
-def unshared(namespace: str) -> Sequence[str] | None:
-    """How a command begins that runs in a namespace of its own, such as `--net`; None where the system lets nobody.
+def unshared(namespace: str, *trial: str) -> Sequence[str] | None:
+    """How a command begins that runs in a namespace of its own, such as `--net`; None if a trial succeeds in none.
 
-    Root needs no namespace for users, which a chroot cannot have.
+    Root needs no namespace for users, which a chroot cannot have. A system may allow a namespace and nothing in it.
     """
+    if shutil.which("unshare") is None:
+        return None
     for users in ((), ("--user", "--map-root-user")):
         command = ("unshare", *users, namespace)
-        try:
-            if subprocess.run([*command, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                return command
-        except FileNotFoundError:
-            return None
+        ran = subprocess.run([*command, *trial], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if ran.returncode == 0:
+            return command
     return None
 
 
@@ -45,12 +46,12 @@ def own_network(*ports: int) -> Iterator[Sequence[str]]:
     Where the system has no such networks, the commands run in that of the machine, with an empty beginning, and the
     test is skipped if a port is in use there.
     """
-    beginning = unshared("--net")
+    hold = sys.executable, "-c", HOLDER
+    beginning = unshared("--net", *hold)
     if beginning is None:
         yield _in_the_network_of_the_machine(ports)
         return
-    command = [*beginning, sys.executable, "-c", HOLDER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen([*beginning, *hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "up\n"
         users = ("--user", "--preserve-credentials") if "--user" in beginning else ()

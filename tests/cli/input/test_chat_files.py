@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -346,10 +347,10 @@ def test_a_limit_on_the_size_of_files_is_an_error_of_output(tmp_path: Path, serv
 
 def test_a_full_disk_is_an_error_of_output(tmp_path: Path, server: Running) -> None:
     """A disk without space: the same."""
-    beginning = unshared("--mount")
+    disk = ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path))
+    beginning = unshared("--mount", *disk)
     if beginning is None:
         pytest.skip("this system lets nobody mount a small disk")
-    mount = [*beginning, "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$1" || exit 99; shift; sh -c "$1"', "sh"]
     line = """
     lm chat -n --history talk.json one; cp talk.json before
     cat /dev/zero > filling 2> /dev/null
@@ -357,7 +358,7 @@ def test_a_full_disk_is_an_error_of_output(tmp_path: Path, server: Running) -> N
     cmp talk.json before; ls -A | grep talk
     """
     ran = subprocess.run(
-        [*mount, tmp_path, f'cd "{tmp_path}"; {line}'],
+        [*beginning, "sh", "-c", f"{shlex.join(disk)}; cd {shlex.quote(str(tmp_path))}; {line}"],
         env=environment(tmp_path, server.port),
         stdin=subprocess.DEVNULL,
         capture_output=True,
