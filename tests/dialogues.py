@@ -37,6 +37,11 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """Makes the terminal on stdin that of a new session, so that its Ctrl-C is a signal, and becomes the command."""
 
 
+def has_echo(terminal: int) -> bool:
+    """Whether a terminal shows what is typed, which line editing does itself."""
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+
 class Dialogue:
     """`lm chat` and the terminal that it runs on.
 
@@ -67,6 +72,11 @@ class Dialogue:
     def type_bytes(self, keys: bytes) -> None:
         """Press keys of a keyboard that has another encoding."""
         os.write(self.terminal.child_fd, keys)
+
+    @property
+    def has_echo(self) -> bool:
+        """See the function `has_echo`."""
+        return has_echo(self.terminal.child_fd)
 
     def see(self, *texts: str) -> None:
         """Wait until each of some texts is on the screen, in this order."""
@@ -141,6 +151,15 @@ def on_terminal(
         finally:
             process.kill()
             os.close(ours)
+
+
+@contextmanager
+def in_shell(folder: Path, port: int) -> Iterator[Dialogue]:
+    """Start a shell that edits no lines and controls jobs; it has shown its prompt, `$ `."""
+    shell = ("bash", "--norc", "--noprofile", "--noediting", "-i")
+    with on_terminal(folder, port, *shell, PS1="$ ") as dialogue:
+        dialogue.see("$ ")
+        yield dialogue
 
 
 class Parrot(EchoModel):

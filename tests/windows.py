@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from conftest import PATIENCE, Packet
-from dialogues import TAKE_THE_TERMINAL
+from dialogues import TAKE_THE_TERMINAL, has_echo
 from processes import StubConnection, StubServer, environment
 from screens import Screen
 
@@ -40,6 +40,11 @@ class Window:
         self.written = b""
         self._terminal = terminal
         self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @property
+    def has_echo(self) -> bool:
+        """See the function `has_echo`."""
+        return has_echo(self._terminal)
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size of the terminal."""

@@ -1,11 +1,10 @@
 """A dialogue and its terminal: signals at the prompt, a terminal that knows no escapes, a closed stderr."""
 
 import signal
-import termios
 from pathlib import Path
 
 import pytest
-from dialogues import CTRL_D, OpenDialogue, on_terminal
+from dialogues import CTRL_D, OpenDialogue, in_shell, on_terminal
 
 from lmcli.cli.tab_key import is_libedit
 from lmcli.server.background import Running
@@ -14,11 +13,6 @@ readline = pytest.importorskip("readline")
 
 PASTE_ON = "\x1b[?2004h"
 needs_readline = pytest.mark.skipif(is_libedit(readline), reason="libedit has no bracketed paste")
-
-
-def echoes(terminal: int) -> bool:
-    """Whether a terminal shows what is typed, which line editing does itself."""
-    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
@@ -34,16 +28,14 @@ def test_a_signal_at_the_prompt_ends_the_process(talk: OpenDialogue, signum: sig
 
 def test_ctrl_z_keeps_what_was_typed(tmp_path: Path, server: Running) -> None:
     """In the shell the terminal is as it was; after `fg` prompt and line stand there again, and each key shows once."""
-    shell = ("bash", "--norc", "--noprofile", "--noediting", "-i")
-    with on_terminal(tmp_path, server.port, *shell, PS1="$ ") as dialogue:
-        dialogue.see("$ ")
+    with in_shell(tmp_path, server.port) as dialogue:
         dialogue.type("lm chat")
         dialogue.see_prompt()
         dialogue.type("half", end="")
         dialogue.see("half")
         dialogue.stop_typing()
         dialogue.see("$ ")
-        assert echoes(dialogue.terminal.child_fd)
+        assert dialogue.has_echo
         dialogue.type("fg")
         dialogue.see("> half")
         dialogue.type(" a line")
