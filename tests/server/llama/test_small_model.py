@@ -140,7 +140,8 @@ def test_seed(serial_server: background.Running, connect: Connect, llama: Ask, s
     channels = {wire.open("predict", predicting(prompt, 5)) for prompt in PROMPTS}
     while channels:
         envelope = wire.receive()
-        channels -= {envelope["channelId"]} if envelope["type"] == "channelClose" else set()
+        if envelope["type"] == "channelClose":
+            channels.remove(envelope["channelId"])
     seed = {"seed": checked(sampling["seed"])} if "seed" in sampling else {}
     parameter = predicting(QUESTION, 30, temperature=sampling["temperature"], **seed)
     ours = [text_of(wire.stream("predict", parameter)) for _ in range(2)]
