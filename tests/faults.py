@@ -147,7 +147,13 @@ class Peer:
         return credentials
 
     def send(self, *values: Any) -> None:
-        """Send values as JSON, each as one text, all in one write; bytes go as they are."""
+        """Send values as JSON, each as one text, all in one write; bytes go as they are.
+
+        Raises:
+            Left: the client has sent a close frame; it may have come together with what `receive` gave.
+        """
+        if self.protocol.close_rcvd is not None:
+            raise Left
         for value in values:
             self.protocol.send_text(value if isinstance(value, bytes) else json.dumps(value).encode())
         self.flush()

@@ -11,9 +11,8 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from conftest import PATIENCE, Packet
-from faults import Peer, ScriptedServer
+from faults import Left, Peer, ScriptedServer
 from packets import INSTANCE, closed, piece, sent, success
-from websockets.exceptions import InvalidState
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ def recording_server(fragments: int = 3) -> Iterator[tuple[ScriptedServer, Simpl
             while True:
                 request = peer.receive()
                 received.put(request)
-                with suppress(InvalidState):  # the client's close frame came with it
+                with suppress(Left):  # the client's close frame came with it
                     answer(peer, request)
         finally:
             received.put(None)
