@@ -179,6 +179,9 @@ class CodeBlocks:
         if is_inside:
             columns += yield from self._skip(block.indent - columns)
         white, columns = yield from self._white(columns)
+        if is_inside and columns >= _CODE_INDENT:  # not a fence, whatever comes next
+            self._write(white)
+            white = ""
         fence = (yield from self._run(frozenset(block.char))) if columns < _CODE_INDENT else ""
         is_fence = len(fence) >= block.length
         behind = (yield from self._run(_BLANKS)) if is_fence else ""

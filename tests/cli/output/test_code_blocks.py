@@ -112,6 +112,7 @@ def test_any_split_gives_the_same_code(text: str, data: st.DataObject) -> None:
 @QUICK
 @given(documents | soups, st.data())
 @example("```\n        x", None)
+@example("```\n    ", None)
 def test_only_what_can_be_a_closing_fence_is_held_back(text: str, data: st.DataObject | None) -> None:
     """Whatever has arrived, the rest of its code is a fence that may close the block, or the beginning of one."""
     blocks = CodeBlocks()
