@@ -252,7 +252,7 @@ class AioTransport(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         """Write what is to be sent."""
-        data = b"".join([*self._websocket.data_to_send(), *iter(self._websocket.frames_to_send, b"")])
+        data = b"".join([self._websocket.data_to_send(), *iter(self._websocket.frames_to_send, b"")])
         if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 

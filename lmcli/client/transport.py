@@ -17,8 +17,8 @@ from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
-UNSENT_FRAMES: Final = 100_000
-"""How many pongs may wait for a server that does not read them."""
+UNSENT_BYTES: Final = 16 * 1024 * 1024
+"""How much may wait for a server that reads nothing: some frames of a text, and the answers to all its pings."""
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
 _BAD_REQUEST: Final = 400
@@ -250,21 +250,22 @@ class Transport:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
         if not (self._unsent or self._websocket.has_data_to_send):
             return True
-        self._unsent.extend(map(memoryview, self._websocket.data_to_send()))
+        if data := self._websocket.data_to_send():
+            self._unsent.append(memoryview(data))
         while self._websocket.lost is None and (self._unsent or self._take_frames()):
-            data = self._unsent[0]
+            first = self._unsent[0]
             try:
-                accepted = self._socket.send(data)
+                accepted = self._socket.send(first)
             except OSError as error:
-                if _would_block(error) and len(self._unsent) <= UNSENT_FRAMES:
+                if _would_block(error) and sum(map(len, self._unsent)) <= UNSENT_BYTES:
                     return False
                 self._websocket.lost = "it accepts no data" if _would_block(error) else describe(error)
                 break
             self._accepted_at = time.monotonic()
-            if accepted == len(data):
+            if accepted == len(first):
                 self._unsent.popleft()
             else:
-                self._unsent[0] = data[accepted:]
+                self._unsent[0] = first[accepted:]
         return True
 
     def _take_frames(self) -> bool:

@@ -122,10 +122,10 @@ class WebSocket:
         self._protocol.send_close()
         self.has_data_to_send = True
 
-    def data_to_send(self) -> list[bytes]:
-        """What is to be sent before any text: the handshake, pongs, close frames."""
+    def data_to_send(self) -> bytes:
+        """What is to be sent before any text: the handshake, pongs, close frames; empty if there is nothing."""
         self.has_data_to_send = bool(self._outgoing)
-        return [data for data in self._protocol.data_to_send() if data]
+        return b"".join(self._protocol.data_to_send())
 
     def frames_to_send(self) -> bytes:
         """The next frames of texts, short ones together; empty if that was all."""

@@ -143,8 +143,8 @@ def test_timeout_of_a_client() -> None:
         peer.greet()
         peer.wait_until_left()
 
-    with ScriptedServer(script) as server, lms.Client(f"127.0.0.1:{server.port}", timeout=0.05) as client:
-        with pytest.raises(lms.TimedOut, match=r"silent for 0\.05 s") as caught:
+    with ScriptedServer(script) as server, lms.Client(f"127.0.0.1:{server.port}", timeout=0.5) as client:
+        with pytest.raises(lms.TimedOut, match=r"silent for 0\.5 s") as caught:
             client.llm.list_loaded()
         assert caught.value.hints == ()
         client.close()

@@ -141,8 +141,8 @@ def test_leaving_instead_of_an_answer_to_the_authentication(open_session: Open) 
 def test_no_answer_to_the_authentication(open_session: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence after the credentials ends with the timeout, and without one after a fixed time."""
     with ScriptedServer(Peer.wait_until_left) as server:
-        with pytest.raises(TimedOut, match=r"no answer to the authentication within 0\.05 s"):
-            open_session(server, timeout=0.05)
+        with pytest.raises(TimedOut, match=r"no answer to the authentication within 0\.5 s"):
+            open_session(server, timeout=0.5)
         monkeypatch.setattr("lmcli.client.session.CONNECT_SECONDS", 0.05)
         with pytest.raises(CannotConnect, match="did not answer the authentication"):
             open_session(server)

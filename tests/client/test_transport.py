@@ -3,8 +3,10 @@
 import json
 import os
 import select
+import sys
 import threading
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from conftest import PATIENCE
@@ -111,6 +113,31 @@ def test_fragmented_texts_are_joined(dial: Dial) -> None:
         transport = dial(server.port)
         assert texts(transport, 3) == [1, "one two three", 2]
         transport.close()
+
+
+def test_pings_are_answered_together(dial: Dial) -> None:
+    """A burst of them is answered with few writes: one each would keep a flood of them from being left for seconds."""
+    pings, writes = 10_000, 0
+
+    def count(_: object, event: str, function: Any) -> None:
+        nonlocal writes
+        writes += event == "c_call" and function.__name__ == "send"
+
+    def script(peer: Peer) -> None:
+        peer.socket.sendall(Frame(Opcode.PING, b"").serialize(mask=False) * pings + text_frame(b"1"))
+        assert {peer.frame().opcode for _ in range(pings)} == {Opcode.PONG}
+        peer.send(2)
+        peer.wait_until_left()
+
+    with ScriptedServer(script) as server:
+        sys.setprofile(count)
+        try:
+            transport = dial(server.port)
+            assert texts(transport, 2) == [1, 2]
+        finally:
+            sys.setprofile(None)
+        transport.close()
+    assert 0 < writes < pings / 100
 
 
 def test_byte_by_byte(dial: Dial) -> None:

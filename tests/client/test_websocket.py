@@ -20,7 +20,7 @@ from lmcli.client.websocket import WebSocket
 def accepted(websocket: WebSocket) -> bytes:
     """What a server answers to the handshake."""
     server = ServerProtocol()
-    server.receive_data(b"".join(websocket.data_to_send()))
+    server.receive_data(websocket.data_to_send())
     [request] = server.events_received()
     server.send_response(server.accept(request))  # type: ignore[arg-type]
     return b"".join(server.data_to_send())
@@ -53,7 +53,7 @@ def test_the_handshake_is_that_of_websockets(address: Address) -> None:
     theirs = ClientProtocol(uri)
     theirs.send_request(theirs.connect())
     key = re.compile(rb"Sec-WebSocket-Key: [A-Za-z0-9+/]{22}==")
-    ours = b"".join(WebSocket(address, "llm").data_to_send())
+    ours = WebSocket(address, "llm").data_to_send()
     assert key.sub(b"", ours) == key.sub(b"", b"".join(theirs.data_to_send()))
 
 
@@ -105,7 +105,7 @@ def test_a_ping_is_answered() -> None:
     """A control frame between two texts gets its answer."""
     websocket = connected()
     assert websocket.receive(framed(Frame(Opcode.PING, b"here?")) + text_frame(b"a")) == [b"a"]
-    assert websocket.data_to_send()[0][0] == 0x80 | Opcode.PONG
+    assert websocket.data_to_send()[0] == 0x80 | Opcode.PONG
 
 
 @pytest.mark.parametrize(
