@@ -1,14 +1,29 @@
-"""What the property tests draw from: JSON of any shape, JSON that is almost right, conversations."""
+"""How often a property is tried, and what its tests draw from: JSON of any shape, or almost right, conversations."""
 
+import os
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from lmcli.chat import FILE_TYPES, FilePart, Message, Part, TextPart, ToolCallResult
 from lmcli.values import JsonObject, ToolCallRequest
 
-QUICK = settings(max_examples=60, deadline=None)
+_THOROUGHNESS = int(os.environ.get("LMCLI_EXAMPLES", "1"))
+_IS_GATE = "LMCLI_GATE" in os.environ
+
+
+def examples(count: int, *unchecked: HealthCheck) -> settings:
+    """Try a property with so many examples: others in each run, but in the gate, which is to be repeatable, the same.
+
+    `LMCLI_EXAMPLES=15` in the environment stands for 15 times as many.
+    """
+    return settings(
+        max_examples=count * _THOROUGHNESS, deadline=None, suppress_health_check=unchecked, derandomize=_IS_GATE
+    )
+
+
+QUICK = examples(60)
 """Enough to find what is findable in a suite that is run often."""
 
 _numbers = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

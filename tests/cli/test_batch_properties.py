@@ -8,12 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from predictions import Asked, Predictions
 from processes import Child, StubServer, environment, start
+from properties import examples
 
-BOUNDED = settings(max_examples=7, deadline=None, suppress_health_check=list(HealthCheck))
+BOUNDED = examples(7, *HealthCheck)
 """Each example is a few processes."""
 
 QUIET_SECONDS = 0.005

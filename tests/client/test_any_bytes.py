@@ -4,7 +4,7 @@ import json
 
 from conftest import CREDENTIALS
 from faults import Peer, ScriptedServer
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packets import (
     INSTANCE,
@@ -17,6 +17,7 @@ from packets import (
     success,
     what_came,
 )
+from properties import examples
 from websockets.frames import Frame, Opcode
 
 from lmcli.client.address import Address
@@ -107,7 +108,7 @@ spoken = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(spoken, st.sampled_from(["predict", "complete", "load", "call"]))
 @example(framed(b'{"type":"channelSend","channelId":1,"message":' + b"[" * 900 + b"]" * 900 + b"}"), "predict")
 @example(framed(b"[" * 100_000), "call")
@@ -147,7 +148,7 @@ def channel_of(session: Session, asked: str) -> Channel:
     return completing(session) if asked == "complete" else session.load(requests.get_or_load("tiny", LoadConfig()))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(1, 700))
 def test_any_cut_of_a_dialogue_gives_a_beginning(count: int) -> None:
     """Wherever the connection is cut, the text that was read is a beginning of the answer, and the end is known."""

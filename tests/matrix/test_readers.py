@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from properties import garbled
+from properties import examples, garbled
 from readers import READERS, Reader
 
 from lmcli.errors import LmError
 
-BRIEFLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BRIEFLY = examples(40, HealthCheck.too_slow)
 _SPLICES = [
     b"\0",
     b"\xff",

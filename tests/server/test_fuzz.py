@@ -1,11 +1,10 @@
 """The server against clients that send anything: it logs no error, and answers others.
 
-A longer run: FUZZ_EXAMPLES=20000 python -m pytest tests/server/test_fuzz.py --timeout 0
+A longer run: LMCLI_EXAMPLES=500 python -m pytest tests/server/test_fuzz.py --timeout 0
 """
 
 import json
 import logging
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 import recordings
 from conftest import GUEST, PATIENCE, Connect, Packet, StartServer, Wire, predicting, query, stack, user, wait_until
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from packets import AFFIXES
-from properties import any_json, garbled
+from properties import any_json, examples, garbled
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect as open_socket
@@ -25,11 +24,7 @@ from websockets.uri import parse_uri
 
 from lmcli.server.background import Running
 
-FUZZED = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZED = examples(40, *HealthCheck)
 MODEL: Packet = {"specifier": query(), "throwIfNotFound": False, "inputString": "a b", "identifier": "echo"}
 REQUESTS = [
     line.value

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from conftest import Packet, Wire, predicting
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from properties import garbled
+from properties import examples, garbled
 
 from lmcli.chat import Chat, FilePart, ImagePart, Message
 from lmcli.errors import BadInput
@@ -112,7 +112,7 @@ def with_names(message: Message) -> Message:
     return message._replace(content=tuple(uploaded if isinstance(p, ImagePart) else p for p in message.content))
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(entries, min_size=1, max_size=2).flatmap(lambda history: st.just(history) | garbled(history)))
 def test_what_lm_accepts_is_valid_on_the_wire(history: Any) -> None:
     """Of almost valid histories, each is refused before anything is sent, or its request is valid for a server."""

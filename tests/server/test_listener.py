@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from conftest import GUEST, Connect, Packet, StartServer, Wire, predicting, query, stats_of, text_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from properties import examples
 from websockets.exceptions import ConnectionClosed
 
 from lmcli.server.background import Running
@@ -434,7 +435,7 @@ ENVELOPES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150, HealthCheck.function_scoped_fixture)
 @given(texts=st.lists(ENVELOPES.map(json.dumps) | JSON.map(json.dumps) | st.text() | st.binary(), max_size=8))
 def test_no_text_ends_a_connection(wire: Wire, texts: list[str | bytes]) -> None:
     """Whatever a client sends, the connection and the server stay up."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from properties import QUICK, any_json, garbled, nested, texts_with_halves
+from properties import QUICK, any_json, examples, garbled, nested, texts_with_halves
 
 from lmcli.errors import NotAllowed, RemoteProtocolError, RequestRejected
 from lmcli.wire.envelopes import ABSENT
@@ -507,6 +507,7 @@ class Interleaving(RuleBasedStateMachine):
         assert event_of(self.protocol, type_, channelId=number, callId=number, ackId=0) is None
 
 
+@pytest.mark.hypothesis
 def test_interleavings() -> None:
     """However calls and channels interleave, each event belongs to its request and each request ends once."""
-    run_state_machine_as_test(Interleaving, settings=settings(QUICK, max_examples=30, stateful_step_count=25))
+    run_state_machine_as_test(Interleaving, settings=settings(examples(30), stateful_step_count=25))

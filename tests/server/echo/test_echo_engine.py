@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from conftest import Connect, Packet, StartServer, Wire, checked, predicting, query, stack, stats_of, text_of, user
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from packets import AFFIXES
+from properties import examples
 
 from lmcli.server.background import Running
 from lmcli.server.echo.echo_engine import LOADED_AT_START, EchoEngine, EchoModel, Pace
@@ -17,7 +18,7 @@ from lmcli.values import Fragment, ModelInfo, Stats
 from lmcli.wire.config import RAW_TEMPLATE
 
 TEXT = "To be, or  not\nto be:\n\nthat is the question. "
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(60, HealthCheck.function_scoped_fixture)
 
 
 def fragments(packets: list[Packet]) -> list[Packet]:
