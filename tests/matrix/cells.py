@@ -145,19 +145,20 @@ def run(cell: Cell) -> Verdict:
 
 
 def _run(cell: Cell, timeout: str) -> Verdict:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for name, data in cell.form.files.items():
-            (folder / name).write_bytes(data)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, data in cell.form.files.items():
+            (folder / file).write_bytes(data)
         is_secure = cell.form.is_secure or cell.stage is Stage.TLS
         context = certificate() if is_secure else None
-        server = stack.enter_context(StageServer(cell.stage, cell.damage.run, answer=cell.form.answer, tls=context))
-        place = _place(cell, server, folder, stack, is_secure=is_secure)
-        variables = environment(folder, place.host, **place.variables)
-        if cell.stop is Stop.TIMEOUT:
-            variables["LM_TIMEOUT"] = timeout
-        process = _Process(cell.form, folder, variables)
-        status = process.wait(place, cell.stop)
+        with ExitStack() as stack:  # a verdict is on what the server has done, so it is over by then
+            server = stack.enter_context(StageServer(cell.stage, cell.damage.run, answer=cell.form.answer, tls=context))
+            place = _place(cell, server, folder, stack, is_secure=is_secure)
+            variables = environment(folder, place.host, **place.variables)
+            if cell.stop is Stop.TIMEOUT:
+                variables["LM_TIMEOUT"] = timeout
+            process = _Process(cell.form, folder, variables)
+            status = process.wait(place, cell.stop)
         left = Left(status, process.stdout(), process.stderr(), folder, server, cell.form.is_program and status < 0)
         problems = [*process.problems, *_judge(cell, left, is_stopped=process.is_stopped)]
     return Verdict(cell, problems, status, process.seconds, process.obeyed, process.peak_kib, left.stderr)
