@@ -173,6 +173,16 @@ def stats_of(packets: Sequence[Packet]) -> Packet:
     return stats
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take longest: at the end, one process would be left with them, the others idle."""
+
+    def longest(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return max(marker.args[0] if marker else 0, float(item.config.getini("timeout")))
+
+    items.sort(key=longest, reverse=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the keys of the test models out of the completions of the user who runs the suite."""

@@ -27,6 +27,8 @@ SDK: Final = "lmstudio==1.6.0b1"
 TOOLS: Final = ("pytest==8.4.2", "pytest-asyncio==1.2.0", "pytest-subtests==0.14.2", "pytest-timeout==2.4.0")
 PATIENCE: Final = 400.0
 
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
+
 LANGUAGE_MODELS: Final = (
     "hugging-quants/Llama-3.2-1B-Instruct-Q8_0-GGUF/llama-3.2-1b-instruct-q8_0.gguf",
     "lmstudio-community/Qwen2.5-7B-Instruct-1M-GGUF/Qwen2.5-7B-Instruct-1M-Q4_K_M.gguf",
@@ -123,7 +125,6 @@ def run(suite: Path, *arguments: str, network: Sequence[str] = ()) -> str:
     return ran.stdout
 
 
-@pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize("part", PARTS)
 def test_all_pass(suite: Path, network: Sequence[str], part: str) -> None:
     """What is not left out passes; nothing is skipped."""
