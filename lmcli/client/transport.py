@@ -6,7 +6,6 @@ server back through TCP, and memory stays flat. Texts that arrived together are 
 
 import socket
 import time
-from collections import deque
 from typing import Final
 
 from lmcli.client.address import Address
@@ -17,8 +16,8 @@ from lmcli.errors import CannotConnect, ConnectionLost, LmError, TimedOut
 from lmcli.wire.pieces import Text
 
 BURST_BYTES: Final = 64 * 1024
-UNSENT_BYTES: Final = 16 * 1024 * 1024
-"""How much may wait for a server that reads nothing: some frames of a text, and the answers to all its pings."""
+UNREAD_BYTES: Final = 16 * 1024 * 1024
+"""How much may wait for a server that reads no answers to its pings."""
 PING_AFTER: Final = 30.0
 LOST_AFTER: Final = 30.0
 _BAD_REQUEST: Final = 400
@@ -44,7 +43,8 @@ class Transport:
         self._address = address
         self._interrupts = interrupts
         self._waiter = Waiter(connection.fileno(), to_read=True)
-        self._unsent: deque[memoryview] = deque()
+        self._unsent = memoryview(b"")
+        self._control = bytearray()
         self._texts: list[bytes] = []
         self._silent_since = self._left_at = self._accepted_at = time.monotonic()
         self._is_pinged = False
@@ -250,30 +250,24 @@ class Transport:
         """Write what the socket accepts now; whether that was all. Who reads next sees a loss."""
         if not (self._unsent or self._websocket.has_data_to_send):
             return True
-        if data := self._websocket.data_to_send():
-            self._unsent.append(memoryview(data))
-        while self._websocket.lost is None and (self._unsent or self._take_frames()):
-            first = self._unsent[0]
+        self._control += self._websocket.data_to_send()
+        while self._websocket.lost is None and (self._unsent or self._take_next()):
             try:
-                accepted = self._socket.send(first)
+                accepted = self._socket.send(self._unsent)
             except OSError as error:
-                if _would_block(error) and sum(map(len, self._unsent)) <= UNSENT_BYTES:
+                if _would_block(error) and len(self._control) <= UNREAD_BYTES:
                     return False
                 self._websocket.lost = "it accepts no data" if _would_block(error) else describe(error)
                 break
             self._accepted_at = time.monotonic()
-            if accepted == len(first):
-                self._unsent.popleft()
-            else:
-                self._unsent[0] = first[accepted:]
+            self._unsent = self._unsent[accepted:]
         return True
 
-    def _take_frames(self) -> bool:
-        """Take what is to be sent next; False if that was all."""
-        frames = self._websocket.frames_to_send()
-        if frames:
-            self._unsent.append(memoryview(frames))
-        return bool(frames)
+    def _take_next(self) -> bool:
+        """Take what is to be sent next, control frames before those of texts; False if that was all."""
+        self._unsent = memoryview(bytes(self._control) or self._websocket.frames_to_send())
+        self._control.clear()
+        return bool(self._unsent)
 
     def _given_up(self, within: float | None) -> LmError:
         if self.timeout is None or within is not None:

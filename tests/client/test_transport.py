@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import socket
 import sys
 import threading
 from queue import SimpleQueue
@@ -277,6 +278,23 @@ def test_a_server_that_takes_nothing_is_lost(dial: Dial) -> None:
             transport.send(b"x" * 50_000_000)
         assert not transport.is_open
         left.set()
+
+
+def test_what_waits_for_a_server_that_reads_nothing_is_bounded(dial: Dial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers to its pings do not fill the memory, even if it sends texts as well."""
+    monkeypatch.setattr("lmcli.client.transport.UNREAD_BYTES", 100_000)
+    ping_and_text = Frame(Opcode.PING, b"x" * 125).serialize(mask=False) + text_frame(b"1")
+
+    def script(peer: Peer) -> None:
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        while True:
+            peer.socket.sendall(ping_and_text * 1000)
+
+    with ScriptedServer(script) as server:
+        transport = dial(server.port)
+        with pytest.raises(ConnectionLost, match="it accepts no data"):
+            list(iter(transport.receive, []))
+        transport.close()
 
 
 def test_a_slow_consumer_holds_the_server_back(dial: Dial) -> None:
